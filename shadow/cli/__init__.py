@@ -1,0 +1,1 @@
+"""The commands; each parses, checks, and hands over to the layers below."""

@@ -1,0 +1,89 @@
+"""Every error that Shadow raises on purpose, and the exit status each one ends a process with.
+
+The tree tells whose fault it is::
+
+    ShadowError                70  EX_SOFTWARE     ours, unless a subclass says better
+    ├── UsageError              2                  the command line (the status argparse uses)
+    ├── ConfigError            78  EX_CONFIG       the operator's files and settings; retrying is useless
+    ├── ClockError             75  EX_TEMPFAIL     this machine's clock: a certificate is not valid *yet*
+    ├── LocalError             71  EX_OSERR        this machine: ports, descriptors, disk
+    └── PeerError              76  EX_PROTOCOL     the other end of a connection
+        ├── FrameError         76                  what came is not a frame of ours
+        ├── HandshakeError     76                  TLS did not come about
+        ├── IdentityError      76                  TLS did, with somebody we must not talk to
+        ├── Refused            77  EX_NOPERM       the other end said no, and why
+        └── Unreachable        69  EX_UNAVAILABLE  nobody there, or no answer in time
+
+Statuses are those of sysexits(3). systemd units name 2 and 78 in ``RestartPreventExitStatus=``: what only
+a human can mend is not retried. Library code raises; daemons log; only ``shadow.cli.door`` exits.
+"""
+
+
+class ShadowError(Exception):
+    """Base of all errors raised on purpose; ``str()`` is one line for a human."""
+
+    exit_status = 70
+
+
+class UsageError(ShadowError):
+    """The command line cannot be understood."""
+
+    exit_status = 2
+
+
+class ConfigError(ShadowError):
+    """A file or a setting is wrong, and stays wrong until somebody changes it."""
+
+    exit_status = 78
+
+
+class ClockError(ShadowError):
+    """A certificate is not valid yet: most likely this machine's clock has not been set."""
+
+    exit_status = 75
+
+
+class LocalError(ShadowError):
+    """This machine could not do its part (port taken, no descriptors left, disk full)."""
+
+    exit_status = 71
+
+
+class PeerError(ShadowError):
+    """The other end of a connection did something wrong or went away."""
+
+    exit_status = 76
+
+
+class FrameError(PeerError):
+    """The bytes received are not a frame of the protocol."""
+
+
+class HandshakeError(PeerError):
+    """The TLS handshake failed."""
+
+
+class IdentityError(PeerError):
+    """The handshake succeeded, but the certificate is not that of the expected peer."""
+
+
+class Unreachable(PeerError):
+    """Nobody answered, or not in time."""
+
+    exit_status = 69
+
+
+class Refused(PeerError):
+    """The peer said no.
+
+    Attributes:
+        code: machine-readable reason, one of the codes in ``docs/PROTOCOL.md``.
+        text: what the peer said, for humans.
+    """
+
+    exit_status = 77
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"refused ({code}): {text}")
+        self.code = code
+        self.text = text

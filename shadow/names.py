@@ -1,0 +1,57 @@
+"""Names of robots and services, and the socket file names made of them.
+
+A robot's name is the subject CN of its certificate and the name of its unix socket, so it must be a
+harmless file name on its own. A service's name goes in front of it: ``web@011.sock``. Neither may hold an
+``@`` or a ``/`` nor begin with a dot, so no two pairs of names share a file, and none leaves its folder.
+"""
+
+import re
+
+from .errors import ConfigError
+
+ROBOT_NAME_MAX = 64  # characters; also X.520's upper bound of a common name (RFC 5280, appendix A)
+SERVICE_NAME_MAX = 32  # characters
+
+_ROBOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", re.ASCII)
+
+DEFAULT_SERVICE = ""
+"""The service a robot offers without giving it a name: the one behind ``NAME.sock``."""
+
+
+def check_robot_name(name: str) -> str:
+    """Return ``name`` if it may name a robot.
+
+    Raises:
+        ConfigError: it may not; the message quotes it (shortened) and says what is allowed.
+    """
+    if not _ROBOT.fullmatch(name):
+        raise ConfigError(
+            f"robot name {shorten(name)} is not allowed: use 1 to {ROBOT_NAME_MAX} letters, digits, "
+            "'.', '_' or '-', beginning with a letter or digit"
+        )
+    return name
+
+
+def check_service_name(name: str) -> str:
+    """Return ``name`` if it may name a service (other than the default one).
+
+    Raises:
+        ConfigError: it may not.
+    """
+    if not _SERVICE.fullmatch(name):
+        raise ConfigError(
+            f"service name {shorten(name)} is not allowed: use 1 to {SERVICE_NAME_MAX} letters, digits, "
+            "'.', '_' or '-', beginning with a letter or digit"
+        )
+    return name
+
+
+def socket_name(robot: str, service: str = DEFAULT_SERVICE) -> str:
+    """File name of the unix socket of a robot's service, e.g. ``011.sock`` or ``web@011.sock``."""
+    return f"{service}@{robot}.sock" if service else f"{robot}.sock"
+
+
+def shorten(text: str, limit: int = 80) -> str:
+    """``text`` quoted for a log line: control characters escaped, at most ``limit`` characters of it."""
+    return repr(text if len(text) <= limit else text[:limit] + "…")
