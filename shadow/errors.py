@@ -18,6 +18,13 @@ Statuses are those of sysexits(3). systemd units name 2 and 78 in ``RestartPreve
 a human can mend is not retried. Library code raises; daemons log; only ``shadow.cli.door`` exits.
 """
 
+import os
+
+
+def reason(error: OSError) -> str:
+    """Why a system call failed, in the C library's words (asyncio puts its own in ``strerror``)."""
+    return os.strerror(error.errno) if error.errno is not None else str(error)
+
 
 class ShadowError(Exception):
     """Base of all errors raised on purpose; ``str()`` is one line for a human."""

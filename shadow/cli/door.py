@@ -21,7 +21,7 @@ def run(program: str, body: Callable[[], int | None]) -> int:
         status = body() or 0
         sys.stdout.flush()
     except ShadowError as error:
-        print(f"{program}: {error}", file=sys.stderr)  # noqa: T201
+        print(f"{program}: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         return EX_SIGINT

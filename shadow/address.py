@@ -1,0 +1,188 @@
+"""Network addresses: parsing, resolving, and dialling all of them the way RFC 8305 wants."""
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import socket
+from dataclasses import dataclass
+from typing import cast
+
+from .errors import ConfigError, Unreachable, reason
+
+ATTEMPT_DELAY = 0.25  # seconds before the next address is tried beside the last (RFC 8305, section 8)
+
+SockAddr = tuple[str, int] | tuple[str, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A host (name, IPv4 or IPv6 address) and a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One socket address that an endpoint resolved to."""
+
+    family: int
+    sockaddr: SockAddr
+
+    def __str__(self) -> str:
+        return str(Endpoint(self.sockaddr[0], self.sockaddr[1]))
+
+
+def parse_port(text: str) -> int:
+    """A TCP port from its decimal digits.
+
+    Raises:
+        ConfigError: not a number from 1 to 65535.
+    """
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 65535):
+        raise ConfigError(f"port {text!r} is not a number from 1 to 65535")
+    return int(text)
+
+
+def parse_host(text: str) -> str:
+    """A host as typed: a name or an address, IPv6 with or without brackets.
+
+    Raises:
+        ConfigError: empty, or holding what no host name holds.
+    """
+    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if not host or any(character.isspace() or character in "/[]@" for character in host):
+        raise ConfigError(f"host {text!r} is neither a name nor an address")
+    return host
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """``HOST:PORT``; an IPv6 address stands in brackets.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or (":" in host and not (host.startswith("[") and host.endswith("]"))):
+        raise ConfigError(f"{text!r} is not HOST:PORT (an IPv6 address goes in brackets: [::1]:22)")
+    return Endpoint(parse_host(host), parse_port(port))
+
+
+def is_ip_address(host: str) -> bool:
+    """True for an IPv4 or IPv6 address, with or without a zone (``fe80::1%eth0``)."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def describe(sockaddr: object) -> str:
+    """A socket address for the log; an IPv4 peer of a dual-stack socket shows as IPv4."""
+    if not isinstance(sockaddr, tuple) or len(sockaddr) < 2:
+        return "a local socket"
+    host = str(sockaddr[0]).removeprefix("::ffff:") if "." in str(sockaddr[0]) else str(sockaddr[0])
+    return str(Endpoint(host, sockaddr[1]))
+
+
+def interleave(targets: list[Target]) -> list[Target]:
+    """The targets with families alternating, the resolver's favourite first (RFC 8305, section 4)."""
+    first = [target for target in targets if target.family == targets[0].family]
+    other = [target for target in targets if target.family != targets[0].family]
+    mixed: list[Target] = []
+    while first or other:
+        mixed += first[:1] + other[:1]
+        first, other = first[1:], other[1:]
+    return mixed
+
+
+async def resolve(endpoint: Endpoint) -> list[Target]:
+    """All socket addresses of an endpoint, in the order in which to try them.
+
+    Raises:
+        Unreachable: the name cannot be resolved (now).
+    """
+    loop = asyncio.get_running_loop()
+    numeric = is_ip_address(endpoint.host)
+    try:
+        found = await loop.getaddrinfo(
+            endpoint.host,
+            endpoint.port,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_NUMERICHOST if numeric else 0,
+        )
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not a valid host name"
+        raise Unreachable(f"cannot resolve {endpoint.host}: {why}") from error
+    targets = [Target(info[0], cast("SockAddr", info[4])) for info in found]
+    return interleave(list(dict.fromkeys(targets)))
+
+
+async def dial(targets: list[Target], within: float) -> tuple[socket.socket, Target]:
+    """Connect to the first target that answers.
+
+    The next address is tried as soon as one fails, and beside it when it has not answered for
+    ``ATTEMPT_DELAY`` (RFC 8305, section 5). The losers are closed.
+
+    Raises:
+        Unreachable: none answered ``within`` so many seconds; its ``__cause__`` is the first OSError.
+    """
+    attempts: list[asyncio.Task[socket.socket]] = []
+    queue = list(targets)
+    failures: list[OSError] = []
+    winner: asyncio.Task[socket.socket] | None = None
+    try:
+        async with asyncio.timeout(within):
+            while winner is None and (queue or attempts):
+                if queue:
+                    target = queue.pop(0)
+                    attempts.append(asyncio.create_task(_connect(target), name=str(target)))
+                winner = await _first_success(attempts, failures, ATTEMPT_DELAY if queue else None)
+    except TimeoutError:
+        failures.append(TimeoutError(errno.ETIMEDOUT, "no answer"))
+    finally:
+        await _abandon([attempt for attempt in attempts if attempt is not winner])
+    if winner is not None:
+        chosen = next(target for target in targets if str(target) == winner.get_name())
+        return winner.result(), chosen
+    where = ", ".join(map(str, targets[:4])) + (", …" if len(targets) > 4 else "")
+    raise Unreachable(f"cannot connect to {where}: {reason(failures[0])}") from failures[0]
+
+
+async def _first_success(
+    attempts: list[asyncio.Task[socket.socket]], failures: list[OSError], delay: float | None
+) -> asyncio.Task[socket.socket] | None:
+    """Wait for an attempt to end; return it if it connected, else note its failure and drop it."""
+    done, _ = await asyncio.wait(attempts, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
+    for attempt in done:
+        error = attempt.exception()
+        if error is None:
+            return attempt
+        if not isinstance(error, OSError):
+            raise error
+        attempts.remove(attempt)
+        failures.append(error)
+    return None
+
+
+async def _abandon(attempts: list[asyncio.Task[socket.socket]]) -> None:
+    for attempt in attempts:
+        attempt.cancel()
+    for attempt in attempts:
+        # One that connected in the very moment it lost has a socket to close.
+        with contextlib.suppress(asyncio.CancelledError, OSError):
+            (await attempt).close()
+
+
+async def _connect(target: Target) -> socket.socket:
+    sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, target.sockaddr)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

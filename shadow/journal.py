@@ -1,0 +1,136 @@
+"""Logging: every event has a message id, and its facts travel as journal fields.
+
+Run by systemd, the daemons write to the journal's native socket with fields (``ROBOT=``, ``STREAM=``, …)
+and a ``MESSAGE_ID=``, so that ``journalctl ROBOT=011`` and ``journalctl -x`` work. On a terminal the same
+events are plain lines. The standard ``logging`` module carries both; nothing else in Shadow prints.
+
+See systemd.journal-fields(7) and sd-journal's ``sd_journal_send(3)``.
+"""
+
+import enum
+import logging
+import os
+import sys
+from typing import TextIO
+
+from systemd import journal as _journal
+
+LOGGER = logging.getLogger("shadow")
+
+
+class Event(enum.StrEnum):
+    """What happened, as a MESSAGE_ID= (128 bits in hexadecimal); never change one that was released."""
+
+    SERVER_READY = "ff9c565bbf384981aa67044c3dd1b2fc"
+    """The server accepts robots."""
+    CLIENT_READY = "508e7f5f0f8a42c285c9c664850aa528"
+    """The client has checked its configuration and begins to dial."""
+    STOPPING = "6d97d48be35d484e8254ffa283c2d48e"
+    """The daemon was asked to stop."""
+    RELOADED = "dc63db709d8d408f9899351c0e5016ee"
+    """Certificates and CA were read again."""
+    RELOAD_FAILED = "561c137747004cfd8774541433c7163e"
+    """A reload found a broken file; the old ones stay in use."""
+    KTLS_UNAVAILABLE = "851a7b7932114f0ab2467738f8e86470"
+    """The kernel has no TLS; streams are encrypted in the daemon."""
+    ROBOT_CONNECTED = "9b548fc309e84c8da3e286db5005a984"
+    """A robot's session began."""
+    ROBOT_DISCONNECTED = "79184d6587f04e88b7cc05bba0d6d138"
+    """A robot's session ended."""
+    ROBOT_TAKEN_OVER = "1757ac04ae47464f976a33f9250e259d"
+    """A robot's new session replaced one that was still connected."""
+    ROBOT_REFUSED = "0345d37e47a44e9fbd72571cca5d0f4e"
+    """A robot with a good certificate was refused."""
+    HANDSHAKE_FAILED = "db5955ad3ec64c2c9b53739867ec7f72"
+    """Somebody connected and TLS did not come about."""
+    SOCKET_FAILED = "426f44b57fd7473d8173fb55b0e4a5e3"
+    """A robot's unix socket could not be made."""
+    STREAM_STARTED = "808e53f6632f4ea1aef5ee2b854639a9"
+    """A visitor reached a service."""
+    STREAM_ENDED = "2643c48ee01e4c65b1ae73a1b8a7e384"
+    """A stream ended in order."""
+    STREAM_ABORTED = "bf5b09a5aa864c3c922b4f8d9c62287c"
+    """A stream was cut off by one of its ends."""
+    VISITOR_FAILED = "622b825f2940457589df9c73926ea027"
+    """A visitor could not be served."""
+    SERVICE_FAILED = "d2b23739173b4988b0a05f53701b2754"
+    """The robot could not connect to a local service."""
+    SESSION_STARTED = "dd21377bb30148c392ca82a24243d065"
+    """The client is connected to its server."""
+    SESSION_LOST = "3e983511c6bc4dbd81ad265493b43f1f"
+    """The client lost its server, or did not reach it, and will try again."""
+    ACCEPT_PAUSED = "a63116895daa4282829e2ffac5828775"
+    """No descriptors or memory left; accepting pauses."""
+    CLOCK_WRONG = "afa7830ff7af4e0ca910bd862c21275d"
+    """A certificate is not valid yet; most likely this machine's clock is wrong."""
+    FAILED = "15fa5bc3e54b49128c7fbb93d468f959"
+    """The daemon cannot go on."""
+
+
+def log(event: Event, level: int, text: str, **facts: str | float) -> None:
+    """Log one event.
+
+    Args:
+        event: its kind.
+        level: a level of ``logging``; becomes the journal's PRIORITY=.
+        text: one line for a human.
+        facts: journal fields in lower case (``robot="011"`` becomes ``ROBOT=011``).
+    """
+    LOGGER.log(level, "%s", text, extra={"event": event, "facts": facts})
+
+
+def setup(stream: TextIO | None = None) -> None:
+    """Send events to the journal if systemd gave us one, else as plain lines to ``stream`` (stderr)."""
+    stream = stream or sys.stderr
+    handler: logging.Handler
+    if is_journal(stream, os.environ.get("JOURNAL_STREAM", "")):
+        handler = JournalHandler()
+    else:
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%H:%M:%S"))
+    LOGGER.handlers[:] = [handler]
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+
+
+def is_journal(stream: TextIO, journal_stream: str) -> bool:
+    """True if ``stream`` is the very socket that ``$JOURNAL_STREAM`` names (systemd.exec(5)).
+
+    The comparison matters: a program started from a service inherits the variable, but its output may
+    long have been redirected elsewhere.
+    """
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # closed, or not a file at all
+        return False
+    return journal_stream == f"{status.st_dev}:{status.st_ino}"
+
+
+class JournalHandler(logging.Handler):
+    """Writes records to journald's native socket, with their facts as fields."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record; a journal that is away for a moment loses it but never stops the daemon."""
+        try:
+            _journal.send(self.format(record), **journal_fields(record))
+        except OSError:
+            self.handleError(record)
+
+
+def journal_fields(record: logging.LogRecord) -> dict[str, str]:
+    """The fields of a record besides MESSAGE=."""
+    facts: dict[str, str | float] = getattr(record, "facts", {})
+    fields = {name.upper(): str(value) for name, value in facts.items()}
+    fields["PRIORITY"] = str(_PRIORITIES.get(record.levelno, 6))
+    fields["SYSLOG_IDENTIFIER"] = _identifier()
+    event: Event | None = getattr(record, "event", None)
+    if event is not None:
+        fields["MESSAGE_ID"] = event.value
+    return fields
+
+
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+
+
+def _identifier() -> str:
+    return os.path.basename(sys.argv[0]) or "shadow"  # noqa: PTH119 - argv[0] is a word, not a path to use

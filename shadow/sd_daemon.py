@@ -1,0 +1,92 @@
+"""Everything that talks to systemd: readiness, status, watchdog, and sockets handed over.
+
+See sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3). Outside systemd all of it does nothing.
+"""
+
+import fcntl
+import os
+import socket
+import time
+
+import sdnotify
+from systemd import daemon as _daemon
+
+from .errors import ConfigError
+
+
+class Notifier:
+    """Tells the service manager how we are; silent where there is none."""
+
+    def __init__(self) -> None:
+        self._notifier = sdnotify.SystemdNotifier()
+        self._status = ""
+
+    def ready(self, status: str) -> None:
+        """``READY=1``: we do our work from now on."""
+        self._status = status
+        self._notifier.notify(f"READY=1\nSTATUS={status}")
+
+    def status(self, status: str) -> None:
+        """``STATUS=``: a line for humans; sent only if it differs from the last one."""
+        if status != self._status:
+            self._status = status
+            self._notifier.notify(f"STATUS={status}")
+
+    def reloading(self) -> None:
+        """``RELOADING=1``; ``MONOTONIC_USEC=`` is what Type=notify-reload wants with it (systemd 253)."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={now}")
+
+    def stopping(self, status: str) -> None:
+        """``STOPPING=1``: we are on our way out."""
+        self._notifier.notify(f"STOPPING=1\nSTATUS={status}")
+
+    def watchdog(self) -> None:
+        """``WATCHDOG=1``: we are alive."""
+        self._notifier.notify("WATCHDOG=1")
+
+
+def watchdog_interval() -> float | None:
+    """Seconds within which the service manager wants a sign of life, or None if it wants none.
+
+    Raises:
+        ConfigError: ``WATCHDOG_USEC`` is not a number.
+    """
+    usec, pid = os.environ.get("WATCHDOG_USEC"), os.environ.get("WATCHDOG_PID")
+    if usec is None or (pid is not None and pid != str(os.getpid())):
+        return None
+    if not usec.isdecimal() or int(usec) == 0:
+        raise ConfigError(f"WATCHDOG_USEC={usec!r} in the environment is not a number of microseconds")
+    return int(usec) / 1e6
+
+
+def listening_sockets(name: str) -> list[socket.socket]:
+    """The listening sockets that systemd passed under ``FileDescriptorName=name``.
+
+    A socket without a name of its own (``systemd-socket-activate`` without ``--fdname``) counts too.
+    All passed descriptors are marked close-on-exec; those with other names are closed.
+
+    Raises:
+        ConfigError: what was passed is not a listening stream socket.
+    """
+    sockets = []
+    for descriptor, its_name in _daemon.listen_fds_with_names(unset_environment=True).items():
+        # systemd passes them without the flag, or they could not have survived its execve().
+        fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+        if its_name in {name, "unknown", ""}:
+            sockets.append(_listening_socket(descriptor, its_name))
+        else:
+            os.close(descriptor)
+    return sockets
+
+
+def _listening_socket(descriptor: int, name: str) -> socket.socket:
+    try:
+        sock = socket.socket(fileno=descriptor)
+        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise ConfigError(f"descriptor {descriptor} ({name}) from systemd is not a socket") from error
+    if not listening or sock.type != socket.SOCK_STREAM:
+        raise ConfigError(f"socket {name!r} from systemd does not listen (ListenStream=, Accept=no)")
+    sock.setblocking(False)
+    return sock
