@@ -1,0 +1,180 @@
+"""Frames over a live TLS connection, on asyncio's event loop, without a task per connection.
+
+A channel belongs to a robot for days and says a word every half minute: callbacks cost a fraction of what a
+task with its coroutine costs. Reading takes exactly the bytes of the frame at hand; after ``release`` the
+link is somebody else's, and not a byte of it has been touched.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from .errors import FrameError, PeerError
+from .flow import reason_of
+from .frames import Decoder, Frame, encode
+from .link import Link
+from .protocol import Conversation, Party
+
+UNSENT_MAX = 2**16  # bytes a peer may leave unread before it is given up
+_READS_AT_ONCE = 32  # then other connections get their turn
+
+OnFrame = Callable[[Frame], None]
+OnLost = Callable[[PeerError | None], None]
+
+
+class Channel:
+    """A connection that speaks frames.
+
+    Attributes:
+        link: the TLS connection.
+        conversation: what has been said on it.
+        on_frame: called with each frame received; it may send, release or close.
+        on_lost: called once when the peer hung up (None) or the connection failed (the error); the
+            channel is closed by then. Not called after ``close``, ``abort`` or ``release``.
+    """
+
+    __slots__ = (
+        "_decoder",
+        "_live",
+        "_loop",
+        "_watches_write",
+        "conversation",
+        "link",
+        "on_frame",
+        "on_lost",
+    )
+
+    def __init__(self, link: Link, us: Party, on_frame: OnFrame, on_lost: OnLost) -> None:
+        self.link = link
+        self.conversation = Conversation(us)
+        self.on_frame = on_frame
+        self.on_lost = on_lost
+        self._decoder = Decoder()
+        self._loop = asyncio.get_running_loop()
+        self._watches_write = False
+        self._live = True
+        self._loop.add_reader(link.sock, self._readable)
+
+    @property
+    def live(self) -> bool:
+        """True until the channel is closed, lost or released."""
+        return self._live
+
+    def send(self, frame: Frame) -> None:
+        """Send one frame; a connection that fails meanwhile is reported through ``on_lost`` later."""
+        if not self._live:
+            return
+        self.conversation.sent(frame)
+        try:
+            self.link.write(encode(frame))
+        except OSError as error:
+            self._loop.call_soon(self._lose, _lost(error))
+            return
+        if self.link.unsent > UNSENT_MAX:
+            self._loop.call_soon(self._lose, PeerError("the peer does not read what we send"))
+        self._watch_write()
+
+    def release(self) -> Link:
+        """Stop watching; the link is the caller's.
+
+        Raises:
+            PeerError: frames are still unsent; nothing may follow them yet, so the link is closed.
+        """
+        self._stop_watching()
+        if not self.link.flushed:
+            self.link.abort()
+            raise PeerError("the peer does not read what we send")
+        return self.link
+
+    def close(self) -> None:
+        """End the connection in order."""
+        if self._live:
+            self._stop_watching()
+            self.link.close()
+
+    def abort(self) -> None:
+        """Cut the connection off."""
+        if self._live:
+            self._stop_watching()
+            self.link.abort()
+
+    def _stop_watching(self) -> None:
+        self._live = False
+        self._loop.remove_reader(self.link.sock)
+        self._loop.remove_writer(self.link.sock)
+
+    def _watch_write(self) -> None:
+        wanted = not self.link.flushed
+        if wanted == self._watches_write:
+            return
+        self._watches_write = wanted
+        if wanted:
+            self._loop.add_writer(self.link.sock, self._writable)
+        else:
+            self._loop.remove_writer(self.link.sock)
+
+    def _writable(self) -> None:
+        try:
+            self.link.flush()
+        except OSError as error:
+            self._lose(_lost(error))
+            return
+        self._watch_write()
+
+    def _readable(self) -> None:
+        try:
+            for _ in range(_READS_AT_ONCE):
+                if not self._live:
+                    return
+                data = self.link.read(self._decoder.wanted)
+                if not data:
+                    self._hung_up()
+                    return
+                frame = self._decoder.feed(data)
+                if frame is not None:
+                    self.conversation.received(frame)
+                    self.on_frame(frame)
+            # More may be there already, inside OpenSSL, where no selector sees it.
+            self._loop.call_soon(self._readable_if_live)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lose(_lost(error))
+        except PeerError as error:
+            self._lose(error)
+
+    def _readable_if_live(self) -> None:
+        if self._live:
+            self._readable()
+
+    def _hung_up(self) -> None:
+        cut = None if self._decoder.idle else FrameError("the peer hung up in the middle of a frame")
+        self._lose(cut)
+
+    def _lose(self, error: PeerError | None) -> None:
+        if not self._live:
+            return
+        if error is None:
+            self.close()
+        else:
+            self.abort()
+        self.on_lost(error)
+
+
+def _lost(error: OSError) -> PeerError:
+    return PeerError(f"connection lost: {reason_of(error)}")
+
+
+def watch_for_death(sock: socket.socket, interval: float) -> None:
+    """Have the kernel find out within three intervals that the peer is gone, even if nothing is sent.
+
+    Keepalive probes find a dead peer of an idle connection: the first after ``interval``, two more, and
+    the end. TCP_USER_TIMEOUT does the same for data that nobody acknowledges (tcp(7)).
+    """
+    seconds = max(1, round(interval))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, seconds)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 3000 * seconds)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,0 +1,131 @@
+"""The life of a daemon: ready, watched, reloaded, stopped. Both roles live it."""
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from . import journal
+from .errors import ShadowError
+from .journal import Event
+from .relay import Relay
+from .sd_daemon import Notifier, watchdog_interval
+
+_STATUS_INTERVAL = 1.0  # seconds between looks at the status; systemd hears of it only if it changed
+
+
+class Role(Protocol):
+    """What a daemon does for a living."""
+
+    async def start(self) -> None:
+        """Begin; when this returns, the daemon is ready."""
+
+    async def stop(self) -> None:
+        """End everything in order."""
+
+    def reload(self) -> None:
+        """Read files again; raises ShadowError if one is broken, and changes nothing then."""
+
+    @property
+    def status(self) -> str:
+        """A line for ``systemctl status``."""
+
+    @property
+    def failure(self) -> "asyncio.Future[ShadowError]":
+        """Set when the role cannot go on; the daemon then ends with that error."""
+
+
+def run(make_role: Callable[[Relay], Role]) -> None:
+    """Run a daemon until SIGTERM or SIGINT.
+
+    Raises:
+        ShadowError: it could not start, or could not go on.
+    """
+    journal.setup()
+    _raise_descriptor_limit()
+    asyncio.run(_live(make_role))
+
+
+async def _live(make_role: Callable[[Relay], Role]) -> None:
+    notifier = Notifier()
+    interval = watchdog_interval()
+    relay = Relay()
+    background: list[asyncio.Task[None]] = []
+    try:
+        role = make_role(relay)
+        stopped = _stop_on_signals()
+        await role.start()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, role, notifier)
+        notifier.ready(role.status)
+        background.append(asyncio.create_task(_report_status(role, notifier)))
+        if interval is not None:
+            background.append(asyncio.create_task(_feed_watchdog(relay, notifier, interval)))
+        failure = await _until_stopped(role, stopped)
+        notifier.stopping("stopping")
+        if failure is None:
+            journal.log(Event.STOPPING, logging.INFO, "stopping")
+        await role.stop()
+        if failure is not None:
+            raise failure
+    finally:
+        for task in background:
+            task.cancel()
+        relay.stop()
+        # The last streams' ends were reported from the relay's threads; let them be logged.
+        await asyncio.sleep(0)
+
+
+async def _until_stopped(role: Role, stopped: asyncio.Event) -> ShadowError | None:
+    waiting = asyncio.create_task(stopped.wait())
+    try:
+        either: list[asyncio.Future[Any]] = [waiting, role.failure]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    return role.failure.result() if role.failure.done() else None
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    return stopped
+
+
+def _reload(role: Role, notifier: Notifier) -> None:
+    notifier.reloading()
+    try:
+        role.reload()
+    except ShadowError as error:
+        journal.log(Event.RELOAD_FAILED, logging.ERROR, f"reload failed, the old files stay in use: {error}")
+    else:
+        journal.log(Event.RELOADED, logging.INFO, "reloaded: new connections use the new certificates")
+    notifier.ready(role.status)
+
+
+async def _report_status(role: Role, notifier: Notifier) -> None:
+    while True:
+        notifier.status(role.status)
+        await asyncio.sleep(_STATUS_INTERVAL)
+
+
+async def _feed_watchdog(relay: Relay, notifier: Notifier, interval: float) -> None:
+    """Tell systemd that we live, as long as this loop and every thread of the relay come around.
+
+    Half the interval, as sd_watchdog_enabled(3) recommends; the threads have that long to answer a ping.
+    """
+    while True:
+        if relay.turning:
+            notifier.watchdog()
+            relay.ping()
+        await asyncio.sleep(interval / 2)
+
+
+def _raise_descriptor_limit() -> None:
+    """A stream takes six descriptors; the soft limit of 1024 is for programs that use select(2)."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

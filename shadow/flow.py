@@ -1,0 +1,230 @@
+"""One direction of a stream, and the two together: who may read, who may write, and how it ends.
+
+The theory. A stream joins a *plain* socket (the visitor's unix socket on the server, the service's TCP
+socket on the robot) and a *link* (the TLS connection). Each direction is a ``Flow`` from a source to a sink
+with a store between them, and goes through three states only::
+
+    moving ──source says end of file──▶ draining ──store is empty──▶ done (the end was passed on)
+
+The directions are independent: a half-closed stream is one with one flow done. When both are done the
+stream has ended in order. Any error of either socket cuts the whole stream: both sockets are reset, since
+half a stream that silently stays would look like a live one (RFC 9293, section 3.5.2).
+
+Readiness comes from edge-triggered epoll, so it is remembered here: ``readable`` and ``writable`` stay true
+until a system call says EAGAIN. How bytes move is left to the subclasses in ``splice`` and ``userspace``.
+"""
+
+import contextlib
+import enum
+import errno
+import select
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from .errors import reason
+from .link import Link, reset
+
+TURN_BUDGET = 2**18  # bytes per direction before the next stream gets its turn
+_CALL_COST = 2**12  # bytes a call is charged at least, so that tiny records cannot buy endless turns
+
+_READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+
+
+class Side(enum.StrEnum):
+    """The two ends of a stream as one daemon sees them."""
+
+    PLAIN = "plain"
+    LINK = "link"
+
+
+class StreamCut(Exception):
+    """One side of the stream failed; internal to the relay.
+
+    Attributes:
+        side: whose socket it was.
+        error: what the system call said.
+    """
+
+    def __init__(self, side: Side, error: OSError) -> None:
+        super().__init__(f"{side}: {reason_of(error)}")
+        self.side = side
+        self.error = error
+
+
+def reason_of(error: OSError) -> str:
+    """Our own words for errors that we made ourselves, the C library's for its own."""
+    if error.errno in {None, errno.ECONNABORTED} and error.strerror:
+        return error.strerror
+    return reason(error)
+
+
+class Flow(ABC):
+    """Bytes from ``source`` to ``sink``.
+
+    Attributes:
+        moved: bytes of plaintext taken from the source so far.
+        ended: the source has said end of file.
+        done: everything, the end included, has been passed on.
+    """
+
+    __slots__ = ("done", "ended", "moved", "readable", "sink", "source", "writable")
+
+    def __init__(self, source: Side, sink: Side) -> None:
+        self.source = source
+        self.sink = sink
+        self.readable = self.writable = True
+        self.moved = 0
+        self.ended = self.done = False
+
+    @abstractmethod
+    def fill(self) -> int:
+        """Take from the source into the store; the bytes of plaintext taken.
+
+        Sets ``readable`` to False where the source would block and ``ended`` at its end of file.
+        Called only while ``has_room``.
+        """
+
+    @abstractmethod
+    def drain(self) -> None:
+        """Give from the store to the sink; sets ``writable`` to False where it would block."""
+
+    @abstractmethod
+    def finish(self) -> bool:
+        """Pass the end of file on; False if the sink has no room for that yet."""
+
+    @property
+    @abstractmethod
+    def holds(self) -> bool:
+        """True while the store is not empty."""
+
+    @property
+    @abstractmethod
+    def has_room(self) -> bool:
+        """True if ``fill`` may be called."""
+
+    def close(self) -> None:  # noqa: B027 - most stores are memory
+        """Free the store."""
+
+    def turn(self, budget: int) -> bool:
+        """Move bytes until both ends block or ``budget`` is spent; True if there is more to do at once.
+
+        Raises:
+            StreamCut: one side failed.
+        """
+        while budget > 0 and not self.done:
+            took = gave = False
+            if self.readable and not self.ended and self.has_room:
+                took, budget = True, budget - self._filled()
+            if self.holds and self.writable:
+                gave = True
+                self._drained()
+            if self.ended and not self.holds and self.writable:
+                self._finished()
+            if not took and not gave:
+                return False
+        return not self.done
+
+    def _filled(self) -> int:
+        try:
+            taken = self.fill()
+        except OSError as error:
+            raise StreamCut(self.source, error) from error
+        self.moved += taken
+        return max(taken, _CALL_COST)
+
+    def _drained(self) -> None:
+        try:
+            self.drain()
+        except OSError as error:
+            raise StreamCut(self.sink, error) from error
+
+    def _finished(self) -> None:
+        try:
+            self.done = self.finish()
+        except OSError as error:
+            raise StreamCut(self.sink, error) from error
+        if not self.done:
+            self.writable = False
+
+
+class Pump:
+    """Both directions of one stream, with the sockets they run between.
+
+    Attributes:
+        plain: the visitor's or the service's socket.
+        link: the TLS connection.
+        up: plain to link.
+        down: link to plain.
+        on_end: called once, from the relay's thread, when the stream is over and its sockets are closed.
+        cut: why it was cut off, or None after an orderly end.
+    """
+
+    __slots__ = ("cut", "down", "link", "on_end", "plain", "up")
+
+    def __init__(self, plain: socket.socket, link: Link, up: Flow, down: Flow) -> None:
+        self.plain = plain
+        self.link = link
+        self.up = up
+        self.down = down
+        self.cut: StreamCut | None = None
+        self.on_end: Callable[[Pump], object] | None = None
+
+    @property
+    def over(self) -> bool:
+        """True when nothing remains to be done."""
+        return self.cut is not None or (self.up.done and self.down.done)
+
+    def ready(self, side: Side, events: int) -> None:
+        """Remember what epoll says of one side's socket."""
+        reader, writer = (self.up, self.down) if side is Side.PLAIN else (self.down, self.up)
+        if events & _READABLE:
+            reader.readable = True
+        if events & _WRITABLE:
+            writer.writable = True
+        if events & select.EPOLLERR and reader.ended:
+            # Nobody reads this socket any more, and nobody may be about to write to it: the error would
+            # go unnoticed and the stream would stay for ever.
+            sock = self.plain if side is Side.PLAIN else self.link.sock
+            number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if number:
+                self.cut = StreamCut(side, OSError(number, None))
+
+    def turn(self, budget: int = TURN_BUDGET) -> bool:
+        """Let both directions move bytes; True if there is more to do at once."""
+        try:
+            more = self.up.turn(budget)
+            return self.down.turn(budget) or more
+        except StreamCut as cut:
+            self.cut = cut
+            return False
+
+    def close(self) -> None:
+        """Close everything: in order after an orderly end, with a reset after a cut."""
+        for flow in (self.up, self.down):
+            flow.close()
+        if self.cut is None:
+            self.plain.close()
+            self.link.sock.close()
+            return
+        self.link.abort()
+        if self.plain.family == socket.AF_UNIX:
+            # Unix sockets know no reset; what the peer gets is ECONNRESET if we leave bytes of its
+            # unread (net/unix/af_unix.c, unix_release_sock), else end of file and EPIPE.
+            self.plain.close()
+        else:
+            reset(self.plain)
+
+
+def is_writable(sock: socket.socket) -> bool:
+    """Whether poll(2) reports the socket writable right now."""
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    return bool(poll.poll(0))
+
+
+def shutdown_write(sock: socket.socket) -> None:
+    """Send FIN. A peer that has already gone needs none."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)

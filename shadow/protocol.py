@@ -1,0 +1,175 @@
+"""The protocol as state machines: what may be said when, and when silence means death. No I/O, no clock.
+
+Both ends of a connection run the same machine, since what one sends the other receives. A connection
+begins in OPENING. Its HELLO makes it a control channel or a data channel::
+
+    control:  OPENING ─HELLO→ GREETED ─WELCOME→ OPEN ─PING, PONG, DIAL→ OPEN
+    data:     OPENING ─HELLO→ GREETED ─WELCOME→ STANDBY ─START→ STARTING ─STARTED→ RAW
+                                                                         └─FAILED→ CLOSED
+
+REFUSED closes a connection from every state before RAW. In RAW the connection carries a visitor's bytes
+and no frames. The transitions are the table below; whatever is not in it is an error of whoever sent it.
+"""
+
+import enum
+import math
+import random
+
+from .errors import FrameError
+from .frames import (
+    PROTOCOL_VERSION,
+    Dial,
+    Failed,
+    Frame,
+    Hello,
+    Ping,
+    Pong,
+    Refusal,
+    Start,
+    Started,
+    Welcome,
+)
+
+MISSED_MAX = 3  # keepalive intervals without a word after which the peer counts as dead
+
+
+class Party(enum.StrEnum):
+    """The two ends of a connection."""
+
+    ROBOT = "robot"
+    SERVER = "server"
+
+
+class State(enum.StrEnum):
+    """Where a connection stands; see the module's picture."""
+
+    OPENING = "opening"
+    GREETED = "greeted"
+    OPEN = "open"
+    STANDBY = "standby"
+    STARTING = "starting"
+    RAW = "raw"
+    CLOSED = "closed"
+
+
+CONTROL, DATA = "control", "data"
+
+_WELCOMED = {CONTROL: State.OPEN, DATA: State.STANDBY}
+
+# (state, who speaks, what) -> next state. HELLO and WELCOME depend on the role and are resolved in code.
+_TRANSITIONS: dict[tuple[State, Party, type[Frame]], State] = {
+    (State.OPENING, Party.ROBOT, Hello): State.GREETED,
+    (State.OPENING, Party.SERVER, Refusal): State.CLOSED,
+    (State.GREETED, Party.SERVER, Refusal): State.CLOSED,
+    (State.OPEN, Party.ROBOT, Ping): State.OPEN,
+    (State.OPEN, Party.SERVER, Ping): State.OPEN,
+    (State.OPEN, Party.ROBOT, Pong): State.OPEN,
+    (State.OPEN, Party.SERVER, Pong): State.OPEN,
+    (State.OPEN, Party.SERVER, Dial): State.OPEN,
+    (State.OPEN, Party.SERVER, Refusal): State.CLOSED,
+    (State.STANDBY, Party.SERVER, Start): State.STARTING,
+    (State.STANDBY, Party.SERVER, Refusal): State.CLOSED,
+    (State.STARTING, Party.ROBOT, Started): State.RAW,
+    (State.STARTING, Party.ROBOT, Failed): State.CLOSED,
+}
+
+
+class Conversation:
+    """One connection's state, seen from one of its ends.
+
+    Attributes:
+        state: where it stands.
+        role: ``control`` or ``data`` once HELLO has been said, else empty.
+    """
+
+    __slots__ = ("_us", "role", "state")
+
+    def __init__(self, us: Party) -> None:
+        self._us = us
+        self.role = ""
+        self.state = State.OPENING
+
+    def sent(self, frame: Frame) -> None:
+        """Note that we send ``frame``.
+
+        Raises:
+            FrameError: it may not be sent now; a bug of ours.
+        """
+        self._step(self._us, frame)
+
+    def received(self, frame: Frame) -> None:
+        """Note that the peer sent ``frame``.
+
+        Raises:
+            FrameError: the peer may not send it now.
+        """
+        self._step(Party.SERVER if self._us is Party.ROBOT else Party.ROBOT, frame)
+
+    def _step(self, speaker: Party, frame: Frame) -> None:
+        if isinstance(frame, Welcome) and self.state is State.GREETED and speaker is Party.SERVER:
+            self.state = _WELCOMED[self.role]
+            return
+        following = _TRANSITIONS.get((self.state, speaker, type(frame)))
+        if following is None:
+            raise FrameError(f"{type(frame).__name__} from the {speaker} while {self.state}")
+        if isinstance(frame, Hello):
+            if frame.role not in _WELCOMED:
+                raise FrameError(f"Hello with the unknown role {frame.role[:16]!r}")
+            self.role = frame.role
+        self.state = following
+
+
+def speaks_our_version(hello: Hello) -> bool:
+    """True if we understand a robot that says this."""
+    return hello.version == PROTOCOL_VERSION
+
+
+class Keepalive:
+    """When to say PING, and when to give the peer up. Times are any monotonic clock's, in seconds."""
+
+    __slots__ = ("_heard", "interval")
+
+    def __init__(self, interval: float, now: float) -> None:
+        self.interval = interval
+        self._heard = now
+
+    def heard(self, now: float) -> None:
+        """The peer said something."""
+        self._heard = now
+
+    def is_dead(self, now: float) -> bool:
+        """True after ``MISSED_MAX`` intervals without a word."""
+        return now >= self.deadline
+
+    @property
+    def deadline(self) -> float:
+        """When the peer counts as dead if it says nothing more."""
+        return self._heard + MISSED_MAX * self.interval
+
+
+class Backoff:
+    """How long to wait before the next attempt: exponential with full jitter.
+
+    Full jitter (any time between none and the ceiling) is what spreads a fleet that lost its server at the
+    same moment. A connection that lived ``healthy_after`` seconds starts the series anew.
+    """
+
+    first = 0.5  # seconds, ceiling of the first wait
+    ceiling = 30.0  # seconds
+    healthy_after = 60.0  # seconds
+
+    def __init__(self, source: random.Random | None = None) -> None:
+        self._random = source or random.SystemRandom()
+        self._failures = 0
+
+    def wait(self) -> float:
+        """Seconds to wait now, after one more failure."""
+        # The exponent is bounded too: a robot offline for a year must not overflow a float.
+        exponent = min(self._failures, math.ceil(math.log2(self.ceiling / self.first)))
+        self._failures += 1
+        return self._random.uniform(0.0, min(self.ceiling, self.first * 2**exponent))
+
+    def lived(self, seconds: float) -> None:
+        """The last connection lived that long."""
+        if seconds >= self.healthy_after:
+            self._failures = 0

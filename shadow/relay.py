@@ -1,0 +1,198 @@
+"""The relay: a few threads, each with an edge-triggered epoll over many streams.
+
+splice(2), OpenSSL and socket calls release the interpreter's lock, so the threads run in parallel where it
+matters. A stream belongs to one thread for life; what other threads want of it goes through that
+thread's inbox. Streams that have more to do take turns (``flow.TURN_BUDGET``), so none starves another.
+"""
+
+import collections
+import errno
+import logging
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable
+
+from . import splice, userspace
+from .flow import Pump, Side, StreamCut
+from .link import Link, UserspaceLink
+
+_EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_EVENTS_AT_ONCE = 256
+
+OnEnd = Callable[[Pump], object]
+
+
+class Relay:
+    """The pool of threads."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        count = threads or len(os.sched_getaffinity(0))
+        self._workers = [_Worker(f"relay-{number}") for number in range(count)]
+
+    @property
+    def streams(self) -> int:
+        """How many streams are running."""
+        return sum(worker.load for worker in self._workers)
+
+    def start(self, plain: socket.socket, link: Link, on_end: OnEnd) -> Pump:
+        """Begin to move bytes between two non-blocking sockets, which belong to the relay from now on.
+
+        Args:
+            plain: the visitor's or the service's socket.
+            link: the TLS connection, with nothing left to flush.
+            on_end: called from the relay's thread when the stream is over and its sockets are closed.
+
+        Raises:
+            LocalError: no descriptors left; the sockets are still the caller's.
+        """
+        worker = min(self._workers, key=lambda worker: worker.load)
+        pump = worker.make_pump(plain, link)
+        pump.on_end = on_end
+        worker.adopt(pump)
+        return pump
+
+    def cut(self, pump: Pump, why: str) -> None:
+        """Cut a stream off from this side; harmless if it has ended meanwhile."""
+        for worker in self._workers:
+            worker.cut(pump, why)
+
+    def ping(self) -> None:
+        """Wake every thread, so that ``turning`` can tell whether they all still turn."""
+        for worker in self._workers:
+            worker.ping()
+
+    @property
+    def turning(self) -> bool:
+        """True if every thread has come around since the last ``ping``."""
+        return all(worker.answered for worker in self._workers)
+
+    def stop(self) -> None:
+        """Cut all streams off and end the threads; returns when they have ended."""
+        for worker in self._workers:
+            worker.stop()
+        for worker in self._workers:
+            worker.join()
+
+
+class _Worker:
+    """One thread of the pool; public methods are called from other threads."""
+
+    def __init__(self, name: str) -> None:
+        self.load = 0  # streams adopted and not ended; written by both sides, under the lock
+        self._lock = threading.Lock()
+        self._scratch = userspace.make_scratch()
+        self._inbox: collections.deque[Callable[[], None]] = collections.deque()
+        self._pings = 0
+        self._turns = 0
+        self._stopping = False
+        self._sides: dict[int, tuple[Pump, Side]] = {}
+        self._hungry: dict[Pump, None] = {}  # in order of their turns
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def make_pump(self, plain: socket.socket, link: Link) -> Pump:
+        if isinstance(link, UserspaceLink):
+            return userspace.make_pump(plain, link, self._scratch)
+        return splice.make_pump(plain, link)
+
+    def adopt(self, pump: Pump) -> None:
+        with self._lock:
+            self.load += 1
+        self._post(lambda: self._begin(pump))
+
+    def cut(self, pump: Pump, why: str) -> None:
+        self._post(lambda: self._cut(pump, why))
+
+    def ping(self) -> None:
+        wanted = self._turns + 1
+        self._pings = wanted
+        os.eventfd_write(self._wake, 1)
+
+    @property
+    def answered(self) -> bool:
+        return self._turns >= self._pings
+
+    def stop(self) -> None:
+        self._post(self._stop)
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _post(self, task: Callable[[], None]) -> None:
+        self._inbox.append(task)
+        os.eventfd_write(self._wake, 1)
+
+    # From here on everything runs in the worker's own thread.
+
+    def _run(self) -> None:
+        while not self._stopping:
+            events = self._epoll.poll(0 if self._hungry else None, _EVENTS_AT_ONCE)
+            self._turns += 1
+            for descriptor, mask in events:
+                if descriptor == self._wake:
+                    self._read_inbox()
+                elif descriptor in self._sides:  # its stream may have ended earlier in this very round
+                    pump, side = self._sides[descriptor]
+                    self._guard(pump, lambda: pump.ready(side, mask))  # noqa: B023 - called at once
+                    self._hungry[pump] = None
+            for pump in list(self._hungry):
+                self._take_turn(pump)
+        self._epoll.close()
+        os.close(self._wake)
+
+    def _read_inbox(self) -> None:
+        os.eventfd_read(self._wake)
+        while self._inbox:
+            self._inbox.popleft()()
+
+    def _begin(self, pump: Pump) -> None:
+        for sock, side in ((pump.plain, Side.PLAIN), (pump.link.sock, Side.LINK)):
+            self._sides[sock.fileno()] = (pump, side)
+            self._epoll.register(sock, _EVENTS)
+        # epoll reports what is already there, but not what OpenSSL has already read.
+        self._hungry[pump] = None
+
+    def _take_turn(self, pump: Pump) -> None:
+        # Out and in again: a stream that wants more goes to the end of the queue.
+        del self._hungry[pump]
+        if self._guard(pump, pump.turn):
+            self._hungry[pump] = None
+        if pump.over:
+            self._end(pump)
+
+    def _guard(self, pump: Pump, step: Callable[[], bool | None]) -> bool:
+        """Run one step of a stream: whatever goes wrong in it ends that stream and nothing else."""
+        if pump.over:
+            return False
+        try:
+            return bool(step())
+        except Exception as error:
+            logging.getLogger("shadow").exception("a stream failed in a way nobody thought of")
+            pump.cut = StreamCut(Side.PLAIN, OSError(errno.ECONNABORTED, f"internal error: {error!r}"))
+            return False
+
+    def _cut(self, pump: Pump, why: str) -> None:
+        if self._sides.get(pump.plain.fileno(), (None,))[0] is pump and not pump.over:
+            pump.cut = StreamCut(Side.PLAIN, OSError(errno.ECONNABORTED, why))
+            self._end(pump)
+
+    def _end(self, pump: Pump) -> None:
+        self._hungry.pop(pump, None)
+        for sock in (pump.plain, pump.link.sock):
+            del self._sides[sock.fileno()]
+            self._epoll.unregister(sock)
+        pump.close()
+        with self._lock:
+            self.load -= 1
+        if pump.on_end is not None:
+            pump.on_end(pump)
+
+    def _stop(self) -> None:
+        for pump in {pump for pump, _side in self._sides.values()}:
+            self._cut(pump, "the daemon is stopping")
+        self._stopping = True

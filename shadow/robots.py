@@ -1,0 +1,462 @@
+"""The server's view of its robots: sessions, sockets, visitors, streams.
+
+A robot exists here from its first session until its last stream has ended. Its sockets exist as long as it
+has a session. Everything runs in the event loop's thread; the relay's threads report ends through
+``call_soon_threadsafe``.
+"""
+
+import asyncio
+import contextlib
+import functools
+import itertools
+import logging
+import os
+import secrets
+import select
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import __version__, journal
+from .channel import Channel
+from .config import ServerConfig
+from .errors import ConfigError, LocalError, PeerError, Refused
+from .flow import Pump, Side, reason_of
+from .frames import PROTOCOL_VERSION, Dial, Failed, Frame, Hello, Ping, Pong, Refusal, Start, Started, Welcome
+from .journal import Event
+from .listener import Acceptor, UnixListener
+from .names import DEFAULT_SERVICE, check_service_name, shorten, socket_name
+from .protocol import CONTROL, Keepalive
+from .relay import Relay
+from .switchboard import Switchboard
+
+_UCRED = struct.Struct("iII")  # pid, uid, gid (unix(7), SO_PEERCRED)
+_STANDBYS_MAX = 128  # channels one robot may keep standing by
+_STANDBY_TRIES = 3  # channels one visitor is offered before it is turned away
+_FIGHT_AGE = 60.0  # seconds; a session replaced sooner than that, again, means two devices with one name
+
+SOFTWARE = f"shadow-server {__version__}"
+
+
+@dataclass(eq=False, slots=True)
+class Visitor:
+    """One accepted connection on a robot's socket, until its stream starts."""
+
+    sock: socket.socket
+    service: str
+    stream: str
+    uid: int
+    pid: int
+    since: float
+    tries: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def facts(self) -> dict[str, str | float]:
+        """Journal fields."""
+        return {
+            "service": self.service or "default",
+            "stream": self.stream,
+            "visitor_uid": self.uid,
+            "visitor_pid": self.pid,
+        }
+
+    def close(self) -> None:
+        """Turn the visitor away."""
+        if self.timer is not None:
+            self.timer.cancel()
+        self.sock.close()
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """A robot's control channel and what belongs to it."""
+
+    channel: Channel
+    id: str
+    services: tuple[str, ...]
+    keepalive: Keepalive
+    peer: str
+    since: float
+    board: Switchboard[Visitor, Channel] = field(default_factory=Switchboard)
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every robot needs of the server."""
+
+    config: ServerConfig
+    relay: Relay
+    on_empty: Callable[["Robot"], None]
+    on_exhausted: Callable[[OSError], None]
+
+
+class Robot:
+    """One robot by its name."""
+
+    _stream_numbers = itertools.count(1)
+
+    def __init__(self, name: str, around: Surroundings) -> None:
+        self.name = name
+        self.session: Session | None = None
+        self.streams: dict[Pump, Visitor] = {}
+        self._around = around
+        self._loop = asyncio.get_running_loop()
+        self._listeners: dict[str, tuple[UnixListener, Acceptor]] = {}
+        self._starting = 0
+        self._hasty_takeovers = 0
+
+    # Sessions
+
+    def begin_session(self, channel: Channel, hello: Hello, peer: str) -> None:
+        """Welcome a control channel; a session that is still there gives way.
+
+        Raises:
+            Refused: the robot cannot be served; the caller tells it.
+        """
+        services = _checked_services(hello)
+        try:
+            self._open_sockets(services)
+        except (ConfigError, LocalError) as error:
+            journal.log(Event.SOCKET_FAILED, logging.ERROR, f"robot {self.name}: {error}", robot=self.name)
+            if self.session is None:
+                self._close_sockets()
+            raise Refused("socket", "the server cannot make the robot's socket") from error
+        if self.session is not None:
+            self._give_way(self.session, peer)
+        now = self._loop.time()
+        session = Session(
+            channel,
+            secrets.token_hex(16),
+            services,
+            Keepalive(self._around.config.keepalive, now),
+            peer,
+            now,
+        )
+        self.session = session
+        channel.on_frame = functools.partial(self._control_frame, session)
+        channel.on_lost = functools.partial(self._session_lost, session)
+        session.timer = self._loop.call_at(session.keepalive.deadline, self._check_alive, session)
+        channel.send(Welcome(PROTOCOL_VERSION, session.id, self._around.config.keepalive, SOFTWARE))
+        encryption = "kernel TLS" if channel.link.in_kernel else "userspace TLS"
+        journal.log(
+            Event.ROBOT_CONNECTED,
+            logging.INFO,
+            f"robot {self.name} connected from {peer} ({encryption}, {channel.link.suite})",
+            robot=self.name,
+            peer=peer,
+            suite=channel.link.suite,
+            session=session.id[:8],
+        )
+
+    def end_session(self, why: str, refusal: Refusal | None = None) -> None:
+        """End the session, if there is one: its sockets vanish, its streams go on."""
+        session = self.session
+        if session is None:
+            return
+        self.session = None
+        self._retire(session, refusal)
+        self._close_sockets()
+        journal.log(
+            Event.ROBOT_DISCONNECTED,
+            logging.INFO,
+            f"robot {self.name} disconnected: {why}",
+            robot=self.name,
+            peer=session.peer,
+            session=session.id[:8],
+            duration=round(self._loop.time() - session.since, 3),
+        )
+        self._maybe_empty()
+
+    def _give_way(self, old: Session, peer: str) -> None:
+        age = self._loop.time() - old.since
+        self._hasty_takeovers = self._hasty_takeovers + 1 if age < _FIGHT_AGE else 0
+        level, text = (
+            logging.INFO,
+            f"robot {self.name} came back from {peer}; its session from {old.peer} ends",
+        )
+        if self._hasty_takeovers >= 2:
+            level = logging.WARNING
+            text = f"robot {self.name}: two devices seem to fight over this name, at {old.peer} and {peer}"
+        journal.log(Event.ROBOT_TAKEN_OVER, level, text, robot=self.name, peer=peer)
+        # Its visitors have waited long enough to be served by the new session.
+        waiting = list(old.board.visitors)
+        old.board.visitors.clear()
+        self.session = None
+        self._retire(old, Refusal("superseded", f"the same name connected from {peer}"))
+        for visitor in waiting:
+            self._loop.call_soon(self._seat, visitor)
+
+    def _retire(self, session: Session, refusal: Refusal | None) -> None:
+        if session.timer is not None:
+            session.timer.cancel()
+        if refusal is not None:
+            session.channel.send(refusal)
+        session.channel.close()
+        for standby in session.board.standbys:
+            standby.close()
+        for visitor in list(session.board.visitors):
+            self._turn_away(visitor, "the robot disconnected")
+
+    def _session_lost(self, session: Session, error: PeerError | None) -> None:
+        if self.session is session:
+            self.end_session(str(error) if error else "it hung up")
+
+    def _check_alive(self, session: Session) -> None:
+        if self.session is not session:
+            return
+        now = self._loop.time()
+        if session.keepalive.is_dead(now):
+            session.channel.abort()
+            self.end_session(f"nothing heard for {3 * session.keepalive.interval:g} s")
+            return
+        session.timer = self._loop.call_at(session.keepalive.deadline, self._check_alive, session)
+
+    def _control_frame(self, session: Session, frame: Frame) -> None:
+        session.keepalive.heard(self._loop.time())
+        if isinstance(frame, Ping):
+            session.channel.send(Pong(frame.stamp))
+
+    # Data channels
+
+    def add_standby(self, channel: Channel, hello: Hello) -> None:
+        """Welcome a data channel: to a waiting visitor, or to stand by.
+
+        Raises:
+            Refused: no such session, or too many standing by.
+        """
+        session = self.session
+        if session is None or not secrets.compare_digest(hello.session.encode(), session.id.encode()):
+            raise Refused("no-session", "the session is over; connect the control channel first")
+        if len(session.board.standbys) >= _STANDBYS_MAX:
+            raise Refused("limit", f"{_STANDBYS_MAX} channels are standing by already")
+        channel.on_lost = functools.partial(self._standby_lost, session, channel)
+        channel.send(Welcome(PROTOCOL_VERSION, session.id, session.keepalive.interval))
+        visitor = session.board.channel_came(channel)
+        if visitor is not None:
+            self._start(visitor, channel)
+
+    def _standby_lost(self, session: Session, channel: Channel, error: PeerError | None) -> None:
+        del error  # the robot opens another one; nobody was served by this one
+        session.board.channel_left(channel)
+
+    # Visitors
+
+    def _visitor_came(self, service: str, sock: socket.socket) -> None:
+        pid, uid, _gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        stream = f"{next(self._stream_numbers):x}"
+        visitor = Visitor(sock, service, stream, uid, pid, self._loop.time())
+        waiting = len(self.session.board.visitors) if self.session else 0
+        if len(self.streams) + self._starting + waiting >= self._around.config.max_streams:
+            self._turn_away(
+                visitor, f"the robot has {self._around.config.max_streams} visitors (--max-streams)"
+            )
+            return
+        self._seat(visitor)
+
+    def _seat(self, visitor: Visitor, *, again: bool = False) -> None:
+        """Find a channel for a visitor, or let it wait for one."""
+        session = self.session
+        if session is None:
+            self._turn_away(visitor, "the robot disconnected")
+            return
+        if visitor.timer is None:
+            patience = self._around.config.start_timeout
+            visitor.timer = self._loop.call_later(patience, self._patience_over, visitor)
+        board = session.board
+        channel, dials = board.visitor_back(visitor) if again else board.visitor_came(visitor)
+        if dials:
+            session.channel.send(Dial(dials))
+        if channel is not None:
+            self._start(visitor, channel)
+
+    def _patience_over(self, visitor: Visitor) -> None:
+        visitor.timer = None
+        session = self.session
+        if session is not None:
+            session.board.visitor_left(visitor)
+            dials = session.board.dials_lost()
+            if dials:
+                session.channel.send(Dial(dials))
+        patience = self._around.config.start_timeout
+        self._turn_away(visitor, f"the robot opened no channel within {patience:g} s")
+
+    def _turn_away(self, visitor: Visitor, why: str, event: Event = Event.VISITOR_FAILED) -> None:
+        journal.log(
+            event,
+            logging.WARNING,
+            f"robot {self.name}: visitor with uid {visitor.uid} turned away: {why}",
+            robot=self.name,
+            **visitor.facts,
+        )
+        visitor.close()
+
+    def _start(self, visitor: Visitor, channel: Channel) -> None:
+        if visitor.timer is not None:
+            visitor.timer.cancel()
+        if _has_left(visitor.sock):
+            visitor.close()
+            self._reuse(channel)
+            return
+        self._starting += 1
+        visitor.tries += 1
+        deadline = self._around.config.start_timeout
+        visitor.timer = self._loop.call_later(
+            deadline,
+            self._start_failed,
+            visitor,
+            channel,
+            PeerError(f"no answer to START within {deadline:g} s"),
+        )
+        channel.on_frame = functools.partial(self._start_answered, visitor, channel)
+        channel.on_lost = functools.partial(self._start_failed, visitor, channel)
+        channel.send(Start(visitor.service, visitor.stream))
+
+    def _reuse(self, channel: Channel) -> None:
+        session = self.session
+        if session is None or not channel.live:
+            channel.close()
+            return
+        visitor = session.board.channel_came(channel)
+        if visitor is not None:
+            self._start(visitor, channel)
+
+    def _start_answered(self, visitor: Visitor, channel: Channel, frame: Frame) -> None:
+        if visitor.timer is not None:
+            visitor.timer.cancel()
+        self._starting -= 1
+        if isinstance(frame, Failed):
+            channel.close()
+            why = f"{shorten(frame.code)}: {shorten(frame.text)}"
+            self._turn_away(visitor, f"the robot could not connect it ({why})", Event.SERVICE_FAILED)
+            self._maybe_empty()
+        elif isinstance(frame, Started):
+            self._begin_stream(visitor, channel)
+
+    def _start_failed(self, visitor: Visitor, channel: Channel, error: PeerError | None) -> None:
+        """The channel broke before its visitor was connected: nothing is lost, try the next."""
+        if visitor.timer is not None:
+            visitor.timer.cancel()
+            visitor.timer = None
+        self._starting -= 1
+        channel.abort()
+        if visitor.tries >= _STANDBY_TRIES:
+            self._turn_away(visitor, f"{_STANDBY_TRIES} channels failed, the last with: {error or 'hung up'}")
+            self._maybe_empty()
+        else:
+            self._seat(visitor, again=True)
+
+    # Streams
+
+    def _begin_stream(self, visitor: Visitor, channel: Channel) -> None:
+        try:
+            link = channel.release()
+        except PeerError as error:  # pragma: no cover - START was answered, so it was sent
+            self._turn_away(visitor, str(error))
+            return
+        try:
+            pump = self._around.relay.start(visitor.sock, link, self._report_end)
+        except LocalError as error:
+            link.abort()
+            self._turn_away(visitor, str(error))
+            self._maybe_empty()
+            return
+        self.streams[pump] = visitor
+        journal.log(
+            Event.STREAM_STARTED,
+            logging.INFO,
+            f"robot {self.name}: stream {visitor.stream} started for uid {visitor.uid}",
+            robot=self.name,
+            ktls="yes" if link.in_kernel else "no",
+            **visitor.facts,
+        )
+
+    def _report_end(self, pump: Pump) -> None:
+        self._loop.call_soon_threadsafe(self._stream_ended, pump)
+
+    def _stream_ended(self, pump: Pump) -> None:
+        visitor = self.streams.pop(pump)
+        duration = self._loop.time() - visitor.since
+        text = f"{pump.up.moved} bytes to the robot, {pump.down.moved} bytes from it, {duration:.1f} s"
+        event, level, how = Event.STREAM_ENDED, logging.INFO, "ended"
+        if pump.cut is not None:
+            who = "visitor" if pump.cut.side is Side.PLAIN else "robot"
+            event, how = Event.STREAM_ABORTED, f"cut off by the {who} ({reason_of(pump.cut.error)})"
+        journal.log(
+            event,
+            level,
+            f"robot {self.name}: stream {visitor.stream} {how}: {text}",
+            robot=self.name,
+            bytes_to_robot=pump.up.moved,
+            bytes_from_robot=pump.down.moved,
+            duration=round(duration, 3),
+            **visitor.facts,
+        )
+        self._maybe_empty()
+
+    # Sockets
+
+    def _open_sockets(self, services: tuple[str, ...]) -> None:
+        """Make the sockets that are missing and remove those of services no longer offered."""
+        for service in set(self._listeners) - set(services):
+            self._close_socket(service)
+        for service in services:
+            if service not in self._listeners:
+                listener = UnixListener(Path(self._around.config.ldir, socket_name(self.name, service)))
+                on_accept = functools.partial(self._visitor_came, service)
+                acceptor = Acceptor(listener.sock, on_accept, self._around.on_exhausted)
+                self._listeners[service] = (listener, acceptor)
+
+    def _close_sockets(self) -> None:
+        for service in list(self._listeners):
+            self._close_socket(service)
+
+    def _close_socket(self, service: str) -> None:
+        listener, acceptor = self._listeners.pop(service)
+        acceptor.close()
+        listener.close()
+
+    def _maybe_empty(self) -> None:
+        if self.session is None and not self.streams and not self._starting:
+            self._around.on_empty(self)
+
+
+def _checked_services(hello: Hello) -> tuple[str, ...]:
+    try:
+        named = [check_service_name(name) for name in hello.services if name != DEFAULT_SERVICE]
+    except ConfigError as error:
+        raise Refused("bad-service", str(error)) from error
+    if DEFAULT_SERVICE in hello.services:
+        named.append(DEFAULT_SERVICE)
+    return tuple(sorted(set(named)))
+
+
+def _has_left(sock: socket.socket) -> bool:
+    """True if the visitor has closed its end and left nothing behind to be delivered."""
+    poll = select.poll()
+    poll.register(sock, 0)  # POLLHUP is always reported: both directions are shut
+    if not poll.poll(0):
+        return False
+    with contextlib.suppress(OSError):
+        return not sock.recv(1, socket.MSG_PEEK)
+    return True
+
+
+def is_control(hello: Hello) -> bool:
+    """Whether a HELLO opens a control channel."""
+    return hello.role == CONTROL
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that sockets cannot be made in.
+
+    Raises:
+        ConfigError: missing, not a folder, not writable, or its path too long for any name.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--ldir {folder} is not an existing folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"--ldir {folder} is not writable for us")

@@ -1,0 +1,224 @@
+"""The server: accepts robots, finds out who they are, and hands them to ``robots``."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import logging
+import socket
+
+from . import journal, sd_daemon, tls
+from .address import describe
+from .certificates import Purpose, common_name, load_credentials
+from .channel import Channel, watch_for_death
+from .config import ServerConfig
+from .errors import ConfigError, PeerError, Refused, ShadowError
+from .flow import reason_of
+from .frames import Frame, Hello, Refusal
+from .journal import Event
+from .link import Link
+from .listener import Acceptor, listen_tcp
+from .names import shorten
+from .protocol import Party, speaks_our_version
+from .relay import Relay
+from .robots import Robot, Surroundings, check_folder, is_control
+
+SOCKET_NAME = "shadow-server"
+"""``FileDescriptorName=`` of the socket unit."""
+
+
+class Server:
+    """One server; ``start`` it, then it runs until ``stop``."""
+
+    def __init__(self, config: ServerConfig, relay: Relay) -> None:
+        """Check everything that can be checked without accepting anybody.
+
+        Raises:
+            ConfigError: a file or folder is wrong.
+            ClockError: our certificate is not valid yet.
+            LocalError: kernel TLS is required and missing.
+        """
+        self._config = config
+        self._around = Surroundings(config, relay, self._robot_is_empty, self._exhausted)
+        self._robots: dict[str, Robot] = {}
+        self._greetings: set[asyncio.Task[None]] = set()
+        self._sockets: list[socket.socket] = []
+        self._acceptors: list[Acceptor] = []
+        self._no_ktls = tls.check_kernel(config.ktls)
+        self._settings = self._load()
+        self.failure: asyncio.Future[ShadowError] = asyncio.get_running_loop().create_future()
+        check_folder(config.ldir)
+
+    # Life
+
+    async def start(self) -> None:
+        """Listen; when this returns, robots are accepted.
+
+        Raises:
+            ConfigError: no port, neither from systemd nor by ``--lport``.
+            LocalError: the port is taken.
+        """
+        self._sockets = sd_daemon.listening_sockets(SOCKET_NAME)
+        if not self._sockets:
+            if self._config.lport is None:
+                raise ConfigError("no socket from systemd and no --lport: nothing to listen on")
+            self._sockets = listen_tcp(self._config.lport, ipv4=self._config.ipv4, ipv6=self._config.ipv6)
+        self._acceptors = [Acceptor(sock, self._accepted, self._exhausted) for sock in self._sockets]
+        where = ", ".join(describe(sock.getsockname()) for sock in self._sockets)
+        journal.log(
+            Event.SERVER_READY, logging.INFO, f"accepting robots on {where}, sockets in {self._config.ldir}"
+        )
+        if self._no_ktls:
+            journal.log(
+                Event.KTLS_UNAVAILABLE,
+                logging.WARNING,
+                f"encrypting in userspace, streams will not survive a restart: {self._no_ktls}",
+            )
+
+    def reload(self) -> None:
+        """Read certificates and CA again, for new connections.
+
+        Raises:
+            ShadowError: a file is broken; the old ones stay in use.
+        """
+        self._settings = self._load()
+
+    async def stop(self) -> None:
+        """End everything in order and remove the robots' sockets."""
+        for acceptor in self._acceptors:
+            acceptor.close()
+        for task in self._greetings:
+            task.cancel()
+        await asyncio.gather(*self._greetings, return_exceptions=True)
+        for robot in list(self._robots.values()):
+            robot.end_session("the server is stopping")
+        for sock in self._sockets:
+            sock.close()
+
+    @property
+    def status(self) -> str:
+        """A line for ``systemctl status``."""
+        connected = sum(robot.session is not None for robot in self._robots.values())
+        streams = sum(len(robot.streams) for robot in self._robots.values())
+        encryption = f"userspace TLS ({self._no_ktls})" if self._no_ktls else "kernel TLS"
+        return f"{connected} robots, {streams} streams, {encryption}"
+
+    def _load(self) -> tls.Settings:
+        files = self._config.files
+        credentials = load_credentials(
+            files.ca, files.crt, files.key, Purpose.SERVER, dt.datetime.now(dt.UTC)
+        )
+        return tls.Settings(tls.make_context(credentials), Purpose.SERVER, self._config.ktls)
+
+    # Greeting: from accept to HELLO
+
+    def _accepted(self, sock: socket.socket) -> None:
+        task = asyncio.get_running_loop().create_task(self._greet(sock))
+        self._greetings.add(task)
+        task.add_done_callback(self._greeted)
+        if len(self._greetings) >= self._config.max_handshakes:
+            for acceptor in self._acceptors:
+                acceptor.hold()
+
+    def _greeted(self, task: asyncio.Task[None]) -> None:
+        self._greetings.discard(task)
+        if len(self._greetings) == self._config.max_handshakes - 1:
+            for acceptor in self._acceptors:
+                acceptor.resume()
+
+    async def _greet(self, sock: socket.socket) -> None:
+        """Everything up to the first frame, within one deadline."""
+        peer = "somebody"
+        try:
+            peer = describe(sock.getpeername())
+            watch_for_death(sock, self._config.keepalive)
+            async with asyncio.timeout(self._config.handshake_timeout):
+                link = await tls.handshake(sock, self._settings)
+                channel, hello = await _first_frame(link)
+        except TimeoutError:
+            sock.close()
+            self._handshake_failed(peer, f"no HELLO within {self._config.handshake_timeout:g} s")
+        except ShadowError as error:
+            sock.close()
+            self._handshake_failed(peer, str(error))
+        except OSError as error:
+            sock.close()
+            self._handshake_failed(peer, reason_of(error))
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            self._dispatch(channel, hello, peer)
+
+    def _handshake_failed(self, peer: str, why: str) -> None:
+        journal.log(Event.HANDSHAKE_FAILED, logging.WARNING, f"no handshake with {peer}: {why}", peer=peer)
+
+    def _dispatch(self, channel: Channel, hello: Hello, peer: str) -> None:
+        """Hand a connection that said HELLO to its robot, or refuse it."""
+        try:
+            robot = self._admit(channel, hello)
+            if is_control(hello):
+                robot.begin_session(channel, hello, peer)
+            else:
+                robot.add_standby(channel, hello)
+        except Refused as refused:
+            level = logging.INFO if refused.code == "no-session" else logging.WARNING
+            text = f"robot {shorten(hello.robot)} from {peer} {refused}"
+            journal.log(
+                Event.ROBOT_REFUSED, level, text, robot=hello.robot[:64], peer=peer, code=refused.code
+            )
+            channel.send(Refusal(refused.code, refused.text))
+            channel.close()
+
+    def _admit(self, channel: Channel, hello: Hello) -> Robot:
+        """The robot that may use this connection.
+
+        Raises:
+            Refused: it is not who it says, speaks another version, or there is no room.
+        """
+        name = common_name(channel.link.certificate)
+        if hello.robot != name:
+            raise Refused("name-mismatch", f"the certificate is robot {shorten(name)}'s")
+        if not speaks_our_version(hello):
+            raise Refused("version", f"protocol version {hello.version} is not spoken here")
+        robot = self._robots.get(name)
+        if robot is None:
+            if not is_control(hello):
+                raise Refused("no-session", "connect the control channel first")
+            if len(self._robots) >= self._config.max_robots:
+                raise Refused("limit", f"{self._config.max_robots} robots are connected (--max-robots)")
+            robot = self._robots[name] = Robot(name, self._around)
+        return robot
+
+    def _robot_is_empty(self, robot: Robot) -> None:
+        if self._robots.get(robot.name) is robot:
+            del self._robots[robot.name]
+
+    def _exhausted(self, error: OSError) -> None:
+        text = f"accepting pauses: {reason_of(error)} (LimitNOFILE= of the unit may be too low)"
+        journal.log(Event.ACCEPT_PAUSED, logging.ERROR, text)
+
+
+async def _first_frame(link: Link) -> tuple[Channel, Hello]:
+    """Wait for HELLO.
+
+    Raises:
+        PeerError: something else came, or the connection broke.
+    """
+    first: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
+
+    def on_frame(frame: Frame) -> None:
+        if not first.done() and isinstance(frame, Hello):
+            first.set_result(frame)
+
+    def on_lost(error: PeerError | None) -> None:
+        if not first.done():
+            first.set_exception(error or PeerError("the peer hung up before HELLO"))
+
+    channel = Channel(link, Party.SERVER, on_frame, on_lost)
+    try:
+        return channel, await first
+    except BaseException:
+        channel.abort()
+        with contextlib.suppress(Exception):
+            first.exception()
+        raise

@@ -1,0 +1,146 @@
+"""The robot's local services: connects visitors to them and keeps count of the streams."""
+
+import asyncio
+import errno
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from . import journal
+from .address import Endpoint, dial, resolve
+from .channel import Channel
+from .errors import LocalError, PeerError, Unreachable, reason
+from .flow import Pump, Side, reason_of
+from .frames import Failed, Frame, Start, Started
+from .journal import Event
+from .names import shorten
+from .relay import Relay
+
+CONNECT_TIMEOUT = 5.0  # seconds a local service has to accept; less than the server's --start-timeout
+
+_CODES = {errno.ECONNREFUSED: "refused", errno.ETIMEDOUT: "timeout"}
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What is known of a running stream."""
+
+    id: str
+    service: str
+    since: float
+
+
+class Services:
+    """The services of one robot."""
+
+    def __init__(self, robot: str, endpoints: Mapping[str, Endpoint], relay: Relay) -> None:
+        self._robot = robot
+        self._endpoints = endpoints
+        self._relay = relay
+        self._loop = asyncio.get_running_loop()
+        self._streams: dict[Pump, Stream] = {}
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    @property
+    def streams(self) -> int:
+        """How many streams are running."""
+        return len(self._streams)
+
+    def connect(self, channel: Channel, start: Start) -> None:
+        """Connect a visitor: answer START on ``channel``, then let the relay have it."""
+        channel.on_frame = _ignore_frame
+        channel.on_lost = _ignore_loss
+        task = self._loop.create_task(self._connect(channel, start))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, channel: Channel, start: Start) -> None:
+        endpoint = self._endpoints.get(start.service)
+        if endpoint is None:
+            self._fail(channel, start, "no-such-service", f"service {shorten(start.service)} is not offered")
+            return
+        try:
+            sock, _target = await dial(await resolve(endpoint), CONNECT_TIMEOUT)
+        except Unreachable as error:
+            number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
+            self._fail(channel, start, _CODES.get(number or 0, "unreachable"), str(error))
+            return
+        except OSError as error:  # no descriptors left
+            self._fail(channel, start, "limit", f"cannot connect to {endpoint}: {reason(error)}")
+            return
+        if not channel.live:  # the server gave up meanwhile
+            sock.close()
+            return
+        channel.send(Started())
+        try:
+            link = channel.release()
+        except PeerError:
+            sock.close()
+            return
+        try:
+            pump = self._relay.start(sock, link, self._report_end)
+        except LocalError as error:
+            sock.close()
+            link.abort()
+            self._log_failure(start, str(error))
+            return
+        self._started(pump, start)
+
+    def _started(self, pump: Pump, start: Start) -> None:
+        stream = Stream(start.stream, start.service or "default", self._loop.time())
+        self._streams[pump] = stream
+        journal.log(
+            Event.STREAM_STARTED,
+            logging.INFO,
+            f"robot {self._robot}: stream {shorten(stream.id)} to service {stream.service} started",
+            robot=self._robot,
+            service=stream.service,
+            stream=stream.id,
+            ktls="yes" if pump.link.in_kernel else "no",
+        )
+
+    def _report_end(self, pump: Pump) -> None:
+        self._loop.call_soon_threadsafe(self._ended, pump)
+
+    def _ended(self, pump: Pump) -> None:
+        stream = self._streams.pop(pump)
+        event, how = Event.STREAM_ENDED, "ended"
+        if pump.cut is not None:
+            who = "service" if pump.cut.side is Side.PLAIN else "server"
+            event, how = Event.STREAM_ABORTED, f"cut off by the {who} ({reason_of(pump.cut.error)})"
+        duration = self._loop.time() - stream.since
+        journal.log(
+            event,
+            logging.INFO,
+            f"robot {self._robot}: stream {shorten(stream.id)} {how}: {pump.down.moved} bytes to the "
+            f"service, {pump.up.moved} bytes from it, {duration:.1f} s",
+            robot=self._robot,
+            service=stream.service,
+            stream=stream.id,
+            bytes_to_robot=pump.down.moved,
+            bytes_from_robot=pump.up.moved,
+            duration=round(duration, 3),
+        )
+
+    def _fail(self, channel: Channel, start: Start, code: str, text: str) -> None:
+        self._log_failure(start, text)
+        channel.send(Failed(code, text[:512]))
+        channel.close()
+
+    def _log_failure(self, start: Start, text: str) -> None:
+        journal.log(
+            Event.SERVICE_FAILED,
+            logging.WARNING,
+            f"robot {self._robot}: visitor not connected: {text}",
+            robot=self._robot,
+            service=start.service[:64] or "default",
+            stream=start.stream[:64],
+        )
+
+
+def _ignore_frame(frame: Frame) -> None:
+    """Nothing may come between START and STARTED; the conversation has already refused it."""
+
+
+def _ignore_loss(error: PeerError | None) -> None:
+    """The server gave up while we were connecting; ``Channel.live`` tells."""

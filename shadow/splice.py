@@ -1,0 +1,227 @@
+"""Streams over kernel TLS: splice(2) from socket to pipe to socket, no byte ever in this process.
+
+What the kernel does, and the code therefore heeds (``net/tls/tls_sw.c``, ``tls_sw_splice_read``):
+
+* One splice from a TLS socket yields at most one record, and only ``SPLICE_F_NONBLOCK`` keeps it from
+  blocking; ``O_NONBLOCK`` is not looked at.
+* If the pipe is short of slots the rest of the record is dropped *silently*. So we splice only while the
+  pipe is sure to have room for a whole one: ``RECORD_SLOTS``.
+* A record that is not application data makes splice fail with EINVAL and stays in the queue.
+* The return value 0 means end of file, which without close_notify is a truncation, or a record of
+  length zero.
+* A record that went only partly into the TCP socket counts as sent; SHUT_WR would lose its rest. A
+  socket that polls writable takes that rest before close_notify, so: writable, close_notify, SHUT_WR.
+
+Bytes wait in pipes rather than in buffers of ours because a pipe can outlive the process.
+"""
+
+import errno
+import fcntl
+import os
+import select
+import socket
+
+from . import ktls
+from .errors import LocalError, reason
+from .flow import Flow, Pump, Side, is_writable, shutdown_write
+from .link import Link, check_close_notify, truncated
+
+PAGE = os.sysconf("SC_PAGESIZE")
+RECORD_SLOTS = 17  # pipe slots one record may take: MAX_SKB_FRAGS (include/linux/skbuff.h)
+_DOWN_PIPE = 2**18  # bytes: room for three records before the pipe has to be drained
+_CHUNK = 2**16  # bytes asked of a plain socket: all of a pipe of default size
+_FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
+
+
+class Pipe:
+    """A pipe between two splices.
+
+    Attributes:
+        reader: descriptor to splice from.
+        writer: descriptor to splice to.
+        held: bytes inside.
+        slots: how many buffers it has, each of a page or a fragment of one.
+    """
+
+    __slots__ = ("held", "reader", "slots", "writer")
+
+    def __init__(self, size: int | None = None) -> None:
+        try:
+            self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise LocalError(f"no pipe for a stream: {reason(error)}") from error
+        if size is not None:
+            # Past fs.pipe-user-pages-soft an unprivileged process gets smaller pipes, and EPERM here
+            # (pipe(7)). What counts is the size we have in the end.
+            try:
+                fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, size)
+            except OSError as error:
+                if error.errno != errno.EPERM:
+                    raise
+        self.slots = fcntl.fcntl(self.writer, fcntl.F_GETPIPE_SZ) // PAGE
+        self.held = 0
+
+    def close(self) -> None:
+        """Close both ends."""
+        os.close(self.reader)
+        os.close(self.writer)
+
+
+class _SpliceFlow(Flow):
+    """What both directions share: the pipe, and draining it into the sink."""
+
+    __slots__ = ("_pipe", "_sink_descriptor")
+
+    def __init__(self, source: Side, sink: Side, sink_descriptor: int, pipe: Pipe) -> None:
+        super().__init__(source, sink)
+        self._sink_descriptor = sink_descriptor
+        self._pipe = pipe
+
+    @property
+    def holds(self) -> bool:
+        """See ``Flow.holds``."""
+        return self._pipe.held > 0
+
+    def drain(self) -> None:
+        """See ``Flow.drain``."""
+        try:
+            while self._pipe.held:
+                self._pipe.held -= os.splice(
+                    self._pipe.reader, self._sink_descriptor, self._pipe.held, flags=_FLAGS
+                )
+        except BlockingIOError:
+            self.writable = False
+
+    def close(self) -> None:
+        """Give the pipe back."""
+        self._pipe.close()
+
+
+class UpFlow(_SpliceFlow):
+    """Plain socket to TLS socket."""
+
+    __slots__ = ("_link", "_plain")
+
+    def __init__(self, plain: socket.socket, link: Link, pipe: Pipe) -> None:
+        super().__init__(Side.PLAIN, Side.LINK, link.sock.fileno(), pipe)
+        self._plain = plain
+        self._link = link
+
+    @property
+    def has_room(self) -> bool:
+        """See ``Flow.has_room``: a plain socket keeps what the pipe has no slot for."""
+        return self._pipe.held == 0
+
+    def fill(self) -> int:
+        """See ``Flow.fill``."""
+        try:
+            taken = os.splice(self._plain.fileno(), self._pipe.writer, _CHUNK, flags=_FLAGS)
+        except BlockingIOError:
+            self.readable = False
+            return 0
+        self._pipe.held += taken
+        self.ended = taken == 0
+        return taken
+
+    def finish(self) -> bool:
+        """See ``Flow.finish``."""
+        if not is_writable(self._link.sock):
+            return False
+        try:
+            ktls.send_alert(self._link.sock, ktls.ALERT_CLOSE_NOTIFY)
+        except BlockingIOError:
+            return False
+        shutdown_write(self._link.sock)
+        return True
+
+
+class DownFlow(_SpliceFlow):
+    """TLS socket to plain socket."""
+
+    __slots__ = ("_link", "_plain", "_records")
+
+    def __init__(self, plain: socket.socket, link: Link, pipe: Pipe) -> None:
+        super().__init__(Side.LINK, Side.PLAIN, plain.fileno(), pipe)
+        self._plain = plain
+        self._link = link
+        self._records = 0  # spliced since the pipe was last empty
+
+    @property
+    def has_room(self) -> bool:
+        """See ``Flow.has_room``."""
+        return self._pipe.held == 0 or (self._records + 1) * RECORD_SLOTS <= self._pipe.slots
+
+    def fill(self) -> int:
+        """See ``Flow.fill``: as many records as the pipe surely holds."""
+        if self._pipe.held == 0:
+            self._records = 0
+        total = 0
+        while not total or self.has_room:
+            try:
+                taken = os.splice(self._link.sock.fileno(), self._pipe.writer, self._request(), flags=_FLAGS)
+            except BlockingIOError:
+                self.readable = False
+                break
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._control_record()
+                break
+            if taken == 0:
+                self._nothing_came()
+                break
+            self._records += 1
+            self._pipe.held += taken
+            total += taken
+        return total
+
+    def _request(self) -> int:
+        """Bytes to ask for: a record, or what surely fits a pipe too small for one.
+
+        The kernel decrypts into fresh pages, so n bytes lie on at most n / PAGE + 1 of them.
+        """
+        return ktls.RECORD_MAX if self._pipe.slots >= RECORD_SLOTS else (self._pipe.slots - 1) * PAGE
+
+    def _control_record(self) -> None:
+        check_close_notify(*ktls.read_control_record(self._link.sock))
+        self.ended = True
+
+    def _nothing_came(self) -> None:
+        """Tell a FIN without close_notify from a record of length zero."""
+        try:
+            head = self._link.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self.readable = False
+            return
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return  # a control record is next; splice will say so
+        if not head and _has_hung_up(self._link.sock):
+            raise truncated()
+
+    def finish(self) -> bool:
+        """See ``Flow.finish``."""
+        shutdown_write(self._plain)
+        return True
+
+
+def _has_hung_up(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+def make_pump(plain: socket.socket, link: Link) -> Pump:
+    """The pump of a stream over kernel TLS.
+
+    Raises:
+        LocalError: no descriptors left for its pipes; the sockets stay open and are the caller's.
+    """
+    up = Pipe()
+    try:
+        down = Pipe(_DOWN_PIPE)
+    except BaseException:
+        up.close()
+        raise
+    return Pump(plain, link, UpFlow(plain, link, up), DownFlow(plain, link, down))

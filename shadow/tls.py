@@ -1,0 +1,300 @@
+"""TLS 1.2 with client and server certificates: contexts, the handshake, and who the peer is.
+
+OpenSSL works between two memory BIOs; the socket is ours. That lets us read record by record, and so
+never a byte past the peer's Finished: what follows belongs to the kernel if it takes over. It also shows
+us the alert that OpenSSL sends, which says why a certificate was refused. No Python callback is
+registered anywhere: under ``MemoryDenyWriteExecute=`` cffi cannot make one.
+"""
+
+import asyncio
+import contextlib
+import enum
+import socket
+from dataclasses import dataclass
+
+import service_identity
+from cryptography import x509
+from OpenSSL import SSL, crypto
+from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
+
+from . import ktls
+from .address import is_ip_address
+from .certificates import Credentials, Purpose, has_purpose
+from .errors import HandshakeError, IdentityError, LocalError
+from .link import KernelLink, Link, UserspaceLink, openssl_reason
+
+# <openssl/ssl.h>; pyOpenSSL 23 names none of them.
+_SSL_OP_NO_RENEGOTIATION = 1 << 30
+_SSL_MODE_RELEASE_BUFFERS = 0x10
+
+_RECORD_HEADER = 5  # bytes: type, version, length (RFC 5246, section 6.2.1)
+_CIPHERTEXT_MAX = 2**14 + 2048  # bytes (RFC 5246, section 6.2.3)
+_HANDSHAKE_TYPES = frozenset({20, 21, 22})  # change_cipher_spec, alert, handshake
+_FLIGHT_MAX = 2**16  # bytes of one flight that we send
+
+
+class Ktls(enum.StrEnum):
+    """Whether the kernel is to encrypt."""
+
+    AUTO = "auto"
+    REQUIRE = "require"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to do handshakes.
+
+    Attributes:
+        context: made by ``make_context``.
+        purpose: which side we are.
+        ktls: whether the kernel is to encrypt.
+        server_name: (robot) what the server's certificate must be for: a host name or an IP address.
+    """
+
+    context: SSL.Context
+    purpose: Purpose
+    ktls: Ktls
+    server_name: str = ""
+
+
+def make_context(credentials: Credentials) -> SSL.Context:
+    """An OpenSSL context for one side: TLS 1.2 only, AEAD suites with ephemeral keys, mutual certificates.
+
+    No tickets and no session cache: each handshake proves both certificates anew, so a revoked or
+    expired one cannot come back on an old session.
+    """
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    context.set_options(
+        SSL.OP_NO_COMPRESSION | SSL.OP_NO_TICKET | SSL.OP_CIPHER_SERVER_PREFERENCE | _SSL_OP_NO_RENEGOTIATION
+    )
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_mode(_SSL_MODE_RELEASE_BUFFERS)  # an idle robot should not cost 34 KiB of empty buffers
+    context.set_cipher_list(":".join(ktls.SUITES).encode())
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+    store = context.get_cert_store()
+    if store is None:  # pragma: no cover - only without memory
+        raise LocalError("OpenSSL gave no certificate store")
+    for authority in credentials.ca:
+        store.add_cert(crypto.X509.from_cryptography(authority))
+    leaf, *intermediates = credentials.chain
+    context.use_certificate(crypto.X509.from_cryptography(leaf))
+    for intermediate in intermediates:
+        context.add_extra_chain_cert(crypto.X509.from_cryptography(intermediate))
+    context.use_privatekey(crypto.PKey.from_cryptography_key(credentials.key))
+    context.check_privatekey()
+    return context
+
+
+def check_kernel(mode: Ktls) -> str | None:
+    """Why the kernel will not encrypt, or None if it will.
+
+    Raises:
+        LocalError: it cannot, and ``mode`` requires it.
+    """
+    if mode is Ktls.OFF:
+        return "switched off by --ktls=off"
+    why = ktls.missing()
+    if why is not None and mode is Ktls.REQUIRE:
+        raise LocalError(f"--ktls=require, but {why}")
+    return why
+
+
+async def handshake(sock: socket.socket, settings: Settings) -> Link:
+    """Do the handshake on a connected, non-blocking socket and check who the peer is.
+
+    The caller sets the deadline, and closes the socket if this raises.
+
+    Raises:
+        HandshakeError: TLS did not come about; the message says whose certificate or what else was wrong.
+        IdentityError: the peer's certificate is good but not for what it is used here.
+        OSError: the connection broke.
+    """
+    connection = SSL.Connection(settings.context, None)
+    if settings.purpose is Purpose.SERVER:
+        connection.set_accept_state()
+    else:
+        connection.set_connect_state()
+        if not is_ip_address(settings.server_name):  # RFC 6066, section 3: literal addresses not permitted
+            connection.set_tlsext_host_name(settings.server_name.encode("idna"))
+    last_flight = await _run(sock, connection)
+    certificate = _peer_certificate(connection)
+    _check_identity(certificate, settings)
+    return _hand_over(sock, connection, settings, certificate, last_flight)
+
+
+async def _run(sock: socket.socket, connection: SSL.Connection) -> bytes:
+    """Drive OpenSSL through the handshake; return the last bytes we sent."""
+    loop = asyncio.get_running_loop()
+    flight = b""
+    while True:
+        failure: SSL.Error | None = None
+        finished = False
+        try:
+            connection.do_handshake()
+            finished = True
+        except SSL.WantReadError:
+            pass
+        except SSL.Error as error:
+            failure = error
+        output = _output(connection)
+        if failure is not None:
+            # The alert is a courtesy; the peer may be gone, or not reading.
+            with contextlib.suppress(OSError):
+                sock.send(output)
+            raise HandshakeError(_explain(failure, output)) from failure
+        if output:
+            await loop.sock_sendall(sock, output)
+            flight = output
+        if finished:
+            return flight
+        connection.bio_write(await _read_record(loop, sock))
+
+
+def _output(connection: SSL.Connection) -> bytes:
+    try:
+        return connection.bio_read(_FLIGHT_MAX)
+    except SSL.WantReadError:
+        return b""
+
+
+async def _read_record(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bytes:
+    """Exactly one TLS record, header included."""
+    header = await _read_exactly(loop, sock, _RECORD_HEADER)
+    length = int.from_bytes(header[3:5], "big")
+    if header[0] not in _HANDSHAKE_TYPES or header[1] != 3 or length > _CIPHERTEXT_MAX:
+        raise HandshakeError(f"the peer does not speak TLS; it began with {header!r}")
+    return header + await _read_exactly(loop, sock, length)
+
+
+async def _read_exactly(loop: asyncio.AbstractEventLoop, sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = await loop.sock_recv(sock, size - len(data))
+        if not part:
+            raise HandshakeError("the peer hung up during the handshake")
+        data += part
+    return data
+
+
+def _peer_certificate(connection: SSL.Connection) -> x509.Certificate:
+    certificate = connection.get_peer_certificate()
+    if certificate is None:  # pragma: no cover - VERIFY_FAIL_IF_NO_PEER_CERT came first
+        raise IdentityError("the peer showed no certificate")
+    return certificate.to_cryptography()
+
+
+def _check_identity(certificate: x509.Certificate, settings: Settings) -> None:
+    if settings.purpose is Purpose.SERVER:
+        # OpenSSL lets a certificate without any extended key usage pass for both sides; we do not.
+        if not has_purpose(certificate, Purpose.ROBOT):
+            raise IdentityError("the peer's certificate is not a robot's (clientAuth)")
+        return
+    if not has_purpose(certificate, Purpose.SERVER):
+        raise IdentityError("the peer's certificate is not a server's (serverAuth)")
+    name = settings.server_name
+    try:
+        if is_ip_address(name):
+            verify_certificate_ip_address(certificate, name.partition("%")[0])
+        else:
+            verify_certificate_hostname(certificate, name)
+    except (
+        service_identity.VerificationError,
+        service_identity.CertificateError,
+        service_identity.SubjectAltNameWarning,
+    ) as error:
+        raise IdentityError(
+            f"the server's certificate is not for {name} but for {_names(certificate)} "
+            "(--server-name says which name to expect)"
+        ) from error
+
+
+def _names(certificate: x509.Certificate) -> str:
+    """The names a certificate is for, as a human wants them in an error."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return "no host at all"
+    return ", ".join(str(getattr(name, "value", name)) for name in list(names)[:8]) or "no host at all"
+
+
+def _hand_over(
+    sock: socket.socket,
+    connection: SSL.Connection,
+    settings: Settings,
+    certificate: x509.Certificate,
+    last_flight: bytes,
+) -> Link:
+    suite = connection.get_cipher_name() or ""
+    master, client, server = (
+        connection.master_key(),
+        connection.client_random(),
+        connection.server_random(),
+    )
+    if settings.ktls is not Ktls.OFF and suite in ktls.SUITES and master and client and server:
+        if connection.pending():  # pragma: no cover - we read record by record
+            raise HandshakeError("the peer sent data before the handshake was over")
+        taken = ktls.install(
+            sock,
+            ktls.SUITES[suite],
+            ktls.Secrets(master, client, server),
+            server=settings.purpose is Purpose.SERVER,
+            explicit_nonce=next_explicit_nonce(last_flight),
+        )
+        if taken:
+            return KernelLink(sock, suite, certificate)
+    if settings.ktls is Ktls.REQUIRE:
+        raise HandshakeError(f"--ktls=require, but the kernel does not take {suite}")
+    return UserspaceLink(sock, suite, certificate, connection)
+
+
+def next_explicit_nonce(flight: bytes) -> int:
+    """The nonce that follows that of the last record in ``flight``, our Finished (RFC 5288, section 3).
+
+    For ChaCha20-Poly1305 the number means nothing, and nobody uses it.
+    """
+    start, following = 0, 0
+    while following + _RECORD_HEADER <= len(flight):
+        start = following
+        following = start + _RECORD_HEADER + int.from_bytes(flight[start + 3 : start + 5], "big")
+    nonce = flight[start + _RECORD_HEADER : start + _RECORD_HEADER + 8]
+    return (int.from_bytes(nonce, "big") + 1) % 2**64
+
+
+# What an alert means to somebody who looks after certificates (RFC 5246, section 7.2.2). OpenSSL
+# chooses them in ssl/statem/statem_lib.c, ssl_x509err2alert().
+_ALERTS = {
+    40: "handshake_failure: no cipher suite or key type in common",
+    42: "bad_certificate: not valid yet (a wrong clock?), or damaged",
+    43: "unsupported_certificate: made for another purpose (server or client)",
+    44: "certificate_revoked",
+    45: "certificate_expired",
+    46: "certificate_unknown",
+    48: "unknown_ca: issued by another CA",
+    51: "decrypt_error: a signature does not verify",
+    70: "protocol_version: not TLS 1.2",
+    71: "insufficient_security",
+    80: "internal_error",
+    116: "certificate_required",
+}
+
+
+def _explain(error: SSL.Error, sent: bytes) -> str:
+    """One line that says which side found fault with what."""
+    words = openssl_reason(error)
+    if "alert" in words:  # OpenSSL's words for an alert that it received
+        number = _received_alert(words)
+        return f"the peer refused us: {_ALERTS.get(number, words)}"
+    if words == "certificate verify failed" and len(sent) >= 7 and sent[0] == ktls.RECORD_ALERT:
+        return f"the peer's certificate was refused: {_ALERTS.get(sent[6], words)}"
+    if "did not return a certificate" in words:
+        return "the peer showed no certificate"
+    return f"TLS: {words}"
+
+
+def _received_alert(words: str) -> int:
+    """The number of the alert that OpenSSL names, e.g. ``tlsv1 alert unknown ca``."""
+    flat = words.replace(" ", "_")
+    return next((number for number, text in _ALERTS.items() if flat.endswith(text.partition(":")[0])), -1)
