@@ -1,0 +1,335 @@
+"""Certificates and keys in PEM files: reading them, and telling what is wrong before a peer does.
+
+A peer that dislikes our certificate answers with a bare TLS alert. So everything a peer will check is
+checked here first, against our own CA, with one line that names the file and what to do about it.
+"""
+
+import datetime as dt
+import enum
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.utils import CryptographyDeprecationWarning
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, SignatureAlgorithmOID
+from OpenSSL import crypto
+
+from .errors import ClockError, ConfigError, IdentityError
+from .files import read_file
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+_BEGIN = b"-----BEGIN CERTIFICATE-----"
+_PEM = re.compile(_BEGIN + rb".*?-----END CERTIFICATE-----", re.DOTALL)  # RFC 7468, section 5
+
+# What cryptography raises on damaged DER, which it reads piece by piece, when the piece is asked for.
+_DAMAGE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+
+# Below these OpenSSL's security level 2, the default of today's distributions, refuses to load a
+# certificate (SSL_CTX_set_security_level(3): 112 bits).
+_RSA_BITS_MIN = 2048
+_EC_BITS_MIN = 224
+_WEAK_SIGNATURES = frozenset(
+    {
+        SignatureAlgorithmOID.RSA_WITH_MD5,
+        SignatureAlgorithmOID.RSA_WITH_SHA1,
+        SignatureAlgorithmOID.ECDSA_WITH_SHA1,
+    }
+)
+
+# <openssl/x509_vfy.h>
+_X509_V_ERR_CERT_NOT_YET_VALID = 9
+_X509_V_ERR_CERT_HAS_EXPIRED = 10
+
+
+class Purpose(enum.Enum):
+    """What a leaf certificate is for: the two sides of the tunnel (RFC 5280, section 4.2.1.12)."""
+
+    SERVER = "server"
+    ROBOT = "robot"
+
+    @property
+    def usage(self) -> x509.ObjectIdentifier:
+        """The extended key usage that a certificate of this purpose holds."""
+        return _USAGES[self]
+
+    @property
+    def advice(self) -> str:
+        """The command that makes a certificate of this purpose."""
+        return _ADVICE[self]
+
+
+_USAGES = {
+    Purpose.SERVER: ExtendedKeyUsageOID.SERVER_AUTH,
+    Purpose.ROBOT: ExtendedKeyUsageOID.CLIENT_AUTH,
+}
+_ADVICE = {
+    Purpose.SERVER: "`shadow-ca server HOST`",
+    Purpose.ROBOT: "`shadow-ca robot NAME`",
+}
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What one side of the tunnel shows and what it trusts; checked by ``load_credentials``.
+
+    Attributes:
+        ca: the CA certificates that peers are checked against, at least one.
+        chain: our own certificate first, then intermediates, if any.
+        key: the private key of ``chain[0]``.
+    """
+
+    ca: list[x509.Certificate]
+    chain: list[x509.Certificate]
+    key: PrivateKey
+
+
+def validity(certificate: x509.Certificate) -> tuple[dt.datetime, dt.datetime]:
+    """First and last moment of a certificate, as aware UTC (RFC 5280, section 4.1.2.5)."""
+    if hasattr(certificate, "not_valid_before_utc"):  # cryptography 42
+        return certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return (
+        certificate.not_valid_before.replace(tzinfo=dt.UTC),
+        certificate.not_valid_after.replace(tzinfo=dt.UTC),
+    )
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """The subject's one common name, as it stands there: the caller checks what it may hold.
+
+    Raises:
+        IdentityError: none, more than one, or a damaged subject.
+    """
+    try:
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except _DAMAGE as error:
+        raise IdentityError("the certificate's subject is damaged") from error
+    if len(names) != 1:
+        raise IdentityError(f"the certificate has {len(names) or 'no'} common names, not one")
+    return str(names[0].value)
+
+
+def has_purpose(certificate: x509.Certificate, purpose: Purpose) -> bool:
+    """Whether a certificate says that it is for ``purpose``.
+
+    Stricter than RFC 5280, section 4.2.1.12: neither a missing extended key usage nor
+    ``anyExtendedKeyUsage`` counts, for either would let a stolen robot key play the server.
+    """
+    try:
+        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except (x509.ExtensionNotFound, *_DAMAGE):
+        return False
+    return purpose.usage in usages
+
+
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether a certificate may issue others (RFC 5280, section 4.2.1.9)."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, *_DAMAGE):
+        return False
+
+
+def load_certificates(path: Path, what: str) -> list[x509.Certificate]:
+    """The certificates of a PEM file, in its order, at least one.
+
+    Args:
+        path: the file; text around the certificates is ignored.
+        what: what the file is to the reader of an error message, e.g. ``CA certificate``.
+
+    Raises:
+        ConfigError: the file cannot be read, holds no certificate, or a damaged one.
+    """
+    return parse_certificates(read_file(path, what), path, what)
+
+
+def parse_certificates(pem: bytes, path: Path, what: str) -> list[x509.Certificate]:
+    """Like ``load_certificates``, for a file that has been read already.
+
+    Raises:
+        ConfigError: no certificate, or a damaged one.
+    """
+    blocks = _PEM.findall(pem)
+    if not blocks:
+        found = "a private key, not" if b"PRIVATE KEY-----" in pem else "no"
+        raise ConfigError(f"{what} {path}: it holds {found} certificate in PEM form")
+    if len(blocks) != pem.count(_BEGIN):
+        raise ConfigError(f"{what} {path}: damaged: a certificate has no end")
+    try:
+        return [_parse(block) for block in blocks]
+    except _DAMAGE as error:
+        raise ConfigError(f"{what} {path}: damaged: not a certificate") from error
+
+
+def _parse(block: bytes) -> x509.Certificate:
+    with warnings.catch_warnings():
+        # Oddities that it tolerates, such as a serial number of zero, are no business of the log.
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        certificate = x509.load_pem_x509_certificate(block)
+        # Parsed when asked for: ask here, where the file is known.
+        _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.public_key()
+    return certificate
+
+
+def load_private_key(path: Path, what: str) -> PrivateKey:
+    """The private key of a PEM file, EC or RSA.
+
+    Raises:
+        ConfigError: the file cannot be read, holds no private key, an encrypted or damaged one, or one
+            of another kind.
+    """
+    return parse_private_key(read_file(path, what), path, what)
+
+
+def parse_private_key(pem: bytes, path: Path, what: str) -> PrivateKey:
+    """Like ``load_private_key``, for a file that has been read already.
+
+    Raises:
+        ConfigError: no private key, an encrypted or damaged one, or one of another kind.
+    """
+    if b"PRIVATE KEY-----" not in pem:
+        raise ConfigError(f"{what} {path}: it holds no private key in PEM form")
+    # `openssl ecparam -genkey` puts the curve in front, which newer versions of cryptography stumble on.
+    pem = re.sub(rb"-----BEGIN EC PARAMETERS-----.*?-----END EC PARAMETERS-----", b"", pem, flags=re.DOTALL)
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except TypeError as error:  # how cryptography says that a password is needed
+        raise ConfigError(
+            f"{what} {path}: encrypted; decrypt it (`openssl pkey`), or hand it over "
+            "with systemd's LoadCredentialEncrypted="
+        ) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{what} {path}: damaged: not a private key") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise ConfigError(f"{what} {path}: neither an EC nor an RSA key")
+    return key
+
+
+def load_credentials(
+    ca_path: Path, crt_path: Path, key_path: Path, purpose: Purpose, now: dt.datetime
+) -> Credentials:
+    """Read and check everything that one side of the tunnel needs.
+
+    Args:
+        ca_path: PEM file with the CA's certificate, or several while one CA follows another.
+        crt_path: PEM file with our certificate, then intermediates, if any.
+        key_path: PEM file with our private key.
+        purpose: which side we are.
+        now: the time to judge by, aware.
+
+    Raises:
+        ConfigError: a file is missing, unreadable or damaged; they do not belong together; a
+            certificate has expired or is for something else.
+        ClockError: a certificate is not valid yet.
+    """
+    ca = load_certificates(ca_path, "CA certificate")
+    chain = load_certificates(crt_path, "certificate")
+    key = load_private_key(key_path, "private key")
+    for certificate in ca:
+        check_authority(certificate, ca_path)
+    check_pair(chain[0], crt_path, key, key_path)
+    for certificate in chain:
+        _check_strength(certificate, crt_path)
+        check_validity(certificate, f"certificate {crt_path}", now)
+    _check_purpose(chain[0], crt_path, purpose)
+    _check_issued(chain, crt_path, ca, ca_path, now)
+    return Credentials(ca, chain, key)
+
+
+def check_pair(certificate: x509.Certificate, crt_path: Path, key: PrivateKey, key_path: Path) -> None:
+    """Check that a certificate and a private key belong together.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if certificate.public_key().public_bytes(*form) != key.public_key().public_bytes(*form):
+        raise ConfigError(
+            f"private key {key_path} does not match certificate {crt_path} "
+            "(in a chain our own certificate comes first)"
+        )
+
+
+def check_validity(certificate: x509.Certificate, what: str, now: dt.datetime) -> None:
+    """Check that ``now`` lies within a certificate's validity.
+
+    Raises:
+        ConfigError: it has expired.
+        ClockError: it is not valid yet: a robot without a clock of its own wakes up in the past.
+    """
+    start, end = validity(certificate)
+    if now > end:
+        raise ConfigError(f"{what} expired on {moment(end)}; make a new one with `shadow-ca`")
+    if now < start:
+        raise ClockError(
+            f"{what} is not valid before {moment(start)}, and this machine's clock says {moment(now)}: "
+            "is the clock right?"
+        )
+
+
+def moment(when: dt.datetime) -> str:
+    """A point in time for humans, in UTC, to the second."""
+    return f"{when.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def check_authority(certificate: x509.Certificate, path: Path) -> None:
+    """Check that a certificate out of a CA file is a CA's.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not is_authority(certificate):
+        raise ConfigError(f"CA certificate {path}: not a CA's certificate; `shadow-ca init` makes one")
+
+
+def _check_strength(certificate: x509.Certificate, path: Path) -> None:
+    key = certificate.public_key()
+    weak_key = (isinstance(key, rsa.RSAPublicKey) and key.key_size < _RSA_BITS_MIN) or (
+        isinstance(key, ec.EllipticCurvePublicKey) and key.curve.key_size < _EC_BITS_MIN
+    )
+    if weak_key:
+        raise ConfigError(f"certificate {path}: its key is too short; make a new one with `shadow-ca`")
+    if certificate.signature_algorithm_oid in _WEAK_SIGNATURES:
+        raise ConfigError(f"certificate {path}: signed with MD5 or SHA-1; make a new one with `shadow-ca`")
+
+
+def _check_purpose(certificate: x509.Certificate, path: Path, purpose: Purpose) -> None:
+    if has_purpose(certificate, purpose):
+        return
+    other = Purpose.ROBOT if purpose is Purpose.SERVER else Purpose.SERVER
+    kind = f"a {other.value}'s" if has_purpose(certificate, other) else "neither a server's nor a robot's"
+    raise ConfigError(f"{path} is {kind} certificate; a {purpose.value} needs one made by {purpose.advice}")
+
+
+def _check_issued(
+    chain: list[x509.Certificate], crt_path: Path, ca: list[x509.Certificate], ca_path: Path, now: dt.datetime
+) -> None:
+    """Check that a chain leads to one of the CAs (RFC 5280, section 6), as OpenSSL in a peer will do."""
+    store = crypto.X509Store()
+    for certificate in ca:
+        store.add_cert(crypto.X509.from_cryptography(certificate))
+    store.set_time(now.astimezone(dt.UTC))
+    leaf, *intermediates = (crypto.X509.from_cryptography(certificate) for certificate in chain)
+    try:
+        crypto.X509StoreContext(store, leaf, intermediates).verify_certificate()
+    except crypto.X509StoreContextError as error:
+        if error.errors[0] in {_X509_V_ERR_CERT_NOT_YET_VALID, _X509_V_ERR_CERT_HAS_EXPIRED}:
+            # The chain's own have been checked before, so it is one of the CA file's.
+            for certificate in ca:
+                check_validity(certificate, f"CA certificate {ca_path}", now)
+        raise ConfigError(
+            f"certificate {crt_path} was not issued by the CA in {ca_path} ({error}); "
+            "take both from the same CA"
+        ) from error

@@ -1,0 +1,214 @@
+"""Files that must be whole or not there: reading within bounds, writing all or nothing.
+
+A file is first written under a name nobody looks for, flushed to the disk, and then given its real name
+in one step. Whoever looks sees the old file or the new one, never a part; and a key has its mode from
+the moment it exists.
+"""
+
+import contextlib
+import errno
+import itertools
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import ConfigError, LocalError, ShadowError, reason
+
+READ_MAX = 2**20  # bytes; a bundle of a hundred certificates has some 200 KiB
+PUBLIC = 0o644  # certificates; the umask may take from it
+PRIVATE = 0o600  # keys
+FOLDER = 0o700  # folders made here hold keys
+
+# What the operator must mend; anything else (disk full, input/output error) is the machine's trouble.
+_OPERATORS = frozenset(
+    {
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file to be written.
+
+    Attributes:
+        path: where; folders that are missing on the way are made, for the owner alone.
+        data: all of it.
+        mode: permission bits, ``PUBLIC`` or ``PRIVATE``.
+    """
+
+    path: Path
+    data: bytes
+    mode: int
+
+
+def read_file(path: Path, what: str) -> bytes:
+    """All bytes of a regular file of at most ``READ_MAX`` bytes.
+
+    Args:
+        path: the file; symbolic links are followed.
+        what: what the file is to the reader of an error message, e.g. ``CA certificate``.
+
+    Raises:
+        ConfigError: missing, unreadable, not a regular file, or too large.
+    """
+    return read_owned_file(path, what)[0]
+
+
+def read_owned_file(path: Path, what: str) -> tuple[bytes, os.stat_result]:
+    """Like ``read_file``, with the status of the very file that was read.
+
+    Raises:
+        ConfigError: as for ``read_file``.
+    """
+    try:
+        # O_NONBLOCK: opening a FIFO would otherwise wait for a writer, for ever.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            status = os.fstat(file.fileno())
+            if stat.S_ISDIR(status.st_mode):
+                raise ConfigError(f"{what} {path}: {os.strerror(errno.EISDIR)}")
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigError(f"{what} {path}: not a regular file")
+            data = file.read(READ_MAX + 1)
+    except OSError as error:
+        raise ConfigError(f"{what} {path}: {reason(error)}") from error
+    if len(data) > READ_MAX:
+        raise ConfigError(f"{what} {path}: larger than {READ_MAX // 1024} KiB")
+    return data, status
+
+
+def write_files(files: Sequence[NewFile], *, force: bool) -> None:
+    """Write all of ``files``, or none: what was there before is there again when this raises.
+
+    Only a process killed half-way leaves hidden files behind (``.NAME.….new``), private ones unreadable
+    to others; the next attempt is not bothered by them. Symbolic links at a target are never followed.
+
+    Args:
+        files: what to write, in this order; no path may come twice.
+        force: replace what is already there.
+
+    Raises:
+        ConfigError: a file is already there and ``force`` is not set, or a folder cannot be written to.
+        LocalError: the machine failed (disk full).
+    """
+    for file in files:
+        _check_target(file.path, force=force)
+    with ExitStack() as leftovers, ExitStack() as undo:
+        staged = []
+        for file in files:
+            _make_folders(file.path, undo)
+            staged.append(_stage(file, leftovers))
+        for file, temporary in zip(files, staged, strict=True):
+            if force:
+                _replace(temporary, file.path, leftovers, undo)
+            else:
+                _name(temporary, file.path, undo)
+        for folder in dict.fromkeys(file.path.parent for file in files):
+            _sync_folder(folder)
+        undo.pop_all()
+
+
+def _check_target(path: Path, *, force: bool) -> None:
+    """Refuse early, before anything has been done; the race with others is decided by ``os.link``."""
+    with _explained(path):
+        if not os.path.lexists(path):
+            return
+        if path.is_dir() and not path.is_symlink():
+            raise ConfigError(f"{path}: {os.strerror(errno.EISDIR)}")
+    if not force:
+        raise _already_there(path)
+
+
+def _already_there(path: Path) -> ConfigError:
+    return ConfigError(f"{path} is already there; nothing was written (--force replaces it)")
+
+
+def _make_folders(path: Path, undo: ExitStack) -> None:
+    with _explained(path):
+        missing = list(itertools.takewhile(lambda folder: not folder.exists(), path.parents))
+    for folder in reversed(missing):
+        with _explained(folder):
+            folder.mkdir(FOLDER)
+        undo.callback(_quietly, folder.rmdir)
+
+
+def _stage(file: NewFile, leftovers: ExitStack) -> Path:
+    """Put the bytes on the disk, under a name of no meaning."""
+    temporary = _temporary(file.path, "new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with _explained(file.path):
+        # Registered before it exists: an interrupt between the two lines must not leave it behind.
+        leftovers.callback(_quietly, temporary.unlink)
+        with os.fdopen(os.open(temporary, flags, file.mode), "wb") as stream:
+            stream.write(file.data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    return temporary
+
+
+def _name(temporary: Path, path: Path, undo: ExitStack) -> None:
+    """Give a staged file its name, unless that is taken: link(2) decides and acts in one step."""
+    try:
+        with _explained(path):
+            path.hardlink_to(temporary)
+    except ConfigError as error:
+        if isinstance(error.__cause__, FileExistsError):
+            raise _already_there(path) from error
+        raise
+    undo.callback(_quietly, path.unlink)
+
+
+def _replace(temporary: Path, path: Path, leftovers: ExitStack, undo: ExitStack) -> None:
+    """Put a staged file in the place of another, which keeps a second name until all is done."""
+    backup = _temporary(path, "old")
+    with _explained(path):
+        try:
+            leftovers.callback(_quietly, backup.unlink)
+            os.link(path, backup, follow_symlinks=False)
+        except FileNotFoundError:
+            undo.callback(_quietly, path.unlink)
+        else:
+            undo.callback(_quietly, lambda: backup.replace(path))
+        temporary.replace(path)
+
+
+def _temporary(path: Path, kind: str) -> Path:
+    # The name is cut: NAME itself may be as long as the file system allows.
+    return path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.{kind}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new names themselves survive a power cut."""
+    with _explained(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _quietly(action: Callable[[], object]) -> None:
+    with contextlib.suppress(OSError):
+        action()
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what the system says into one line that names the file, and tell whose trouble it is."""
+    try:
+        yield
+    except OSError as error:
+        kind: type[ShadowError] = ConfigError if error.errno in _OPERATORS else LocalError
+        raise kind(f"cannot write {path}: {reason(error)}") from error
