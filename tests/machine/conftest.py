@@ -1,0 +1,64 @@
+"""The machine as a fixture; and what it has to say when a test fails.
+
+Tests in this directory boot a machine, which takes root, tools (``tests/machine/setup``) and time. Without
+``SHADOW_MACHINE=1`` they are not collected; with it they run or fail, and are never skipped.
+``SHADOW_MACHINE_RELEASE`` says of which Debian release the machine is.
+"""
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from . import image, qemu
+
+if os.environ.get("SHADOW_MACHINE") != "1":
+    collect_ignore_glob = ["test_*.py"]
+
+HERE = Path(__file__).parent
+TEST_DEADLINE = 600.0  # seconds for a test itself; making the image and booting have deadlines of their own
+
+_mark = pytest.StashKey[tuple[qemu.Machine, str]]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TEST_DEADLINE, func_only=True))
+
+
+@pytest.fixture(scope="session")
+def release() -> str:
+    """The Debian release of the machine."""
+    return os.environ.get("SHADOW_MACHINE_RELEASE") or image.RELEASES[0]
+
+
+@pytest.fixture(scope="session")
+def machine(release: str) -> Iterator[qemu.Machine]:
+    """One machine for the whole run; tests leave it as they found it."""
+    with qemu.Machine(image.find(release)) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _journal_mark(request: pytest.FixtureRequest) -> None:
+    """Remember where the journal ended before the test."""
+    if "machine" in request.fixturenames:
+        running: qemu.Machine = request.getfixturevalue("machine")
+        request.node.stash[_mark] = (running, running.cursor())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and _mark in item.stash:
+        running, cursor = item.stash[_mark]
+        try:
+            evidence = running.journal(after=cursor)
+        except Exception as error:  # noqa: BLE001  # the machine may be gone: the test's own failure matters more
+            evidence = f"{error}\n{running.console()}"
+        report.sections.append(("journal of the machine", evidence))
+    return report
