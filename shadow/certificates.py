@@ -239,9 +239,11 @@ def load_credentials(
     key = load_private_key(key_path, "private key")
     for certificate in ca:
         check_authority(certificate, ca_path)
+        _check_key_length(certificate, f"CA certificate {ca_path}")
     check_pair(chain[0], crt_path, key, key_path)
     for certificate in chain:
-        _check_strength(certificate, crt_path)
+        _check_key_length(certificate, f"certificate {crt_path}")
+        _check_signature(certificate, f"certificate {crt_path}")
         check_validity(certificate, f"certificate {crt_path}", now)
     _check_purpose(chain[0], crt_path, purpose)
     _check_issued(chain, crt_path, ca, ca_path, now)
@@ -294,15 +296,17 @@ def check_authority(certificate: x509.Certificate, path: Path) -> None:
         raise ConfigError(f"CA certificate {path}: not a CA's certificate; `shadow-ca init` makes one")
 
 
-def _check_strength(certificate: x509.Certificate, path: Path) -> None:
+def _check_key_length(certificate: x509.Certificate, what: str) -> None:
     key = certificate.public_key()
-    weak_key = (isinstance(key, rsa.RSAPublicKey) and key.key_size < _RSA_BITS_MIN) or (
+    if (isinstance(key, rsa.RSAPublicKey) and key.key_size < _RSA_BITS_MIN) or (
         isinstance(key, ec.EllipticCurvePublicKey) and key.curve.key_size < _EC_BITS_MIN
-    )
-    if weak_key:
-        raise ConfigError(f"certificate {path}: its key is too short; make a new one with `shadow-ca`")
+    ):
+        raise ConfigError(f"{what}: its key is too short; make a new one with `shadow-ca`")
+
+
+def _check_signature(certificate: x509.Certificate, what: str) -> None:
     if certificate.signature_algorithm_oid in _WEAK_SIGNATURES:
-        raise ConfigError(f"certificate {path}: signed with MD5 or SHA-1; make a new one with `shadow-ca`")
+        raise ConfigError(f"{what}: signed with MD5 or SHA-1; make a new one with `shadow-ca`")
 
 
 def _check_purpose(certificate: x509.Certificate, path: Path, purpose: Purpose) -> None:

@@ -1,0 +1,290 @@
+"""The command ``shadow-ca``: a private CA in one folder, without the usual pile of openssl commands."""
+
+import argparse
+import datetime as dt
+import json
+import os
+import shlex
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from cryptography import x509
+
+from .. import __version__, pki
+from ..certificates import Purpose, common_name, has_purpose, moment, validity
+from ..errors import ConfigError, ShadowError, UsageError
+from ..files import NewFile, write_files
+from ..names import check_robot_name
+from . import door
+
+AUTHORITY_DAYS = 3650  # ten years: replacing a CA means visiting every robot
+LEAF_DAYS = 730
+
+_DIR_VARIABLE = "SHADOW_CA_DIR"
+_EPILOG = f"""\
+DIR is the CA's folder: --dir, else {_DIR_VARIABLE} in the environment, else the current folder.
+Whoever has DIR/ca.key can make robots and servers: keep it off the server, and back it up.
+Nothing is overwritten without --force. Exit status: 2 usage, 78 a file or the CA is at fault,
+75 the clock, 71 the machine (disk full).
+
+examples:
+  shadow-ca --dir ca init
+  shadow-ca --dir ca server tunnel.example.com 192.0.2.7 2001:db8::7
+  shadow-ca --dir ca robot 011
+  shadow-ca quickstart demo        everything at once, for trying things out
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises what ``argparse`` would print and exit for."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command of the CA; return the exit status."""
+    return door.run("shadow-ca", lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> None:
+    options = _parser().parse_args(arguments)
+    options.run(options, dt.datetime.now(dt.UTC))
+
+
+def _init(options: argparse.Namespace, now: dt.datetime) -> None:
+    authority = pki.create_authority(options.name, options.days, now)
+    files = pki.authority_files(options.dir, authority)
+    write_files(files, force=options.force)
+    _report(files)
+    _describe("CA", authority)
+    print("next: shadow-ca server HOST..., shadow-ca robot NAME; guard ca.key, and back it up")
+
+
+def _server(options: argparse.Namespace, now: dt.datetime) -> None:
+    authority = pki.load_authority(options.dir, now)
+    leaf = pki.issue_server(authority, options.hosts, options.days, now)
+    base = _write_leaf(options, leaf, options.basename or "server")
+    print(f"next, on the server: shadow-server {_flags(options.dir, base)} ...")
+
+
+def _robot(options: argparse.Namespace, now: dt.datetime) -> None:
+    authority = pki.load_authority(options.dir, now)
+    leaf = pki.issue_robot(authority, options.robot, options.days, now)
+    base = _write_leaf(options, leaf, options.basename or options.robot)
+    print(f"next, on the robot: shadow-client --robot={options.robot} {_flags(options.dir, base)} ...")
+
+
+def _write_leaf(options: argparse.Namespace, leaf: pki.Pair, basename: str) -> Path:
+    """Write a leaf and tell about it; return the path of its files without their suffix."""
+    folder: Path = options.dir if options.out is None else options.out
+    files = pki.leaf_files(options.dir, folder, basename, leaf)
+    write_files(files, force=options.force)
+    _report(files)
+    _describe(_kind(leaf), leaf)
+    return folder / basename
+
+
+def _quickstart(options: argparse.Namespace, now: dt.datetime) -> None:
+    folder: Path = options.folder
+    authority = pki.create_authority(options.name, AUTHORITY_DAYS, now)
+    hosts = ["localhost", "127.0.0.1", "::1", *_own_name(), *options.hosts]
+    server = pki.issue_server(authority, hosts, LEAF_DAYS, now)
+    robot = pki.issue_robot(authority, options.robot, LEAF_DAYS, now)
+    files = [
+        *pki.authority_files(folder, authority),
+        *pki.leaf_files(folder, folder, "server", server),
+        *pki.leaf_files(folder, folder, "client", robot),
+    ]
+    write_files(files, force=options.force)
+    _report(files)
+    for kind, pair in (("CA", authority), (_kind(server), server), (_kind(robot), robot)):
+        _describe(kind, pair)
+    print(
+        "next:",
+        f"  shadow-server --lport=2222 --ldir=. {_flags(folder, folder / 'server')}",
+        f"  shadow-client --rhost=::1 --rport=2222 --robot={options.robot} --lhost=::1 --lport=22 "
+        f"{_flags(folder, folder / 'client')}",
+        sep="\n",
+    )
+
+
+def _own_name() -> list[str]:
+    """This machine's name, if a certificate can hold it (there are machines called ``(none)``)."""
+    try:
+        pki.parse_host(socket.gethostname())
+    except ConfigError:
+        return []
+    return [socket.gethostname()]
+
+
+def _list(options: argparse.Namespace, now: dt.datetime) -> None:
+    entries = [_entry(certificate, now) for certificate in pki.load_issued(options.dir)]
+    if options.json:
+        print(json.dumps(entries, indent=2))
+        return
+    for entry in entries:
+        remark = "  EXPIRED" if entry["expired"] else ""
+        until = dt.datetime.fromisoformat(str(entry["not_after"]))
+        print(f"{entry['purpose']:6}  {moment(until)}  {entry['serial']}  {entry['name']}{remark}")
+
+
+def _entry(certificate: x509.Certificate, now: dt.datetime) -> dict[str, object]:
+    """One issued certificate, as ``list --json`` shows it."""
+    start, end = validity(certificate)
+    return {
+        "name": common_name(certificate),
+        "purpose": (Purpose.SERVER if has_purpose(certificate, Purpose.SERVER) else Purpose.ROBOT).value,
+        "hosts": pki.alternative_names(certificate),
+        "serial": f"{certificate.serial_number:x}",
+        "fingerprint": pki.fingerprint(certificate),
+        "not_before": start.isoformat(),
+        "not_after": end.isoformat(),
+        "expired": now > end,
+    }
+
+
+def _report(files: Sequence[NewFile]) -> None:
+    """Name the files that somebody will use; the CA's own copies are not among them."""
+    print("wrote", ", ".join(str(file.path) for file in files if file.path.suffix != ".pem"))
+
+
+def _kind(pair: pki.Pair) -> str:
+    return Purpose.SERVER.value if has_purpose(pair.certificate, Purpose.SERVER) else Purpose.ROBOT.value
+
+
+def _describe(kind: str, pair: pki.Pair) -> None:
+    hosts = pki.alternative_names(pair.certificate)
+    names = ", ".join(hosts) or common_name(pair.certificate)
+    print(f"{kind} {names}, valid until {moment(validity(pair.certificate)[1])}")
+    print(f"  SHA-256 {pki.fingerprint(pair.certificate)}")
+
+
+def _flags(ca_folder: Path, base: Path) -> str:
+    """The options that name the three files, ready to be pasted into a shell."""
+    return shlex.join([f"--ca={ca_folder / pki.CA_CRT}", f"--crt={base}.crt", f"--key={base}.key"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="shadow-ca",
+        description="Make the certificates by which robots and servers recognise each other.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"shadow-ca {__version__}")
+    # From the environment only if it holds something: an empty variable is as good as none.
+    _add_global(parser, Path(os.environ.get(_DIR_VARIABLE) or "."), force=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    init = _command(commands, "init", _init, "make a new CA in DIR: ca.crt and ca.key")
+    _add_name(init)
+    _add_days(init, AUTHORITY_DAYS)
+
+    server = _command(commands, "server", _server, "make a server's certificate: server.crt and server.key")
+    server.add_argument("hosts", nargs="+", type=_host, metavar="NAME-OR-IP", help="how robots dial it")
+    _add_leaf(server)
+
+    robot = _command(commands, "robot", _robot, "make a robot's certificate: NAME.crt and NAME.key")
+    robot.add_argument("robot", type=_checked(check_robot_name), metavar="NAME", help="the robot's name")
+    _add_leaf(robot)
+
+    listing = _command(commands, "list", _list, "list what the CA has issued: purpose, end, serial, name")
+    listing.add_argument("--json", action="store_true", help="for programs, with all there is to know")
+
+    quick = _command(commands, "quickstart", _quickstart, "CA, server and one robot at once, to try it out")
+    quick.add_argument(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="where all files go (a CA of its own: --dir does not count)",
+    )
+    quick.add_argument(
+        "--robot", type=_checked(check_robot_name), default="011", metavar="NAME", help="(default: 011)"
+    )
+    quick.add_argument(
+        "--host",
+        dest="hosts",
+        action="append",
+        type=_host,
+        default=[],
+        metavar="NAME-OR-IP",
+        help="one more name of the server, beside localhost and this machine's (repeatable)",
+    )
+    _add_name(quick)
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[_Parser]",
+    name: str,
+    run: Callable[[argparse.Namespace, dt.datetime], None],
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    parser.set_defaults(run=run)
+    # Once more, for those who write them behind the command; SUPPRESS: do not undo the ones before it.
+    _add_global(parser, argparse.SUPPRESS, force=argparse.SUPPRESS)
+    return parser
+
+
+def _add_global(parser: argparse.ArgumentParser, folder: Path | str, *, force: bool | str) -> None:
+    parser.add_argument("--dir", type=Path, default=folder, metavar="DIR", help="the CA's folder")
+    parser.add_argument("--force", action="store_true", default=force, help="overwrite existing files")
+
+
+def _add_name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--name",
+        type=_checked(pki.check_authority_name),
+        default="Shadow CA",
+        metavar="COMMON-NAME",
+        help="the CA's name (default: %(default)s)",
+    )
+
+
+def _add_leaf(parser: argparse.ArgumentParser) -> None:
+    _add_days(parser, LEAF_DAYS)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the files go (default: DIR)")
+    parser.add_argument("--basename", type=_basename, metavar="BASE", help="BASE.crt and BASE.key instead")
+
+
+def _add_days(parser: argparse.ArgumentParser, default: int) -> None:
+    parser.add_argument(
+        "--days", type=_days, default=default, metavar="N", help="days of validity (default: %(default)s)"
+    )
+
+
+def _checked(check: Callable[[str], object]) -> Callable[[str], str]:
+    """Make a check of names an ``argparse`` type: on the command line a bad name is bad usage."""
+
+    def convert(text: str) -> str:
+        try:
+            check(text)
+        except ShadowError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        return text
+
+    return convert
+
+
+_host = _checked(pki.parse_host)
+
+
+def _days(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= pki.DAYS_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {pki.DAYS_MAX}")
+    return int(text)
+
+
+def _basename(text: str) -> str:
+    if Path(text).name != text or text.startswith("."):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a plain file name")
+    return text
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,324 @@
+"""The CA's work: making the certificates that let robots and servers recognise each other.
+
+One private CA, ECDSA with P-256 throughout, profiles after RFC 5280. A server's leaf carries serverAuth and
+the names it is dialled by; a robot's carries clientAuth and its name as CN. No leaf carries both, so a
+stolen robot key cannot play the server.
+
+The CA's folder holds ``ca.crt``, ``ca.key`` and ``issued/SERIAL.pem``, a copy of each certificate ever
+issued: what is to be listed or revoked must be known, even when the robot that has it is gone.
+"""
+
+import datetime as dt
+import ipaddress
+import os
+import re
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from .certificates import (
+    PrivateKey,
+    Purpose,
+    check_authority,
+    check_pair,
+    check_validity,
+    load_certificates,
+    moment,
+    parse_private_key,
+    validity,
+)
+from .errors import ConfigError
+from .files import PRIVATE, PUBLIC, NewFile, read_owned_file
+from .names import check_robot_name, shorten
+
+CA_CRT = "ca.crt"
+CA_KEY = "ca.key"
+_INDEX = "issued"
+
+DAYS_MAX = 36500  # a century: RFC 5280 dates end with the year 9999
+_COMMON_NAME_MAX = 64  # characters (RFC 5280, appendix A: ub-common-name)
+_HOST_MAX = 253  # characters (RFC 1035, section 2.3.4: 255 bytes on the wire)
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)  # RFC 1123, section 2.1
+
+# A robot's clock may be a little slow, and a certificate should be good the moment it gets there.
+_BACKDATE = dt.timedelta(minutes=5)
+
+HostName = x509.DNSName | x509.IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate and its private key."""
+
+    certificate: x509.Certificate
+    key: PrivateKey
+
+
+def check_authority_name(name: str) -> str:
+    """Return ``name`` if it may be a CA's common name.
+
+    Raises:
+        ConfigError: empty, longer than 64 characters, or not printable.
+    """
+    if not (name.strip() and len(name) <= _COMMON_NAME_MAX and name.isprintable()):
+        raise ConfigError(
+            f"CA name {shorten(name)} is not allowed: use 1 to {_COMMON_NAME_MAX} printable characters"
+        )
+    return name
+
+
+def parse_host(text: str) -> HostName:
+    """A subject alternative name from a host name or an IP address (RFC 5280, section 4.2.1.6).
+
+    Raises:
+        ConfigError: neither; or a wildcard, a name outside ASCII, or an address with a zone.
+    """
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return x509.DNSName(_check_host_name(text))
+    if "%" in text:
+        raise ConfigError(f"address {shorten(text)} has a zone, which no certificate can hold")
+    return x509.IPAddress(address)
+
+
+def _check_host_name(text: str) -> str:
+    if not text.isascii():
+        raise ConfigError(f"host name {shorten(text)} is not ASCII: give it in its encoded form (xn--…)")
+    name = text.lower()
+    labels = name.split(".")
+    # A last label of digits only is a mistyped IPv4 address: no such top-level domain can be
+    # (RFC 3696, section 2).
+    if len(name) > _HOST_MAX or not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdecimal():
+        raise ConfigError(f"{shorten(text)} is neither a host name nor an IP address")
+    return name
+
+
+def create_authority(name: str, days: int, now: dt.datetime) -> Pair:
+    """A new CA: a fresh key and a self-signed certificate (RFC 5280, section 4.2.1.9: path length 0).
+
+    Args:
+        name: common name.
+        days: how long it is to be valid, 1 to ``DAYS_MAX``.
+        now: the present, aware.
+
+    Raises:
+        ConfigError: the name is not allowed.
+    """
+    subject = _subject(check_authority_name(name))
+    key = _new_key()
+    ski = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    builder = (
+        _builder(subject, key, now, now + dt.timedelta(days=days))
+        .issuer_name(subject)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(authority=True), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ski), critical=False)
+    )
+    return Pair(builder.sign(key, hashes.SHA256()), key)
+
+
+def issue_server(authority: Pair, hosts: Sequence[str], days: int, now: dt.datetime) -> Pair:
+    """A server's certificate, for the names and addresses in ``hosts``; the first is also its CN.
+
+    Raises:
+        ConfigError: no host, one that is not allowed, or an end beyond the CA's own.
+    """
+    names = list(dict.fromkeys(parse_host(host) for host in hosts))
+    if not names:
+        raise ConfigError("a server needs at least one host name or IP address")
+    # The CN is for humans only; names that do not fit there are found in the alternative names.
+    title = next(
+        (text for text in (str(name.value) for name in names) if len(text) <= _COMMON_NAME_MAX), "server"
+    )
+    return _issue(authority, title, Purpose.SERVER, (now, days), x509.SubjectAlternativeName(names))
+
+
+def issue_robot(authority: Pair, name: str, days: int, now: dt.datetime) -> Pair:
+    """A robot's certificate.
+
+    Raises:
+        ConfigError: the name is not allowed, or the end is beyond the CA's own.
+    """
+    return _issue(authority, check_robot_name(name), Purpose.ROBOT, (now, days))
+
+
+def _issue(
+    authority: Pair,
+    title: str,
+    purpose: Purpose,
+    term: tuple[dt.datetime, int],
+    *extensions: x509.ExtensionType,
+) -> Pair:
+    key = _new_key()
+    builder = (
+        _builder(_subject(title), key, term[0], _end(authority, *term))
+        .issuer_name(authority.certificate.subject)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(authority=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([purpose.usage]), critical=False)
+        .add_extension(_authority_key_identifier(authority.certificate), critical=False)
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    return Pair(builder.sign(authority.key, hashes.SHA256()), key)
+
+
+def _end(authority: Pair, now: dt.datetime, days: int) -> dt.datetime:
+    """The end of a leaf; a leaf that outlives its CA would promise what no peer will honour."""
+    end = now + dt.timedelta(days=days)
+    last = validity(authority.certificate)[1]
+    if end > last:
+        left = (last - now).days
+        advice = f"ask for at most {left} with --days" if left else "it is time for a new CA"
+        raise ConfigError(f"{days} days go beyond the CA's own end on {moment(last)}: {advice}")
+    return end
+
+
+def _builder(
+    subject: x509.Name, key: PrivateKey, now: dt.datetime, end: dt.datetime
+) -> x509.CertificateBuilder:
+    """What all our certificates have in common."""
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before((now - _BACKDATE).astimezone(dt.UTC).replace(microsecond=0))
+        .not_valid_after(end.astimezone(dt.UTC).replace(microsecond=0))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _subject(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _key_usage(*, authority: bool) -> x509.KeyUsage:
+    """RFC 5280, section 4.2.1.3; a leaf only signs, for all our suites are ephemeral."""
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _authority_key_identifier(certificate: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """Which key of a CA has signed (RFC 5280, section 4.2.1.1): names alone do not tell two CAs apart."""
+    try:
+        ski = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        ski = x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ski)
+
+
+def load_authority(folder: Path, now: dt.datetime) -> Pair:
+    """The CA in ``folder``, ready to issue; of several certificates in ``ca.crt`` the first one counts.
+
+    Raises:
+        ConfigError: a file is missing or damaged, the key is open to others, the two do not belong
+            together, or the CA has expired.
+        ClockError: the CA is not valid yet.
+    """
+    crt_path, key_path = folder / CA_CRT, folder / CA_KEY
+    certificate = load_certificates(crt_path, "CA certificate")[0]
+    check_authority(certificate, crt_path)
+    pem, status = read_owned_file(key_path, "CA key")
+    _check_guarded(status, key_path, folder)
+    key = parse_private_key(pem, key_path, "CA key")
+    check_pair(certificate, crt_path, key, key_path)
+    check_validity(certificate, f"CA certificate {crt_path}", now)
+    return Pair(certificate, key)
+
+
+def _check_guarded(status: os.stat_result, path: Path, folder: Path) -> None:
+    """Refuse a key that others could have read, or put there (a folder may be writable for a group)."""
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise ConfigError(
+            f"CA key {path} is open to others than its owner (mode {stat.S_IMODE(status.st_mode):04o}); "
+            f"consider who may have it, then: chmod 600 {path}"
+        )
+    if status.st_uid not in {os.geteuid(), 0, folder.stat().st_uid}:
+        raise ConfigError(f"CA key {path} belongs to another user (uid {status.st_uid})")
+
+
+def authority_files(folder: Path, authority: Pair) -> list[NewFile]:
+    """What is to be written for a new CA."""
+    return _pair_files(folder / CA_CRT, folder / CA_KEY, authority)
+
+
+def leaf_files(ca_folder: Path, folder: Path, basename: str, leaf: Pair) -> list[NewFile]:
+    """What is to be written for a new leaf: the CA's own copy first, lest one gets out unrecorded.
+
+    Raises:
+        ConfigError: ``basename`` would put the leaf in the place of a CA.
+    """
+    crt_path, key_path = folder / f"{basename}.crt", folder / f"{basename}.key"
+    if crt_path.name == CA_CRT:  # a robot may be called `ca`, and --force is not meant for this
+        raise ConfigError(f"{crt_path} is the name of the CA's own file: choose another with --basename")
+    copy = ca_folder / _INDEX / f"{leaf.certificate.serial_number:040x}.pem"
+    pem = leaf.certificate.public_bytes(Encoding.PEM)
+    return [NewFile(copy, pem, PUBLIC), *_pair_files(crt_path, key_path, leaf)]
+
+
+def _pair_files(crt_path: Path, key_path: Path, pair: Pair) -> list[NewFile]:
+    key = pair.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    crt = pair.certificate.public_bytes(Encoding.PEM)
+    return [NewFile(key_path, key, PRIVATE), NewFile(crt_path, crt, PUBLIC)]
+
+
+def load_issued(folder: Path) -> list[x509.Certificate]:
+    """The certificates that the CA in ``folder`` has issued, oldest first.
+
+    Those of a former CA in the same folder are left out: only its own can be revoked by a CA.
+
+    Raises:
+        ConfigError: there is no CA, or a file is damaged.
+    """
+    authority = load_certificates(folder / CA_CRT, "CA certificate")[0]
+    issuer = _authority_key_identifier(authority)
+    found = [
+        certificate
+        for path in sorted((folder / _INDEX).glob("*.pem"))
+        for certificate in load_certificates(path, "issued certificate")
+        if _issuer(certificate) == issuer
+    ]
+    return sorted(found, key=lambda certificate: validity(certificate)[0])
+
+
+def _issuer(certificate: x509.Certificate) -> x509.AuthorityKeyIdentifier | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """SHA-256 of a certificate, the way ``openssl x509 -fingerprint -sha256`` shows it."""
+    return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
+
+
+def alternative_names(certificate: x509.Certificate) -> list[str]:
+    """The host names and addresses that a certificate is for."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return [str(name.value) for name in names]
