@@ -7,6 +7,7 @@ import enum
 import itertools
 import logging
 import time
+from collections.abc import Callable
 
 from . import __version__, journal, tls
 from .address import Target, dial, resolve
@@ -23,6 +24,8 @@ from .relay import Relay
 from .services import Services
 
 SOFTWARE = f"shadow-client {__version__}"
+OnWelcome = Callable[[Channel, Welcome], None]
+
 _CHANNELS_MAX = 256  # data channels opening or standing by, whatever the server asks for
 
 
@@ -193,7 +196,11 @@ class Session:
         hello = Hello(
             PROTOCOL_VERSION, CONTROL, self._config.robot, tuple(self._config.services), software=SOFTWARE
         )
-        channel, welcome = await self._greet(link, hello)
+        await self._greet(link, hello, self._welcomed)
+        self._fill_up()
+
+    def _welcomed(self, channel: Channel, welcome: Welcome) -> None:
+        link = channel.link
         self._control = channel
         self._id = welcome.session
         self._keepalive = Keepalive(max(welcome.keepalive, 0.1), self._loop.time())
@@ -211,7 +218,6 @@ class Session:
             suite=link.suite,
             session=self._id[:8],
         )
-        self._fill_up()
 
     def close(self) -> None:
         """End the session; its streams go on."""
@@ -242,20 +248,24 @@ class Session:
         except OSError as error:
             raise PeerError(f"connection lost: {reason_of(error)}") from error
 
-    async def _greet(self, link: Link, hello: Hello) -> tuple[Channel, Welcome]:
-        """Say HELLO and wait for WELCOME.
+    async def _greet(self, link: Link, hello: Hello, welcomed: OnWelcome) -> None:
+        """Say HELLO, wait for WELCOME and call ``welcomed`` with it.
+
+        It is called as the frame is read, not when this coroutine comes around: START may be right behind
+        WELCOME, and must find the channel with its new owner.
 
         Raises:
             Refused: the server said no.
             PeerError: the connection broke, or it took too long.
         """
-        answer: asyncio.Future[Welcome] = self._loop.create_future()
+        answer: asyncio.Future[None] = self._loop.create_future()
 
         def on_frame(frame: Frame) -> None:
             if isinstance(frame, Refusal) and not answer.done():
                 answer.set_exception(Refused(frame.code, frame.text))
             elif isinstance(frame, Welcome) and not answer.done():
-                answer.set_result(frame)
+                answer.set_result(None)
+                welcomed(channel, frame)
 
         def on_lost(error: PeerError | None) -> None:
             if not answer.done():
@@ -265,7 +275,7 @@ class Session:
         try:
             channel.send(hello)
             async with asyncio.timeout(self._config.connect_timeout):
-                return channel, await answer
+                await answer
         except TimeoutError:
             raise PeerError(f"no WELCOME within {self._config.connect_timeout:g} s") from None
         finally:
@@ -317,14 +327,15 @@ class Session:
         assert self.target is not None  # noqa: S101 - the control channel came first
         hello = Hello(PROTOCOL_VERSION, DATA, self._config.robot, session=self._id)
         try:
-            channel, _welcome = await self._greet(await self._connect([self.target]), hello)
+            await self._greet(await self._connect([self.target]), hello, self._stand_by)
         except ShadowError as error:
             wait = self._failures.wait()
             text = f"cannot open a data channel: {error}; next try in {wait:.1f} s"
             journal.log(Event.SESSION_LOST, logging.WARNING, text, robot=self._config.robot)
             await asyncio.sleep(wait)
             self._loop.call_soon(self._fill_up)
-            return
+
+    def _stand_by(self, channel: Channel, _welcome: Welcome) -> None:
         self._failures.lived(self._failures.healthy_after)
         self._standbys.add(channel)
         channel.on_frame = lambda frame: self._data_frame(channel, frame)

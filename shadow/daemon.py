@@ -74,6 +74,7 @@ async def _live(make_role: Callable[[Relay], Role]) -> None:
         for task in background:
             task.cancel()
         relay.stop()
+        notifier.close()
         # The last streams' ends were reported from the relay's threads; let them be logged.
         await asyncio.sleep(0)
 

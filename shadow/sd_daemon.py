@@ -18,32 +18,42 @@ class Notifier:
     """Tells the service manager how we are; silent where there is none."""
 
     def __init__(self) -> None:
-        self._notifier = sdnotify.SystemdNotifier()
+        # Made without the variable, it would leave a socket behind for the garbage collector.
+        self._notifier = sdnotify.SystemdNotifier() if "NOTIFY_SOCKET" in os.environ else None
         self._status = ""
+
+    def _notify(self, state: str) -> None:
+        if self._notifier is not None:
+            self._notifier.notify(state)
+
+    def close(self) -> None:
+        """Close the connection to the service manager."""
+        if self._notifier is not None and self._notifier.socket is not None:
+            self._notifier.socket.close()
 
     def ready(self, status: str) -> None:
         """``READY=1``: we do our work from now on."""
         self._status = status
-        self._notifier.notify(f"READY=1\nSTATUS={status}")
+        self._notify(f"READY=1\nSTATUS={status}")
 
     def status(self, status: str) -> None:
         """``STATUS=``: a line for humans; sent only if it differs from the last one."""
         if status != self._status:
             self._status = status
-            self._notifier.notify(f"STATUS={status}")
+            self._notify(f"STATUS={status}")
 
     def reloading(self) -> None:
         """``RELOADING=1``; ``MONOTONIC_USEC=`` is what Type=notify-reload wants with it (systemd 253)."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={now}")
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={now}")
 
     def stopping(self, status: str) -> None:
         """``STOPPING=1``: we are on our way out."""
-        self._notifier.notify(f"STOPPING=1\nSTATUS={status}")
+        self._notify(f"STOPPING=1\nSTATUS={status}")
 
     def watchdog(self) -> None:
         """``WATCHDOG=1``: we are alive."""
-        self._notifier.notify("WATCHDOG=1")
+        self._notify("WATCHDOG=1")
 
 
 def watchdog_interval() -> float | None:

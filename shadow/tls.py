@@ -10,8 +10,11 @@ import asyncio
 import contextlib
 import enum
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import OpenSSL
 import service_identity
 from cryptography import x509
 from OpenSSL import SSL, crypto
@@ -79,13 +82,29 @@ def make_context(credentials: Credentials) -> SSL.Context:
         raise LocalError("OpenSSL gave no certificate store")
     for authority in credentials.ca:
         store.add_cert(crypto.X509.from_cryptography(authority))
-    leaf, *intermediates = credentials.chain
-    context.use_certificate(crypto.X509.from_cryptography(leaf))
-    for intermediate in intermediates:
-        context.add_extra_chain_cert(crypto.X509.from_cryptography(intermediate))
-    context.use_privatekey(crypto.PKey.from_cryptography_key(credentials.key))
-    context.check_privatekey()
+    _present(context, credentials)
     return context
+
+
+def _present(context: SSL.Context, credentials: Credentials) -> None:
+    """Give the context our certificate, its intermediates and its key.
+
+    pyOpenSSL up to 24.2 (Debian 12) wants its own objects; later ones warn of exactly those.
+    """
+    own_certificate: Callable[[x509.Certificate], Any] = crypto.X509.from_cryptography
+    own_key: Callable[[Any], Any] = crypto.PKey.from_cryptography_key
+    if tuple(map(int, OpenSSL.__version__.split(".")[:2])) >= (24, 3):
+        own_certificate = own_key = _unchanged
+    leaf, *intermediates = credentials.chain
+    context.use_certificate(own_certificate(leaf))
+    for intermediate in intermediates:
+        context.add_extra_chain_cert(own_certificate(intermediate))
+    context.use_privatekey(own_key(credentials.key))
+    context.check_privatekey()
+
+
+def _unchanged(value: Any) -> Any:
+    return value
 
 
 def check_kernel(mode: Ktls) -> str | None:

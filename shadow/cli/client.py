@@ -11,3 +11,7 @@ from . import door
 def main() -> int:
     """Run the client; return the exit status."""
     return door.run("shadow-client", lambda: daemon.run(functools.partial(Client, parse_client())))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -11,3 +11,7 @@ from . import door
 def main() -> int:
     """Run the server; return the exit status."""
     return door.run("shadow-server", lambda: daemon.run(functools.partial(Server, parse_server())))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

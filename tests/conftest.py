@@ -1,0 +1,30 @@
+"""Fixtures for all tests, and the check that none leaves anything running behind."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import Authority, Tunnel, wait_for
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def tunnel(authority: Authority, tmp_path: Path) -> Iterator[Tunnel]:
+    with Tunnel(authority, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """Relay threads must end with the relay that started them."""
+    yield
+    wait_for(
+        lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("relay-")],
+        "the relay's threads to end",
+    )

@@ -1,0 +1,383 @@
+"""What several test files need: a CA of our own, daemons as processes, and waiting for conditions."""
+
+import contextlib
+import datetime as dt
+import ipaddress
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from OpenSSL import SSL
+
+from shadow.certificates import Purpose, load_credentials
+from shadow.tls import make_context
+
+DEADLINE = 30.0  # seconds a condition may take on a busy machine before a test gives up
+CHECKOUT = Path(__file__).parent.parent
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+def now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def wait_for(condition: Callable[[], object], what: str, deadline: float = DEADLINE) -> Any:
+    """Poll until ``condition`` is true; return what it returned."""
+    end = time.monotonic() + deadline
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {deadline:g} s in vain for {what}")
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET6) as sock:
+        sock.bind(("::", 0))
+        return int(sock.getsockname()[1])
+
+
+class Authority:
+    """A CA that makes good and, where tests want them, bad certificates; independent of ``shadow.pki``."""
+
+    def __init__(self, folder: Path, name: str = "Test CA") -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        certificate = (
+            self._builder(self.name, self.key.public_key(), (-1, 3650))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .sign(self.key, hashes.SHA256())
+        )
+        self.ca = folder / "ca.crt"
+        self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        self._rsa: rsa.RSAPrivateKey | None = None
+
+    def _builder(
+        self, subject: x509.Name, public_key: Any, days: tuple[float, float]
+    ) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .issuer_name(self.name)
+            .subject_name(subject)
+            .public_key(public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now() + dt.timedelta(days=days[0]))
+            .not_valid_after(now() + dt.timedelta(days=days[1]))
+        )
+
+    def issue(
+        self,
+        stem: str,
+        common_name: str,
+        purpose: Purpose | None,
+        *,
+        days: tuple[float, float] = (-1, 30),
+        hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1"),
+        key_kind: str = "ec",
+    ) -> tuple[Path, Path]:
+        """Write ``stem.crt`` and ``stem.key``; valid from and to so many days from now."""
+        key: PrivateKey
+        if key_kind == "rsa":
+            self._rsa = self._rsa or rsa.generate_private_key(65537, 2048)
+            key = self._rsa
+        else:
+            key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        builder = self._builder(subject, key.public_key(), days)
+        if purpose is Purpose.SERVER:
+            names = [_general_name(host) for host in hosts]
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        if purpose is not None:
+            usage = {
+                Purpose.SERVER: ExtendedKeyUsageOID.SERVER_AUTH,
+                Purpose.ROBOT: ExtendedKeyUsageOID.CLIENT_AUTH,
+            }[purpose]
+            builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        certificate = builder.sign(self.key, hashes.SHA256())
+        crt, key_file = self.folder / f"{stem}.crt", self.folder / f"{stem}.key"
+        crt.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        key_file.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        key_file.chmod(0o600)
+        return crt, key_file
+
+    def server(self, stem: str = "server", **options: Any) -> tuple[Path, Path]:
+        return self._once(stem, "server", Purpose.SERVER, options)
+
+    def robot(self, name: str = "011", **options: Any) -> tuple[Path, Path]:
+        return self._once(name, name, Purpose.ROBOT, options)
+
+    def _once(self, stem: str, name: str, purpose: Purpose, options: dict[str, Any]) -> tuple[Path, Path]:
+        crt, key = self.folder / f"{stem}.crt", self.folder / f"{stem}.key"
+        return (crt, key) if crt.exists() else self.issue(stem, name, purpose, **options)
+
+    def context(self, purpose: Purpose, *, name: str = "011", key_kind: str = "ec") -> SSL.Context:
+        """A context as the daemons make it."""
+        stem = f"context-{purpose.name}-{name}-{key_kind}"
+        crt, key = self._once(stem, name, purpose, {"key_kind": key_kind})
+        return make_context(load_credentials(self.ca, crt, key, purpose, now()))
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+class Daemon:
+    """A daemon as a process of its own, with its log in a file."""
+
+    def __init__(self, arguments: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
+        self.log_file = log
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=CHECKOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+            )
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def wait_for_log(self, pattern: str, count: int = 1) -> re.Match[str]:
+        """Wait until the log has ``count`` matches; the last of them."""
+
+        def found() -> list[re.Match[str]] | None:
+            matches = list(re.finditer(pattern, self.log))
+            if len(matches) < count and self.process.poll() is not None:
+                raise AssertionError(f"exited with {self.process.returncode}; its log:\n{self.log}")
+            return matches if len(matches) >= count else None
+
+        try:
+            matches: list[re.Match[str]] = wait_for(found, f"{pattern!r} in the log")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\nlog:\n{self.log}") from None
+        return matches[-1]
+
+    def wait(self) -> int:
+        """Wait for its exit; the status."""
+        return self.process.wait(DEADLINE)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask it to stop and wait until it has."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"did not stop; its log:\n{self.log}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if value is not None:
+            sys.stderr.write(f"--- {self.log_file.name} ---\n{self.log}")
+
+
+class Tunnel:
+    """A server and its robots, as processes on loopback, with everything they need."""
+
+    def __init__(self, authority: Authority, folder: Path) -> None:
+        self.authority = authority
+        self.folder = folder
+        self.ldir = folder / "sockets"
+        self.ldir.mkdir()
+        self.port = free_port()
+        self._stack = contextlib.ExitStack()
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, value, trace)
+
+    def socket_path(self, name: str = "011") -> Path:
+        return self.ldir / f"{name}.sock"
+
+    def daemon(self, arguments: list[str], environment: dict[str, str] | None = None) -> Daemon:
+        self._count += 1
+        kind = arguments[0].rpartition(".")[2]
+        log = self.folder / f"{kind}-{self._count}.log"
+        return self._stack.enter_context(Daemon(arguments, log, environment))
+
+    def server_arguments(self, *more: str) -> list[str]:
+        crt, key = self.authority.server()
+        return [
+            "shadow.cli.server", f"--lport={self.port}", f"--ldir={self.ldir}", f"--ca={self.authority.ca}",
+            f"--crt={crt}", f"--key={key}", *more,
+        ]  # fmt: skip
+
+    def client_arguments(self, *more: str, robot: str = "011", rhost: str = "localhost") -> list[str]:
+        crt, key = self.authority.robot(robot)
+        return [
+            "shadow.cli.client", f"--rport={self.port}", f"--rhost={rhost}", f"--ca={self.authority.ca}",
+            f"--crt={crt}", f"--key={key}", f"--robot={robot}", *more,
+        ]  # fmt: skip
+
+    def start_server(self, *more: str, environment: dict[str, str] | None = None) -> Daemon:
+        daemon = self.daemon(self.server_arguments(*more), environment)
+        daemon.wait_for_log("accepting robots")
+        return daemon
+
+    def start_client(
+        self,
+        *more: str,
+        robot: str = "011",
+        rhost: str = "localhost",
+        environment: dict[str, str] | None = None,
+    ) -> Daemon:
+        """Start a robot and wait until its default socket is there."""
+        daemon = self.daemon(self.client_arguments(*more, robot=robot, rhost=rhost), environment)
+        daemon.wait_for_log(f"robot {re.escape(robot)} connected")
+        wait_for(self.socket_path(robot).exists, f"{robot}.sock")
+        return daemon
+
+    def visit(self, name: str = "011") -> socket.socket:
+        """Connect to a robot's socket."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(DEADLINE)
+        sock.connect(str(self.socket_path(name)))
+        return sock
+
+
+Handler = Callable[[socket.socket], None]
+
+
+class Service:
+    """A local TCP service: calls ``handler`` in a thread for each connection."""
+
+    def __init__(self, handler: Handler, host: str = "127.0.0.1") -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.socket(family, socket.SOCK_STREAM)
+        self._listener.bind((host, 0))
+        self._listener.listen(256)
+        self.host = host
+        self.port: int = self._listener.getsockname()[1]
+        self._handler = handler
+        self._connections: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def accepted(self) -> int:
+        return len(self._connections)
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _address = self._listener.accept()
+                connection.settimeout(DEADLINE)
+                self._connections.append(connection)
+                threading.Thread(target=self._handle, args=(connection,), daemon=True).start()
+
+    def _handle(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            self._handler(connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in self._connections:
+            connection.close()
+        self._thread.join(DEADLINE)
+
+
+def echo(connection: socket.socket) -> None:
+    """A service: sends back what it gets, and the end of file."""
+    while data := connection.recv(65536):
+        connection.sendall(data)
+
+
+def shout(connection: socket.socket) -> None:
+    """A service: answers only after the end of the question, in capitals."""
+    question = read_all(connection)
+    connection.sendall(question.upper())
+
+
+def read_all(sock: socket.socket) -> bytes:
+    data = bytearray()
+    while part := sock.recv(65536):
+        data += part
+    return bytes(data)
+
+
+def exchange(sock: socket.socket, data: bytes) -> bytes:
+    """Send ``data`` and the end of file while reading everything that comes back."""
+
+    def send() -> None:
+        with contextlib.suppress(OSError):
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        return read_all(sock)
+    finally:
+        sender.join()
+
+
+def random_bytes(size: int, seed: int) -> bytes:
+    return random.Random(seed).randbytes(size)  # noqa: S311 - repeatable on purpose
+
+
+@contextlib.contextmanager
+def serving(handler: Handler, host: str = "127.0.0.1") -> Iterator[Service]:
+    with Service(handler, host) as service:
+        yield service
+
+
+def open_descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))

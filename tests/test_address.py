@@ -1,0 +1,126 @@
+"""Addresses: parsing, the order of RFC 8305, and dialling with losers closed."""
+
+import asyncio
+import gc
+import socket
+import time
+
+import pytest
+
+from shadow.address import (
+    Endpoint,
+    Target,
+    describe,
+    dial,
+    interleave,
+    is_ip_address,
+    parse_endpoint,
+    parse_host,
+    resolve,
+)
+from shadow.errors import ConfigError, Unreachable
+from tests.support import free_port, open_descriptors
+
+SIX, FOUR = socket.AF_INET6, socket.AF_INET
+
+
+def six(port: int, host: str = "::1") -> Target:
+    return Target(SIX, (host, port, 0, 0))
+
+
+def four(port: int, host: str = "127.0.0.1") -> Target:
+    return Target(FOUR, (host, port))
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        ("localhost:22", Endpoint("localhost", 22)),
+        ("127.0.0.1:80", Endpoint("127.0.0.1", 80)),
+        ("[::1]:443", Endpoint("::1", 443)),
+        ("[fe80::1%eth0]:22", Endpoint("fe80::1%eth0", 22)),
+    ],
+)
+def test_endpoints(text: str, endpoint: Endpoint) -> None:
+    assert parse_endpoint(text) == endpoint
+    assert str(endpoint) == text
+
+
+@pytest.mark.parametrize("text", ["", "localhost", ":22", "::1:22", "[::1]", "a:b", "a:0", "a b:1", "[]:1"])
+def test_bad_endpoints(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_endpoint(text)
+
+
+def test_hosts() -> None:
+    assert parse_host("[::1]") == "::1"
+    assert is_ip_address("fe80::1%eth0")
+    assert not is_ip_address("localhost")
+
+
+def test_describe() -> None:
+    assert describe(("::ffff:192.0.2.1", 5, 0, 0)) == "192.0.2.1:5"
+    assert describe(("::1", 5, 0, 0)) == "[::1]:5"
+    assert describe("") == "a local socket"
+
+
+def test_families_alternate_and_the_resolvers_first_is_first() -> None:
+    found = [six(1), six(2), six(3), four(1), four(2)]
+    assert interleave(found) == [six(1), four(1), six(2), four(2), six(3)]
+    assert interleave([four(1), six(1)]) == [four(1), six(1)]
+
+
+def test_a_name_that_does_not_exist() -> None:
+    for name in ("no-such-host.invalid", "x" * 70 + ".example"):
+        with pytest.raises(Unreachable, match="cannot resolve"):
+            asyncio.run(resolve(Endpoint(name, 1)))
+
+
+def test_resolving_localhost() -> None:
+    assert four(9) in asyncio.run(resolve(Endpoint("localhost", 9)))
+
+
+def dial_and_close(targets: list[Target], within: float = 20.0) -> Target:
+    async def body() -> Target:
+        sock, target = await dial(targets, within)
+        assert sock.getpeername()[:2] == target.sockaddr[:2]
+        sock.close()
+        return target
+
+    return asyncio.run(body())
+
+
+def test_the_next_address_is_tried_when_one_refuses() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert dial_and_close([six(free_port()), four(port)]) == four(port)
+
+
+def test_an_address_that_does_not_answer_delays_by_a_quarter_second_only() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as full:
+        # A listener whose backlog is full drops further SYNs: the nearest to a black hole on loopback.
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        silent = four(full.getsockname()[1])
+        stuffing = [socket.socket() for _ in range(4)]
+        for sock in stuffing:
+            sock.setblocking(False)
+            sock.connect_ex(silent.sockaddr)
+        good = four(server.getsockname()[1])
+        before = open_descriptors(__import__("os").getpid())
+        assert dial_and_close([silent, good]) == good
+        gc.collect()
+        assert open_descriptors(__import__("os").getpid()) == before, "the loser must be closed"
+        began = time.monotonic()
+        with pytest.raises(Unreachable, match=r"cannot connect to 127\.0\.0\.1:\d+: Connection timed out"):
+            dial_and_close([silent], within=0.3)
+        assert time.monotonic() - began < 20
+        for sock in stuffing:
+            sock.close()
+
+
+def test_when_all_refuse_the_reason_is_told() -> None:
+    port = free_port()
+    with pytest.raises(Unreachable, match="Connection refused") as caught:
+        dial_and_close([six(port), four(port)])
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)

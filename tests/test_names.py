@@ -1,0 +1,67 @@
+"""Names of robots and services: harmless as file names, whatever they are."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shadow.errors import ConfigError
+from shadow.names import check_robot_name, check_service_name, shorten, socket_name
+
+
+@pytest.mark.parametrize("name", ["011", "a", "A.b-c_d", "x" * 64, "0..1"])
+def test_good_robot_names(name: str) -> None:
+    assert check_robot_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "a\0b",
+        "-x",
+        "_x",
+        ".hidden",
+        "x" * 65,
+        "x" * 200,
+        "a b",
+        "a@b",
+        "ä",
+        "a\n",
+    ],
+)
+def test_bad_robot_names(name: str) -> None:
+    with pytest.raises(ConfigError, match="robot name") as caught:
+        check_robot_name(name)
+    assert len(str(caught.value)) < 300
+    assert "\0" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a@b", "x" * 33, "web\n"])
+def test_bad_service_names(name: str) -> None:
+    with pytest.raises(ConfigError, match="service name"):
+        check_service_name(name)
+
+
+@given(st.text(), st.text())
+def test_what_is_accepted_makes_a_plain_file_name(robot: str, service: str) -> None:
+    try:
+        name = socket_name(check_robot_name(robot), check_service_name(service))
+    except ConfigError:
+        return
+    assert "/" not in name
+    assert not name.startswith(".")
+    assert name.split("@") == [service, f"{robot}.sock"]
+
+
+def test_no_two_pairs_share_a_file() -> None:
+    assert socket_name("011") == "011.sock"
+    assert socket_name("011", "web") == "web@011.sock"
+
+
+def test_shorten_escapes_and_bounds() -> None:
+    assert shorten("a\x1b[31m\n") == r"'a\x1b[31m\n'"
+    assert len(shorten("x" * 10000)) < 90

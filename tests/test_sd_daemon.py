@@ -1,0 +1,132 @@
+"""Talking to systemd: notifications on a socket of our own, and sockets handed over for real."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shadow.errors import ConfigError
+from shadow.sd_daemon import Notifier, watchdog_interval
+from tests.support import CHECKOUT, free_port
+
+
+@pytest.fixture
+def notify_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> socket.socket:
+    path = tmp_path / "notify"
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.bind(str(path))
+    sock.settimeout(10)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+    return sock
+
+
+def test_notifications(notify_socket: socket.socket) -> None:
+    with notify_socket:
+        notifier = Notifier()
+        notifier.ready("all well")
+        notifier.status("all well")  # nothing new: nothing sent
+        notifier.status("better")
+        notifier.watchdog()
+        notifier.reloading()
+        notifier.stopping("bye")
+        notifier.close()
+        messages = [notify_socket.recv(4096).decode() for _ in range(5)]
+    assert messages[:3] == ["READY=1\nSTATUS=all well", "STATUS=better", "WATCHDOG=1"]
+    assert messages[3].startswith("RELOADING=1\nMONOTONIC_USEC=")
+    assert messages[4] == "STOPPING=1\nSTATUS=bye"
+
+
+def test_without_systemd_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    Notifier().ready("nobody listens")
+
+
+@pytest.mark.parametrize(
+    ("usec", "pid", "interval"),
+    [
+        (None, None, None),
+        ("30000000", None, 30.0),
+        ("500000", str(os.getpid()), 0.5),
+        ("30000000", "1", None),
+    ],
+)
+def test_watchdog_interval(
+    monkeypatch: pytest.MonkeyPatch, usec: str | None, pid: str | None, interval: float | None
+) -> None:
+    for name, value in (("WATCHDOG_USEC", usec), ("WATCHDOG_PID", pid)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert watchdog_interval() == interval
+
+
+@pytest.mark.parametrize("usec", ["soon", "-1", "0"])
+def test_a_bad_watchdog_variable(monkeypatch: pytest.MonkeyPatch, usec: str) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", usec)
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    with pytest.raises(ConfigError, match="WATCHDOG_USEC"):
+        watchdog_interval()
+
+
+REPORT = """
+import fcntl
+from shadow.sd_daemon import listening_sockets
+for sock in listening_sockets("shadow-server"):
+    flags = fcntl.fcntl(sock, fcntl.F_GETFD)
+    print(sock.getsockname()[1], sock.getblocking(), flags & fcntl.FD_CLOEXEC)
+"""
+
+
+def activate(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["systemd-socket-activate", *arguments, sys.executable, "-c", REPORT],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    )
+
+
+def poke(port: int) -> None:
+    """Connect until somebody listens: what starts the program behind the socket."""
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            continue
+        return
+
+
+def test_sockets_are_chosen_by_name() -> None:
+    ours, other = free_port(), free_port()
+    process = activate(f"-l{ours}", f"-l{other}", "--fdname=shadow-server:metrics")
+    poke(ours)
+    output, _errors = process.communicate(timeout=60)
+    assert output.split() == [str(ours), "False", "1"]
+
+
+def test_a_socket_without_a_name_counts() -> None:
+    port = free_port()
+    process = activate(f"-l{port}")
+    poke(port)
+    output, _errors = process.communicate(timeout=60)
+    assert output.split() == [str(port), "False", "1"]
+
+
+def test_a_socket_that_does_not_listen_is_refused(tmp_path: Path) -> None:
+    program = f"""
+import os, socket
+ours, theirs = socket.socketpair()
+os.dup2(ours.fileno(), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES="shadow-server")
+{REPORT}
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "ConfigError: socket 'shadow-server' from systemd does not listen" in result.stderr

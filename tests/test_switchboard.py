@@ -1,0 +1,88 @@
+"""Visitors and standby channels: nobody is forgotten, nobody served twice, first come first served."""
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from shadow.switchboard import DIAL_MAX, Switchboard
+
+
+def test_a_standby_serves_at_once() -> None:
+    board: Switchboard[str, int] = Switchboard()
+    assert board.channel_came(1) is None
+    assert board.channel_came(2) is None
+    assert board.visitor_came("a") == (1, 0)
+    assert board.visitor_came("b") == (2, 0)
+
+
+def test_without_a_standby_one_is_dialled_for_each_visitor() -> None:
+    board: Switchboard[str, int] = Switchboard()
+    assert board.visitor_came("a") == (None, 1)
+    assert board.visitor_came("b") == (None, 1)
+    assert board.channel_came(1) == "a"
+    assert board.channel_came(2) == "b"
+    assert board.channel_came(3) is None
+
+
+def test_a_visitor_whose_channel_broke_goes_to_the_head() -> None:
+    board: Switchboard[str, int] = Switchboard()
+    board.channel_came(1)
+    board.visitor_came("first")
+    board.visitor_came("second")
+    assert board.visitor_back("first") == (None, 1)
+    assert board.channel_came(2) == "first"
+    assert board.channel_came(3) == "second"
+
+
+def test_lost_dials_are_dialled_again() -> None:
+    board: Switchboard[str, int] = Switchboard()
+    board.visitor_came("a")
+    board.visitor_came("b")
+    board.visitor_left("a")
+    assert board.dials_lost() == 1
+
+
+def test_dials_are_bounded() -> None:
+    board: Switchboard[int, int] = Switchboard()
+    assert sum(board.visitor_came(number)[1] for number in range(10 * DIAL_MAX)) == DIAL_MAX
+
+
+class Fair(RuleBasedStateMachine):
+    """Against a model: two queues that are never both occupied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.board: Switchboard[int, int] = Switchboard()
+        self.order: list[int] = []
+        self.number = 0
+
+    @rule()
+    def visitor(self) -> None:
+        self.number += 1
+        channel, _dials = self.board.visitor_came(self.number)
+        if channel is None:
+            self.order.append(self.number)
+        else:
+            assert not self.order
+
+    @rule()
+    def channel(self) -> None:
+        self.number += 1
+        visitor = self.board.channel_came(self.number)
+        assert visitor == (self.order.pop(0) if self.order else None)
+
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        if self.order:
+            gone = data.draw(st.sampled_from(self.order))
+            self.order.remove(gone)
+            self.board.visitor_left(gone)
+        self.board.visitor_left(-1)
+        self.board.channel_left(-1)
+
+    @invariant()
+    def one_side_only(self) -> None:
+        assert not (self.board.visitors and self.board.standbys)
+        assert list(self.board.visitors) == self.order
+
+
+TestFair = Fair.TestCase
