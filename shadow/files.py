@@ -105,10 +105,11 @@ def write_files(files: Sequence[NewFile], *, force: bool) -> None:
     """
     for file in files:
         _check_target(file.path, force=force)
-    with ExitStack() as leftovers, ExitStack() as undo:
+    # Left in reverse: names are taken back first, then temporary files, then the folders they were in.
+    with ExitStack() as folders, ExitStack() as leftovers, ExitStack() as undo:
         staged = []
         for file in files:
-            _make_folders(file.path, undo)
+            _make_folders(file.path, folders)
             staged.append(_stage(file, leftovers))
         for file, temporary in zip(files, staged, strict=True):
             if force:
@@ -118,6 +119,7 @@ def write_files(files: Sequence[NewFile], *, force: bool) -> None:
         for folder in dict.fromkeys(file.path.parent for file in files):
             _sync_folder(folder)
         undo.pop_all()
+        folders.pop_all()
 
 
 def _check_target(path: Path, *, force: bool) -> None:
