@@ -127,6 +127,6 @@ async def _feed_watchdog(relay: Relay, notifier: Notifier, interval: float) -> N
 
 def _raise_descriptor_limit() -> None:
     """A stream takes six descriptors; the soft limit of 1024 is for programs that use select(2)."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
+    with contextlib.suppress(ValueError, OSError):  # a sandbox may forbid it, and sets the limit itself
+        _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

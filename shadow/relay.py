@@ -69,11 +69,12 @@ class Relay:
         return all(worker.answered for worker in self._workers)
 
     def stop(self) -> None:
-        """Cut all streams off and end the threads; returns when they have ended."""
+        """Cut all streams off and end the threads, for good; returns when they have ended."""
         for worker in self._workers:
             worker.stop()
         for worker in self._workers:
             worker.join()
+        self._workers.clear()
 
 
 class _Worker:
@@ -122,6 +123,9 @@ class _Worker:
 
     def join(self) -> None:
         self._thread.join()
+        # Not before: another thread may still write to it, and the number would soon be another file's.
+        self._epoll.close()
+        os.close(self._wake)
 
     def _post(self, task: Callable[[], None]) -> None:
         self._inbox.append(task)
@@ -142,8 +146,6 @@ class _Worker:
                     self._hungry[pump] = None
             for pump in list(self._hungry):
                 self._take_turn(pump)
-        self._epoll.close()
-        os.close(self._wake)
 
     def _read_inbox(self) -> None:
         os.eventfd_read(self._wake)

@@ -1,11 +1,13 @@
 """What several test files need: a CA of our own, daemons as processes, and waiting for conditions."""
 
+import asyncio
 import contextlib
 import datetime as dt
 import ipaddress
 import os
 import random
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -23,7 +25,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL
 
+from shadow import tls
 from shadow.certificates import Purpose, load_credentials
+from shadow.link import Link
 from shadow.tls import make_context
 
 DEADLINE = 30.0  # seconds a condition may take on a busy machine before a test gives up
@@ -381,3 +385,85 @@ def serving(handler: Handler, host: str = "127.0.0.1") -> Iterator[Service]:
 
 def open_descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+async def shake_hands(server: tls.Settings, client: tls.Settings) -> tuple[Link, Link]:
+    """Do a handshake over loopback; raise what either side raises."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    ours = socket.create_connection(listener.getsockname())
+    theirs, _address = listener.accept()
+    listener.close()
+    for sock in (ours, theirs):
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        return await asyncio.gather(tls.handshake(theirs, server), tls.handshake(ours, client))
+    except BaseException:
+        ours.close()
+        theirs.close()
+        raise
+
+
+def settings(authority: Authority, purpose: Purpose, mode: tls.Ktls = tls.Ktls.AUTO) -> tls.Settings:
+    """How one side does its handshakes in tests."""
+    return tls.Settings(authority.context(purpose), purpose, mode, "localhost")
+
+
+async def linked(authority: Authority, mode: tls.Ktls = tls.Ktls.AUTO) -> tuple[Link, Link]:
+    """Both ends of a fresh TLS connection over loopback: the server's and the robot's."""
+    return await shake_hands(
+        settings(authority, Purpose.SERVER, mode), settings(authority, Purpose.ROBOT, mode)
+    )
+
+
+def read_some(link: Link, size: int = 65536) -> bytes:
+    """Wait for plaintext on a link that nobody else reads."""
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        try:
+            return link.read(size)
+        except BlockingIOError:
+            select.select([link.sock], [], [], 0.1)
+    raise AssertionError("nothing came over the link")
+
+
+def read_link(link: Link) -> bytes:
+    """Everything until close_notify."""
+    data = bytearray()
+    while part := read_some(link):
+        data += part
+    return bytes(data)
+
+
+def write_all(link: Link, data: bytes) -> None:
+    """Write and wait until the socket has taken all of it."""
+    link.write(data)
+    end = time.monotonic() + DEADLINE
+    while not link.flushed:
+        assert time.monotonic() < end, "nobody reads what is written to the link"
+        select.select([], [link.sock], [], 0.1)
+        link.flush()
+
+
+def exchange_link(link: Link, data: bytes) -> bytes:
+    """Send ``data`` and close_notify while reading everything until the peer's close_notify."""
+    received = bytearray()
+    position, told = 0, False
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        if link.flushed and position < len(data):
+            link.write(data[position : position + 65536])
+            position += 65536
+        link.flush()
+        if link.flushed and position >= len(data) and not told:
+            link.send_close_notify()
+            told = True
+        with contextlib.suppress(BlockingIOError):
+            part = link.read(65536)
+            if not part:
+                break
+            received += part
+    if not told:
+        write_all(link, data[position:])
+        link.send_close_notify()
+    return bytes(received)
