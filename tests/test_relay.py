@@ -13,8 +13,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from OpenSSL import SSL
 
-from shadow import ktls
+from shadow import ktls, tls
+from shadow.certificates import Purpose
 from shadow.flow import Pump, Side, StreamCut
 from shadow.link import Link, UserspaceLink
 from shadow.relay import Relay
@@ -29,6 +31,8 @@ from tests.support import (
     read_all,
     read_link,
     read_some,
+    settings,
+    shake_hands,
     wait_for,
     write_all,
 )
@@ -84,12 +88,17 @@ def in_background(target: object, *arguments: object) -> threading.Thread:
     return thread
 
 
+def send_all(sock: socket.socket, data: bytes) -> None:
+    sock.sendall(data)
+    sock.shutdown(socket.SHUT_WR)
+
+
 def test_both_directions_at_once_are_byte_exact(stream: Stream) -> None:
     up, down = random_bytes(20_000_000, 1), random_bytes(20_000_000, 2)
     received: list[bytes] = []
     threads = [
         in_background(lambda: received.append(exchange_link(stream.far, down))),
-        in_background(lambda: (stream.near.sendall(up), stream.near.shutdown(socket.SHUT_WR))),
+        in_background(send_all, stream.near, up),
     ]
     assert read_all(stream.near) == down
     for thread in threads:
@@ -330,7 +339,8 @@ def test_the_watchdogs_question_is_answered_only_by_threads_that_turn(
         stream.near.sendall(b"x")
         time.sleep(0.05)
         stream.relay.ping()
-        assert not stream.relay.turning
+        stuck = not stream.relay.turning
+        assert stuck
         monkeypatch.undo()
         gate.set()
         wait_for(lambda: stream.relay.turning, "the thread to come around again")
@@ -365,15 +375,24 @@ def test_a_thousand_streams_leave_nothing_behind(authority: Authority) -> None:
     relay.stop()
 
 
-def test_a_renegotiation_attempt_ends_the_stream(authority: Authority) -> None:
-    with Stream(authority, Ktls.OFF) as stream:
-        far = stream.far
-        assert isinstance(far, UserspaceLink)
-        far.ssl.renegotiate()
-        with contextlib.suppress(Exception):
-            far.ssl.do_handshake()
-        # With our own options OpenSSL refuses to begin one; a handshake record sent by hand does as well.
-        stream.far.sock.send(far.pending_ciphertext() or b"\x16\x03\x03\x00\x04\x00\x00\x00\x00")
-        cut = stream.wait_for_end().cut
-        assert cut is not None
-        assert cut.side is Side.LINK
+def test_a_renegotiation_attempt_ends_the_stream(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = settings(authority, Purpose.SERVER, Ktls.OFF)
+    monkeypatch.setattr(tls, "_SSL_OP_NO_RENEGOTIATION", 0)  # the robot's side is willing
+    robot = settings(authority, Purpose.ROBOT, Ktls.OFF)
+    ours, far = asyncio.run(shake_hands(server, robot))
+    relay, ended = Relay(threads=1), list[Pump]()
+    near, plain = socket.socketpair()
+    plain.setblocking(False)
+    relay.start(plain, ours, ended.append)
+    assert isinstance(far, UserspaceLink)
+    assert far.ssl.renegotiate()
+    with contextlib.suppress(SSL.WantReadError):
+        far.ssl.do_handshake()
+    far.sock.send(far.pending_ciphertext())
+    wait_for(lambda: ended, "the stream's end")
+    assert "renegotiate" in str(ended[0].cut)
+    relay.stop()
+    near.close()
+    far.sock.close()
