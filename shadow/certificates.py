@@ -163,7 +163,7 @@ def parse_certificates(pem: bytes, path: Path, what: str) -> list[x509.Certifica
     """
     blocks = _PEM.findall(pem)
     if not blocks:
-        found = "a private key, not" if b"PRIVATE KEY-----" in pem else "no"
+        found = "a private key and no" if b"PRIVATE KEY-----" in pem else "no"
         raise ConfigError(f"{what} {path}: it holds {found} certificate in PEM form")
     if len(blocks) != pem.count(_BEGIN):
         raise ConfigError(f"{what} {path}: damaged: a certificate has no end")
@@ -272,7 +272,7 @@ def check_validity(certificate: x509.Certificate, what: str, now: dt.datetime) -
         ClockError: it is not valid yet: a robot without a clock of its own wakes up in the past.
     """
     start, end = validity(certificate)
-    if now > end:
+    if now >= end:  # OpenSSL 3.0 refuses the last second, though RFC 5280 includes it
         raise ConfigError(f"{what} expired on {moment(end)}; make a new one with `shadow-ca`")
     if now < start:
         raise ClockError(
