@@ -281,7 +281,7 @@ def _days(text: str) -> int:
 
 
 def _basename(text: str) -> str:
-    if Path(text).name != text or text.startswith("."):
+    if not text or Path(text).name != text or text.startswith("."):
         raise argparse.ArgumentTypeError(f"{text!r} is not a plain file name")
     return text
 

@@ -1,0 +1,454 @@
+"""``shadow-ca`` as people use it: what it writes, what it says, and what it leaves alone."""
+
+import datetime as dt
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shadow import pki
+from shadow.certificates import Purpose, common_name, load_certificates, load_credentials, validity
+from shadow.cli.ca import main
+from shadow.files import write_files
+from shadow.names import ROBOT_NAME_MAX
+
+CHECKOUT = Path(__file__).parent.parent
+NOBODY = 65534
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in an empty current folder; its exit status, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SHADOW_CA_DIR", raising=False)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = main(arguments)
+        output = capsys.readouterr()
+        return status, output.out, output.err
+
+    return call
+
+
+def good(result: tuple[int, str, str]) -> str:
+    status, output, errors = result
+    assert (status, errors) == (0, "")
+    return output
+
+
+def bad(result: tuple[int, str, str], expected: int) -> str:
+    """The one line of an error."""
+    status, output, errors = result
+    assert (status, output) == (expected, "")
+    assert errors.startswith("shadow-ca: ")
+    assert errors.count("\n") == 1
+    return errors
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """All files below ``folder`` with their contents; the CA's own copies as one entry each."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def names(folder: Path) -> set[str]:
+    return {name for name in tree(folder) if not name.startswith("issued/")}
+
+
+def now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+# --- the way it is meant ---
+
+
+def test_from_nothing_to_a_robot(run: Run, tmp_path: Path) -> None:
+    assert "wrote ca.key, ca.crt\n" in good(run("init"))
+    assert names(tmp_path) == {"ca.crt", "ca.key"}
+    said = good(run("server", "tunnel.example.com", "2001:db8::7"))
+    assert "wrote server.key, server.crt\n" in said
+    assert "server tunnel.example.com, 2001:db8::7, valid until" in said
+    assert "--ca=ca.crt --crt=server.crt --key=server.key" in said
+    said = good(run("robot", "012"))
+    assert "wrote 012.key, 012.crt\n" in said
+    assert "robot 012, valid until" in said
+    assert "shadow-client --robot=012 --ca=ca.crt --crt=012.crt --key=012.key" in said
+    assert names(tmp_path) == {"ca.crt", "ca.key", "server.crt", "server.key", "012.crt", "012.key"}
+    for name, purpose in (("server", Purpose.SERVER), ("012", Purpose.ROBOT)):
+        credentials = load_credentials(
+            Path("ca.crt"), Path(f"{name}.crt"), Path(f"{name}.key"), purpose, now()
+        )
+        assert pki.fingerprint(credentials.chain[0]) in good(run("list", "--json"))
+
+
+def test_output_says_what_is_true(run: Run) -> None:
+    said = good(run("init", "--name", "My CA"))
+    certificate = load_certificates(Path("ca.crt"), "CA")[0]
+    assert f"CA My CA, valid until {validity(certificate)[1]:%Y-%m-%d %H:%M:%S} UTC" in said
+    assert f"SHA-256 {pki.fingerprint(certificate)}\n" in said
+    assert common_name(certificate) == "My CA"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "days"),
+    [
+        (["init"], "ca", 3650),
+        (["init", "--days", "9"], "ca", 9),
+        (["server", "a"], "server", 730),
+        (["server", "a", "--days=9"], "server", 9),
+        (["robot", "a"], "a", 730),
+        (["robot", "a", "--days=9"], "a", 9),
+    ],
+)
+def test_days(run: Run, arguments: list[str], name: str, days: int) -> None:
+    if name != "ca":
+        good(run("init"))
+    good(run(*arguments))
+    end = validity(load_certificates(Path(f"{name}.crt"), name)[0])[1]
+    assert abs(end - now() - dt.timedelta(days=days)) < dt.timedelta(minutes=1)
+
+
+def test_modes(run: Run, tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        good(run("quickstart", "q"))
+        good(run("--dir=q", "robot", "x", "--out=out"))
+    finally:
+        os.umask(old)
+    for path in tmp_path.rglob("*"):
+        expected = 0o700 if path.is_dir() else 0o600 if path.suffix == ".key" else 0o644
+        assert path.stat().st_mode & 0o7777 == expected, path
+
+
+def test_folder_from_option_environment_or_here(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    good(run("init"))
+    monkeypatch.setenv("SHADOW_CA_DIR", "env")
+    good(run("init"))
+    good(run("--dir", "before", "init"))
+    good(run("init", "--dir", "behind"))
+    monkeypatch.setenv("SHADOW_CA_DIR", "")
+    assert ": ca.key is already there" in bad(run("init"), 78)
+    assert names(tmp_path) == {
+        f"{folder}{name}" for folder in ("", "env/", "before/", "behind/") for name in ("ca.crt", "ca.key")
+    }
+
+
+def test_out_and_basename(run: Run, tmp_path: Path) -> None:
+    good(run("--dir=ca", "init"))
+    good(run("--dir=ca", "server", "a", "--out=out/deep", "--basename=tunnel"))
+    said = good(run("--dir=ca", "robot", "011", "--out", "o u t"))
+    assert "'--crt=o u t/011.crt'" in said
+    assert shlex.split(said)[-3] == "--crt=o u t/011.crt"
+    assert names(tmp_path / "out") == {"deep/tunnel.crt", "deep/tunnel.key"}
+    assert names(tmp_path / "o u t") == {"011.crt", "011.key"}
+    assert names(tmp_path / "ca") == {"ca.crt", "ca.key"}
+    assert len(tree(tmp_path / "ca" / "issued")) == 2
+
+
+def test_list(run: Run) -> None:
+    good(run("init"))
+    assert good(run("list")) == ""
+    assert json.loads(good(run("list", "--json"))) == []
+    good(run("server", "a.example", "::1"))
+    good(run("robot", "011", "--days=5"))
+    lines = good(run("list")).splitlines()
+    assert sorted(line.split()[0] for line in lines) == ["robot", "server"]
+    robot, server = sorted(json.loads(good(run("list", "--json"))), key=lambda entry: str(entry["name"]))
+    certificate = load_certificates(Path("011.crt"), "robot")[0]
+    start, end = validity(certificate)
+    assert robot == {
+        "name": "011",
+        "purpose": "robot",
+        "hosts": [],
+        "serial": f"{certificate.serial_number:x}",
+        "fingerprint": pki.fingerprint(certificate),
+        "not_before": start.isoformat(),
+        "not_after": end.isoformat(),
+        "expired": False,
+    }
+    assert (server["name"], server["purpose"], server["hosts"]) == (
+        "a.example",
+        "server",
+        ["a.example", "::1"],
+    )
+    assert f"robot   {end:%Y-%m-%d %H:%M:%S} UTC  {robot['serial']}  011" in lines
+
+
+def test_list_shows_what_has_expired(run: Run, tmp_path: Path) -> None:
+    past = now() - dt.timedelta(days=10)
+    authority = pki.create_authority("CA", 100, past)
+    old = pki.issue_robot(authority, "old", 5, past)
+    write_files(
+        [*pki.authority_files(tmp_path, authority), *pki.leaf_files(tmp_path, tmp_path, "old", old)],
+        force=False,
+    )
+    assert good(run("list")).endswith("  old  EXPIRED\n")
+    assert json.loads(good(run("list", "--json")))[0]["expired"] is True
+
+
+def test_list_needs_no_key(run: Run) -> None:
+    good(run("quickstart", "."))
+    Path("ca.key").unlink()
+    assert len(good(run("list")).splitlines()) == 2
+
+
+# --- quickstart ---
+
+
+def test_quickstart(run: Run, tmp_path: Path) -> None:
+    said = good(run("quickstart", "demo", "--host", "tunnel.example.com", "--host=192.0.2.7"))
+    demo = tmp_path / "demo"
+    assert names(demo) == {
+        "ca.crt", "ca.key", "server.crt", "server.key", "client.crt", "client.key",
+    }  # fmt: skip
+    server = load_credentials(
+        demo / "ca.crt", demo / "server.crt", demo / "server.key", Purpose.SERVER, now()
+    )
+    robot = load_credentials(demo / "ca.crt", demo / "client.crt", demo / "client.key", Purpose.ROBOT, now())
+    assert common_name(robot.chain[0]) == "011"
+    hosts = pki.alternative_names(server.chain[0])
+    assert hosts[:3] == ["localhost", "127.0.0.1", "::1"]
+    assert hosts[-2:] == ["tunnel.example.com", "192.0.2.7"]
+    assert "--robot=011" in said
+    assert len(good(run("--dir=demo", "list")).splitlines()) == 2
+    for crt, purpose in (("server.crt", "sslserver"), ("client.crt", "sslclient")):
+        subprocess.run(
+            [
+                "openssl",
+                "verify",
+                "-x509_strict",
+                "-purpose",
+                purpose,
+                "-CAfile",
+                demo / "ca.crt",
+                demo / crt,
+            ],
+            check=True,
+            capture_output=True,
+        )
+
+
+def test_quickstart_here_for_another_robot(run: Run, tmp_path: Path) -> None:
+    said = good(run("quickstart", ".", "--robot=r2"))
+    assert common_name(load_certificates(tmp_path / "client.crt", "robot")[0]) == "r2"
+    assert "--robot=r2 --lhost=::1 --lport=22 --ca=ca.crt --crt=client.crt --key=client.key" in said
+
+
+@pytest.mark.parametrize(("name", "listed"), [("robot-lab", True), ("(none)", False), ("a_b", False)])
+def test_quickstart_on_a_machine_of_any_name(
+    run: Run, monkeypatch: pytest.MonkeyPatch, name: str, *, listed: bool
+) -> None:
+    # Giving the test machine another name would be rude.
+    monkeypatch.setattr("socket.gethostname", lambda: name)
+    good(run("quickstart", "."))
+    assert (name in pki.alternative_names(load_certificates(Path("server.crt"), "server")[0])) is listed
+
+
+# --- what is not overwritten, and what is not left behind ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [
+        (("init",), "ca.crt"),
+        (("init",), "ca.key"),
+        (("server", "a"), "server.crt"),
+        (("server", "a"), "server.key"),
+        (("robot", "r"), "r.crt"),
+        (("robot", "r"), "r.key"),
+        *(
+            (("quickstart", "."), f"{name}.{end}")
+            for name in ("ca", "server", "client")
+            for end in ("crt", "key")
+        ),
+    ],
+)
+def test_nothing_is_overwritten_without_force(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], file: str
+) -> None:
+    if arguments[0] in {"server", "robot"}:
+        good(run("init"))
+    (tmp_path / file).write_bytes(b"precious")
+    before = tree(tmp_path)
+    line = bad(run(*arguments), 78)
+    assert f"{file} is already there" in line
+    assert "--force" in line
+    assert tree(tmp_path) == before
+    good(run(*arguments, "--force"))
+    assert (tmp_path / file).read_bytes() != b"precious"
+
+
+@pytest.mark.parametrize("position", ["before", "behind"])
+def test_force_on_either_side(run: Run, position: str) -> None:
+    good(run("init"))
+    good(run(*(("--force", "init") if position == "before" else ("init", "--force"))))
+
+
+def test_all_or_nothing(run: Run, tmp_path: Path) -> None:
+    """The last file cannot be written: neither can the first."""
+    good(run("init"))
+    before = tree(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    assert "Not a directory" in bad(run("robot", "011", "--out=file/deep"), 78)
+    (tmp_path / "file").unlink()
+    assert tree(tmp_path) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ca.crt", "ca.key"]
+
+
+def test_quickstart_in_vain_leaves_no_folder(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    bad(run("quickstart", "file/q"), 78)
+    bad(run("quickstart", "q", "--robot", "a/b"), 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_robot_called_ca(run: Run, tmp_path: Path) -> None:
+    good(run("init"))
+    before = tree(tmp_path)
+    assert "choose another with --basename" in bad(run("robot", "ca", "--force"), 78)
+    assert tree(tmp_path) == before
+    good(run("robot", "ca", "--basename=robot-ca"))
+    assert common_name(load_certificates(Path("robot-ca.crt"), "robot")[0]) == "ca"
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can get to; ``tmp_path`` is for its owner alone."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def as_nobody(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    # Once as ourselves: what Python imports late may lie where nobody can read.
+    code = (
+        "import contextlib, io, os, sys, tempfile\nfrom shadow.cli.ca import main\n"
+        "with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):\n"
+        "    main(['quickstart', name])\n"
+        f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+        "raise SystemExit(main(sys.argv[1:]))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, f"--dir={folder}", *arguments],
+        cwd=CHECKOUT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs a second user")
+def test_folder_of_somebody_else(run: Run, open_folder: Path) -> None:
+    done = as_nobody(open_folder, "init")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr == f"shadow-ca: cannot write {open_folder}/ca.key: Permission denied\n"
+    assert tree(open_folder) == {}
+    good(run(f"--dir={open_folder}", "init"))
+    done = as_nobody(open_folder, "robot", "011")
+    assert done.returncode == 78
+    assert done.stderr == f"shadow-ca: CA key {open_folder}/ca.key: Permission denied\n"
+    assert names(open_folder) == {"ca.crt", "ca.key"}
+
+
+# --- bad usage ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ([], "COMMAND"),
+        (["nonsense"], "nonsense"),
+        (["init", "--day=1"], "--day"),
+        (["init", "--days=0"], "'0' is not a number from 1 to 36500"),
+        (["init", "--days=-1"], "'-1' is not a number"),
+        (["init", "--days=36501"], "'36501' is not a number"),
+        (["init", "--days=²"], "'²' is not a number"),
+        (["init", "--days=soon"], "'soon' is not a number"),
+        (["init", "--name="], "CA name ''"),
+        (["server"], "NAME-OR-IP"),
+        (["server", "*.example"], "'*.example' is neither a host name nor an IP address"),
+        (["server", "ok", "bücher.example"], "xn--"),
+        (["robot"], "NAME"),
+        (["robot", ".."], "robot name '..' is not allowed"),
+        (["robot", "a/b"], "robot name 'a/b' is not allowed"),
+        (["robot", "x" * 200], f"1 to {ROBOT_NAME_MAX} letters"),
+        (["robot", "a", "b"], "b"),
+        (["robot", "a", "--basename=../x"], "'../x' is not a plain file name"),
+        (["robot", "a", "--basename="], "'' is not a plain file name"),
+        (["robot", "a", "--basename=.."], "'..' is not a plain file name"),
+        (["robot", "a", "--basename=.x"], "'.x' is not a plain file name"),
+        (["quickstart"], "FOLDER"),
+        (["quickstart", "q", "--host=a_b"], "'a_b' is neither"),
+    ],
+)
+def test_bad_usage(run: Run, tmp_path: Path, arguments: list[str], why: str) -> None:
+    line = bad(run(*arguments), 2)
+    assert why in line
+    assert "--help)" in line
+    assert tree(tmp_path) == {}
+
+
+# --- bad CAs ---
+
+
+def test_no_authority(run: Run, tmp_path: Path) -> None:
+    for command in (["robot", "011"], ["server", "a"], ["list"]):
+        line = bad(run("--dir=nowhere", *command), 78)
+        assert line == "shadow-ca: CA certificate nowhere/ca.crt: No such file or directory\n"
+    assert tree(tmp_path) == {}
+
+
+def test_open_authority_key(run: Run, tmp_path: Path) -> None:
+    good(run("init"))
+    Path("ca.key").chmod(0o640)
+    assert "chmod 600 ca.key" in bad(run("robot", "011"), 78)
+    assert names(tmp_path) == {"ca.crt", "ca.key"}
+
+
+def test_expired_authority(run: Run, tmp_path: Path) -> None:
+    old = pki.create_authority("CA", 5, now() - dt.timedelta(days=10))
+    write_files(pki.authority_files(tmp_path, old), force=False)
+    assert "CA certificate ca.crt expired on" in bad(run("robot", "011"), 78)
+
+
+def test_authority_of_the_future_is_the_clock(run: Run, tmp_path: Path) -> None:
+    future = pki.create_authority("CA", 5, now() + dt.timedelta(days=10))
+    write_files(pki.authority_files(tmp_path, future), force=False)
+    assert "is the clock right?" in bad(run("robot", "011"), 75)
+
+
+def test_beyond_the_authority(run: Run, tmp_path: Path) -> None:
+    good(run("init", "--days=100"))
+    for command in (["robot", "011"], ["server", "a"]):
+        assert "730 days go beyond the CA's own end" in bad(run(*command), 78)
+    assert names(tmp_path) == {"ca.crt", "ca.key"}
+    good(run("robot", "011", "--days=99"))
+
+
+# --- as a program ---
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["robot", "--help"], ["--version"]])
+def test_help(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 0
+    assert "shadow-ca" in capsys.readouterr().out
+
+
+def test_as_a_program(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-m", "shadow.cli.ca", f"--dir={tmp_path}", "init"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith(f"shadow-ca: {tmp_path}/ca.key is already there")
