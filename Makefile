@@ -1,0 +1,91 @@
+# Shadow: what a developer types. `make` alone explains itself.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+VENV := .venv/bin
+VENV_DEBIAN := .venv-debian/bin
+BUILD := build
+
+# Variables for the command line, e.g. `make unit TESTS=tests/test_frames.py PYTEST_FLAGS=-x`.
+# TESTS          which tests
+# JOBS           how many test processes; most tests wait more than they compute
+# PYTEST_FLAGS   further options of pytest
+# SIZE           how much `make demo` sends through the tunnel
+TESTS ?= tests
+JOBS ?= 0
+PYTEST_FLAGS ?=
+SIZE ?= 1G
+
+PYTEST = -m pytest -q --numprocesses=$(JOBS) --dist=worksteal $(PYTEST_FLAGS) $(TESTS)
+
+# $(call phase,NAME,COMMANDS): run them between a headline and the time they took.
+phase = @printf '\n== %s\n' '$(1)'; \
+	trap 'status=$$?; printf "== %s: %s in %d s\n" "$(1)" "$$( ((status)) && echo FAILED || echo ok)" "$$SECONDS"' EXIT; \
+	$(2)
+
+.PHONY: help
+help: ## this list
+	@echo 'make TARGET, where TARGET is one of'
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@echo 'and variables'
+	@sed -nE 's/^# ([A-Z_]{3,})  +(.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+.PHONY: setup
+setup: ## install what is missing: Debian packages, Python libraries in .venv
+	@scripts/setup test
+
+.PHONY: demo
+demo: ## see a tunnel work: ssh through it, then how fast it is
+	@scripts/setup run
+	@SIZE=$(SIZE) scripts/demo
+
+# All phases run even if one fails: one look at the end of the output tells everything.
+.PHONY: test
+test: setup ## everything: linters, types, all tests with coverage, again on Debian's libraries
+	$(call phase,test,$(MAKE) --keep-going lint types coverage test-debian)
+
+.PHONY: lint
+lint: setup ## style and shell scripts
+	$(call phase,lint,$(VENV)/ruff check --quiet; $(VENV)/ruff format --check --quiet; \
+	git ls-files | xargs grep -lE '^#!/bin/(ba)?sh' | xargs shellcheck)
+
+.PHONY: types
+types: setup ## type checker, strict
+	$(call phase,types,$(VENV)/mypy)
+
+.PHONY: unit
+unit: setup ## the tests alone
+	$(call phase,unit,$(VENV)/python $(PYTEST))
+
+# COVERAGE_PROCESS_START: the daemons that tests start are measured too.
+.PHONY: coverage
+coverage: export COVERAGE_FILE = $(CURDIR)/$(BUILD)/coverage/data
+coverage: export COVERAGE_PROCESS_START = $(CURDIR)/pyproject.toml
+coverage: setup ## all tests, with branch coverage and its floor
+	@rm -rf $(BUILD)/coverage && mkdir -p $(BUILD)/coverage
+	$(call phase,coverage,$(VENV)/python $(PYTEST); \
+	$(VENV)/coverage combine --quiet; $(VENV)/coverage report)
+
+.PHONY: test-debian
+test-debian: setup ## the tests on Debian's own Python libraries
+	$(call phase,test-debian,$(VENV_DEBIAN)/python -c "$$libraries"; $(VENV_DEBIAN)/python $(PYTEST))
+
+define libraries
+from importlib.metadata import distribution
+for name in ("pyOpenSSL", "cryptography", "service-identity", "systemd-python", "sdnotify"):
+    found = distribution(name)
+    where = str(found.locate_file(""))
+    if not where.startswith("/usr/lib/python3/"):
+        raise SystemExit(f"{name} in {where} is not Debian's")
+    print(name, found.version, end="  ")
+print()
+endef
+export libraries
+
+.PHONY: clean
+clean: ## remove everything made here
+	rm -rf .venv .venv-debian $(BUILD) dist *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
