@@ -215,10 +215,10 @@ def tls_failure(error: SSL.Error) -> ConnectionAbortedError:
 
 
 def openssl_reason(error: SSL.Error) -> str:
-    """OpenSSL's own words for the first entry of its error queue."""
+    """OpenSSL's own words for the last entry of its error queue: the outermost function's."""
     queue = error.args[0] if error.args else None
     if isinstance(queue, list) and queue:
-        return str(queue[0][2])
+        return str(queue[-1][2])
     return "unexpected end" if isinstance(error, SSL.SysCallError) else "unknown error"
 
 

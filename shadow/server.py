@@ -11,13 +11,13 @@ from .address import describe
 from .certificates import Purpose, common_name, load_credentials
 from .channel import Channel, watch_for_death
 from .config import ServerConfig
-from .errors import ConfigError, PeerError, Refused, ShadowError
+from .errors import ConfigError, IdentityError, PeerError, Refused, ShadowError
 from .flow import reason_of
 from .frames import Frame, Hello, Refusal
 from .journal import Event
 from .link import Link
 from .listener import Acceptor, listen_tcp
-from .names import shorten
+from .names import check_robot_name, shorten
 from .protocol import Party, speaks_our_version
 from .relay import Relay
 from .robots import Robot, Surroundings, check_folder, is_control
@@ -175,9 +175,13 @@ class Server:
         Raises:
             Refused: it is not who it says, speaks another version, or there is no room.
         """
-        name = common_name(channel.link.certificate)
+        try:
+            # Our CA makes no other names; a company's own may. This one becomes a file name.
+            name = check_robot_name(common_name(channel.link.certificate))
+        except (ConfigError, IdentityError) as error:
+            raise Refused("bad-name", str(error)) from error
         if hello.robot != name:
-            raise Refused("name-mismatch", f"the certificate is robot {shorten(name)}'s")
+            raise Refused("name-mismatch", f"the certificate is for {shorten(name)}")
         if not speaks_our_version(hello):
             raise Refused("version", f"protocol version {hello.version} is not spoken here")
         robot = self._robots.get(name)
