@@ -43,7 +43,7 @@ def deploy(machine: Machine, checkout: Path) -> None:
 
 def install(machine: Machine, *packages: Path) -> None:
     """Install Debian packages; what they depend on is in the image."""
-    names = [f"/var/tmp/{package.name}" for package in packages]  # noqa: S108
+    names = [f"/srv/{package.name}" for package in packages]
     for package, name in zip(packages, names, strict=True):
         machine.copy_to(package, name)
     machine.run(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-y", "install", *names])

@@ -300,14 +300,14 @@ class Machine:
     def _qemu_command(self) -> list[str]:
         kernel_command_line = (
             "root=/dev/nvme0n1 rw console=ttyS0 quiet loglevel=4 systemd.show_status=error "
-            "mitigations=off audit=0 apparmor=0 selinux=0 panic=-1"
+            "mitigations=off audit=0 apparmor=0 selinux=0 systemd.ssh_auto=no panic=-1"
         )
         disk = f"if=none,id=disk,file={self.image.disk},format=raw,snapshot=on,cache=unsafe,discard=unmap"
         console = f"socket,id=console,path={self.console_socket},server=on,wait=off"
         console += f",logfile={self._directory / 'console.log'}"
         return [
             *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
-            *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"),
+            *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,-svm"),
             *("-smp", str(self._cpus), "-m", str(self._memory)),
             *("-kernel", str(self.image.kernel), "-append", kernel_command_line),
             *("-drive", disk, "-device", "nvme,drive=disk,serial=disk"),
