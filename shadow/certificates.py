@@ -201,8 +201,6 @@ def parse_private_key(pem: bytes, path: Path, what: str) -> PrivateKey:
     """
     if b"PRIVATE KEY-----" not in pem:
         raise ConfigError(f"{what} {path}: it holds no private key in PEM form")
-    # `openssl ecparam -genkey` puts the curve in front, which newer versions of cryptography stumble on.
-    pem = re.sub(rb"-----BEGIN EC PARAMETERS-----.*?-----END EC PARAMETERS-----", b"", pem, flags=re.DOTALL)
     try:
         key = load_pem_private_key(pem, password=None)
     except TypeError as error:  # how cryptography says that a password is needed

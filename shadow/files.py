@@ -75,13 +75,16 @@ def read_owned_file(path: Path, what: str) -> tuple[bytes, os.stat_result]:
     """
     try:
         # O_NONBLOCK: opening a FIFO would otherwise wait for a writer, for ever.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            status = os.fstat(file.fileno())
-            if stat.S_ISDIR(status.st_mode):
-                raise ConfigError(f"{what} {path}: {os.strerror(errno.EISDIR)}")
-            if not stat.S_ISREG(status.st_mode):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
                 raise ConfigError(f"{what} {path}: not a regular file")
-            data = file.read(READ_MAX + 1)
+            # A folder gets past the check, for the better words of the system: it is not to be read.
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                data = file.read(READ_MAX + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise ConfigError(f"{what} {path}: {reason(error)}") from error
     if len(data) > READ_MAX:

@@ -191,8 +191,8 @@ def _builder(
         .subject_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before((now - _BACKDATE).astimezone(dt.UTC).replace(microsecond=0))
-        .not_valid_after(end.astimezone(dt.UTC).replace(microsecond=0))
+        .not_valid_before((now - _BACKDATE).replace(microsecond=0))
+        .not_valid_after(end.replace(microsecond=0))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 

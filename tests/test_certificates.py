@@ -1,6 +1,7 @@
 """Certificates and keys: what a peer would refuse is refused here first, with one line that says why."""
 
 import datetime as dt
+import ssl
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -447,6 +448,30 @@ def test_a_peer_s_damaged_subject() -> None:
     certificate = spoilt(certify("Eve1", ec_key(), ("CA", ec_key())), title, b"\x0c\x04\xff\xfe\xfd\xfc")
     with pytest.raises(IdentityError, match="damaged"):
         common_name(certificate)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"\x0c\x04Eve1", b"\x0c\x04\xff\xfe\xfd\xfc"),  # the subject: not UTF-8
+        (b"\x0c\x04Eve0", b"\x0c\x04\xff\xfe\xfd\xfc"),  # the issuer
+        (b"\x06\x03\x55\x1d\x13", b"\x06\x03\x55\x1d\x25"),  # an extension twice
+        (b"\x03\x42\x00\x04", b"\x03\x42\x00\x09"),  # the public key: not a point (SEC 1, section 2.3.4)
+    ],
+)
+def test_damage_within_is_found_when_loading(old: bytes, new: bytes) -> None:
+    certificate = certify("Eve1", ec_key(), ("Eve0", ec_key()), usages=[CLIENT_AUTH])
+    with pytest.raises(ConfigError, match="certificate f: damaged: not a certificate"):
+        parse_certificates(pem(spoilt(certificate, old, new)), Path("f"), "certificate")
+
+
+def test_oddities_are_no_warnings() -> None:
+    """A negative serial number is against RFC 5280, and no reason to fill the log at each reload."""
+    der = certify("x", ec_key()).public_bytes(serialization.Encoding.DER)
+    # version 3, then the serial number: the first byte of its value gets the sign bit
+    start = der.index(b"\xa0\x03\x02\x01\x02\x02") + 7
+    odd = ssl.DER_cert_to_PEM_cert(der[:start] + b"\xff" + der[start + 1 :])
+    assert parse_certificates(odd.encode(), Path("f"), "certificate")[0].serial_number < 0
 
 
 _GOOD = pem(certify("x", ec_key(), usages=[CLIENT_AUTH]))

@@ -371,7 +371,7 @@ def test_folder_of_somebody_else(run: Run, open_folder: Path) -> None:
         (["init", "--days=0"], "'0' is not a number from 1 to 36500"),
         (["init", "--days=-1"], "'-1' is not a number"),
         (["init", "--days=36501"], "'36501' is not a number"),
-        (["init", "--days=²"], "'²' is not a number"),
+        (["init", "--days=٣"], "'٣' is not a number"),
         (["init", "--days=soon"], "'soon' is not a number"),
         (["init", "--name="], "CA name ''"),
         (["server"], "NAME-OR-IP"),

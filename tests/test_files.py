@@ -104,6 +104,15 @@ def test_read_folder(tmp_path: Path) -> None:
         read_file(tmp_path, "thing")
 
 
+def test_read_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for path in (tmp_path, tmp_path / "fifo"):
+        with pytest.raises(ConfigError):
+            read_file(path, "thing")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_read_fifo_does_not_wait(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(ConfigError, match="fifo: not a regular file"):
@@ -189,9 +198,12 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_dangling_link_is_something_too(tmp_path: Path) -> None:
+    """And it is found at the start, before anything has been written."""
     (tmp_path / "a").symlink_to("elsewhere")
-    with pytest.raises(ConfigError, match="already there"):
-        write_files([NewFile(tmp_path / "a", b"new", PUBLIC)], force=False)
+    calls: set[str] = set()
+    with watching(lambda _event, name: calls.add(name)), pytest.raises(ConfigError, match="already there"):
+        write_files([NewFile(tmp_path / name, b"new", PUBLIC) for name in "ba"], force=False)
+    assert "fsync" not in calls
     assert tree(tmp_path) == ["a"]
 
 
@@ -236,12 +248,14 @@ def test_somebody_else_was_faster(tmp_path: Path) -> None:
 
 def test_force_puts_the_old_back_when_a_later_file_fails(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
-    too_long = tmp_path / ("x" * 256)
-    files = [NewFile(path, b"new", PUBLIC) for path in (tmp_path / "a", tmp_path / "b", too_long)]
+    (tmp_path / "link").symlink_to("a")
+    targets = [*(tmp_path / name for name in ("a", "b", "link")), tmp_path / ("x" * 256)]
+    files = [NewFile(path, b"new", PUBLIC) for path in targets]
     with pytest.raises(ConfigError, match=os.strerror(errno.ENAMETOOLONG)):
         write_files(files, force=True)
-    assert tree(tmp_path) == ["a"]
+    assert tree(tmp_path) == ["a", "link"]
     assert (tmp_path / "a").read_bytes() == b"old"
+    assert (tmp_path / "link").is_symlink()
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -17,7 +17,6 @@ from shadow.certificates import (
     Purpose,
     common_name,
     has_purpose,
-    is_authority,
     load_credentials,
     validity,
 )
@@ -119,7 +118,9 @@ def test_profile_of_the_authority() -> None:
 )
 def test_profile_of_the_leaves(leaf: pki.Pair) -> None:
     certificate = leaf.certificate
-    assert not is_authority(certificate)
+    constraints = extension(certificate, x509.BasicConstraints)
+    assert constraints.critical
+    assert constraints.value == x509.BasicConstraints(ca=False, path_length=None)
     assert certificate.issuer == CA.certificate.subject
     usage = extension(certificate, x509.KeyUsage)
     assert usage.critical
