@@ -65,13 +65,14 @@ class Channel:
         if not self._live:
             return
         self.conversation.sent(frame)
+        if self.link.unsent > UNSENT_MAX:
+            self._loop.call_soon(self._lose, PeerError("the peer does not read what we send"))
+            return
         try:
             self.link.write(encode(frame))
         except OSError as error:
             self._loop.call_soon(self._lose, _lost(error))
             return
-        if self.link.unsent > UNSENT_MAX:
-            self._loop.call_soon(self._lose, PeerError("the peer does not read what we send"))
         self._watch_write()
 
     def release(self) -> Link:

@@ -139,9 +139,10 @@ class Authority:
         crt, key = self.folder / f"{stem}.crt", self.folder / f"{stem}.key"
         return (crt, key) if crt.exists() else self.issue(stem, name, purpose, **options)
 
-    def context(self, purpose: Purpose, *, name: str = "011", key_kind: str = "ec") -> SSL.Context:
+    def context(self, purpose: Purpose, *, key_kind: str = "ec") -> SSL.Context:
         """A context as the daemons make it."""
-        stem = f"context-{purpose.name}-{name}-{key_kind}"
+        name = {Purpose.SERVER: "server", Purpose.ROBOT: "011"}[purpose]
+        stem = f"context-{name}-{key_kind}"
         crt, key = self._once(stem, name, purpose, {"key_kind": key_kind})
         return make_context(load_credentials(self.ca, crt, key, purpose, now()))
 

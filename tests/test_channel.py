@@ -1,0 +1,183 @@
+"""Frames over a live connection: exact reading, release, and every way to lose it."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from shadow.channel import UNSENT_MAX, Channel, watch_for_death
+from shadow.errors import FrameError, PeerError
+from shadow.frames import Dial, Frame, Hello, Ping, Pong, Start, Started, Welcome, encode
+from shadow.link import Link
+from shadow.protocol import CONTROL, DATA, Party
+from shadow.tls import Ktls
+from tests.support import DEADLINE, Authority, linked
+
+
+class Ends:
+    """A server's channel and the bare link of the robot at its other end."""
+
+    def __init__(self, server: Link, robot: Link) -> None:
+        self.frames: list[Frame] = []
+        self.losses: list[PeerError | None] = []
+        self.robot = robot
+        self.channel = Channel(server, Party.SERVER, self.frames.append, self.losses.append)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+    def say(self, *frames: Frame) -> None:
+        self.robot.write(b"".join(map(encode, frames)))
+
+
+def with_ends(authority: Authority, body: Callable[[Ends], Awaitable[None]]) -> None:
+    async def run() -> None:
+        ends = Ends(*await linked(authority, Ktls.OFF))
+        try:
+            await body(ends)
+        finally:
+            ends.channel.abort()
+            ends.robot.sock.close()
+            ends.channel.link.sock.close()
+
+    asyncio.run(run())
+
+
+HELLO = Hello(1, CONTROL, "011")
+
+
+def test_frames_arrive_in_order(authority: Authority) -> None:
+    async def body(ends: Ends) -> None:
+        ends.say(HELLO)
+        await ends.until(lambda: ends.frames == [HELLO])
+        ends.channel.send(Welcome(1))
+        pings = [Ping(float(number)) for number in range(200)]
+        ends.say(*pings)
+        await ends.until(lambda: ends.frames[1:] == pings)
+
+    with_ends(authority, body)
+
+
+def test_after_release_not_a_byte_is_touched(authority: Authority) -> None:
+    async def body(ends: Ends) -> None:
+        ends.say(Hello(1, DATA, "011"))
+        await ends.until(lambda: ends.frames)
+        ends.channel.send(Welcome(1))
+        ends.channel.send(Start("", "1"))
+        links: list[Link] = []
+        ends.channel.on_frame = lambda _frame: links.append(ends.channel.release())
+        ends.robot.write(encode(Started()) + b"the visitor's own")
+        await ends.until(lambda: links)
+        assert not ends.channel.live
+        assert links[0].read(100) == b"the visitor's own"
+        assert ends.losses == []
+
+    with_ends(authority, body)
+
+
+def test_an_orderly_end(authority: Authority) -> None:
+    async def body(ends: Ends) -> None:
+        ends.say(HELLO)
+        ends.robot.send_close_notify()
+        await ends.until(lambda: ends.losses)
+        assert ends.losses == [None]
+        assert ends.frames == [HELLO]
+        assert not ends.channel.live
+
+    with_ends(authority, body)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda link: link.sock.shutdown(socket.SHUT_WR), "connection lost: .*no close_notify"),
+        (lambda link: link.abort(), "connection lost: Connection reset by peer"),
+        (lambda link: link.sock.send(b"\x17\x03\x03\x00\x20" + bytes(32)), "connection lost: TLS: "),
+        (lambda link: link.write(b"\x63\x00\x00\x02{}"), "unknown frame type 99"),
+        (lambda link: link.write(encode(Started())), "Started from the robot while greeted"),
+        (lambda link: (link.write(b"\x04\x00"), link.send_close_notify()), "middle of a frame"),
+    ],
+)
+def test_every_way_to_lose_it(authority: Authority, spoil: Callable[[Link], object], complaint: str) -> None:
+    async def body(ends: Ends) -> None:
+        ends.say(HELLO)
+        await ends.until(lambda: ends.frames)
+        spoil(ends.robot)
+        await ends.until(lambda: ends.losses)
+        with pytest.raises(PeerError, match=complaint):
+            raise ends.losses[0] or AssertionError
+        assert ends.channel.link.sock.fileno() == -1, "the socket must be closed"
+        ends.channel.send(Pong(1))  # harmless now
+
+    with_ends(authority, body)
+
+
+def test_a_peer_that_does_not_read_is_given_up(authority: Authority) -> None:
+    async def body(ends: Ends) -> None:
+        ends.say(HELLO)
+        await ends.until(lambda: ends.frames)
+        ends.channel.send(Welcome(1))
+        sent = 0
+        while ends.channel.live:
+            ends.channel.send(Dial(1))
+            sent += 1
+            assert ends.channel.link.unsent < UNSENT_MAX + 256
+            if sent % 1000 == 0:
+                await asyncio.sleep(0)
+        await ends.until(lambda: ends.losses)
+        assert "does not read" in str(ends.losses[0])
+
+    with_ends(authority, body)
+
+
+def test_what_the_socket_does_not_take_at_once_follows(authority: Authority) -> None:
+    async def body(ends: Ends) -> None:
+        ends.say(HELLO)
+        await ends.until(lambda: ends.frames)
+        ends.channel.send(Welcome(1))
+        count = 0
+        while ends.channel.link.flushed:
+            ends.channel.send(Dial(count))
+            count += 1
+        received = b""
+        expected = encode(Welcome(1)) + b"".join(encode(Dial(number)) for number in range(count))
+
+        def read() -> bool:
+            nonlocal received
+            with contextlib.suppress(BlockingIOError):
+                while len(received) < len(expected):
+                    received += ends.robot.read(2**20)
+            return len(received) >= len(expected)
+
+        await ends.until(read)
+        assert received == expected
+        assert ends.channel.link.flushed
+
+    with_ends(authority, body)
+
+
+def test_we_may_not_speak_out_of_turn_either(authority: Authority) -> None:
+    async def body(ends: Ends) -> None:
+        with pytest.raises(FrameError, match="Start from the server while opening"):
+            ends.channel.send(Start("", "1"))
+
+    with_ends(authority, body)
+
+
+def test_the_kernel_watches_for_death_within_three_intervals() -> None:
+    with socket.socket() as sock:
+        watch_for_death(sock, 10.4)
+        values = [
+            sock.getsockopt(socket.IPPROTO_TCP, name)
+            for name in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        ]
+        idle, between, count = values
+        assert idle + between * count == 30
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30000
+        watch_for_death(sock, 0.1)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 1

@@ -1,0 +1,361 @@
+"""The robot's side: dialling, coming back, giving up, and what it says about servers it must not trust."""
+
+import contextlib
+import re
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shadow.certificates import Purpose
+from tests.peer import DIAL, PING, PONG, REFUSED, START, WELCOME, frame, server_context
+from tests.support import (
+    DEADLINE,
+    Authority,
+    Daemon,
+    Tunnel,
+    echo,
+    exchange,
+    random_bytes,
+    serving,
+    wait_for,
+)
+
+LOCAL = ["--lhost=127.0.0.1", "--lport=9"]
+
+
+def start(tunnel: Tunnel, *more: str, rhost: str = "localhost", robot: str = "011") -> Daemon:
+    return tunnel.daemon(tunnel.client_arguments(*LOCAL, *more, rhost=rhost, robot=robot))
+
+
+# Servers a client must not talk to.
+
+
+@contextlib.contextmanager
+def fake_server(
+    tunnel: Tunnel, talk: Callable[[ssl.SSLSocket], None], pair: tuple[Path, Path] | None = None
+) -> Iterator[None]:
+    """A server that is not ours, for one connection after another."""
+    context = server_context(tunnel.authority, pair or tunnel.authority.server())
+    listener = socket.create_server(("127.0.0.1", tunnel.port))
+
+    def serve() -> None:
+        while True:
+            try:
+                raw, _address = listener.accept()
+            except OSError:
+                return
+            raw.settimeout(DEADLINE)
+            with contextlib.suppress(OSError), context.wrap_socket(raw, server_side=True) as sock:
+                talk(sock)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(DEADLINE)
+
+
+def swallow(sock: ssl.SSLSocket) -> None:
+    while sock.recv(65536):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda a: a.robot("012"), "unsupported_certificate"),
+        (lambda a: a.issue("purposeless2", "localhost", None), "not a server's .serverAuth"),
+        (
+            lambda a: a.issue("elsewhere", "s", Purpose.SERVER, hosts=("other.example", "192.0.2.1")),
+            r"not for localhost but for other\.example, 192\.0\.2\.1 .--server-name",
+        ),
+        (lambda a: a.issue("old", "s", Purpose.SERVER, days=(-20, -10)), "certificate_expired"),
+    ],
+)
+def test_a_server_that_is_not_to_be_trusted(
+    tunnel: Tunnel, make: Callable[[Authority], tuple[Path, Path]], complaint: str
+) -> None:
+    with fake_server(tunnel, swallow, make(tunnel.authority)):
+        client = start(tunnel, "--once")
+        assert client.wait() == 76
+        assert re.search(rf"^shadow-client: .*{complaint}", client.log, re.MULTILINE)
+
+
+def test_a_server_of_another_ca(tunnel: Tunnel, tmp_path: Path) -> None:
+    foreign = Authority(tmp_path / "foreign", "Foreign CA")
+    with fake_server(tunnel, swallow, foreign.server()):
+        client = start(tunnel, "--once")
+        assert client.wait() == 76
+        assert "the peer's certificate was refused: unknown_ca: issued by another CA" in client.log
+
+
+def test_the_server_name_can_be_another_than_the_host_dialled(tunnel: Tunnel) -> None:
+    pair = tunnel.authority.issue("named", "s", Purpose.SERVER, hosts=("tunnel.example",))
+
+    def welcome(sock: ssl.SSLSocket) -> None:
+        sock.recv(65536)
+        sock.sendall(frame(WELCOME, version=1, session="s", keepalive=30))
+        swallow(sock)
+
+    with fake_server(tunnel, welcome, pair):
+        client = start(tunnel, "--server-name=tunnel.example", "--standby=0", rhost="127.0.0.1")
+        client.wait_for_log("robot 011 connected to 127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "complaint"),
+    [
+        (
+            frame(REFUSED, code="revoked", text="your certificate is revoked"),
+            77,
+            r"refused \(revoked\): your",
+        ),
+        (frame(PING, stamp=1), 76, "Ping from the server while greeted"),
+        (frame(99), 76, "unknown frame type 99"),
+        (b"\x02\x00\xff\xff", 76, "announces a body of 65535 bytes"),
+        (b"\x02\x00\x00", 76, "connection lost|hung up"),
+    ],
+)
+def test_servers_that_answer_badly(tunnel: Tunnel, answer: bytes, status: int, complaint: str) -> None:
+    def talk(sock: ssl.SSLSocket) -> None:
+        sock.recv(65536)
+        sock.sendall(answer)
+        if len(answer) > 3:
+            swallow(sock)
+
+    with fake_server(tunnel, talk):
+        client = start(tunnel, "--once")
+        assert client.wait() == status
+        assert re.search(rf"^shadow-client: .*({complaint})", client.log, re.MULTILINE)
+
+
+def test_a_server_that_says_nothing(tunnel: Tunnel) -> None:
+    with fake_server(tunnel, swallow):
+        client = start(tunnel, "--once", "--connect-timeout=0.5")
+        assert client.wait() == 76
+        assert "shadow-client: no WELCOME within 0.5 s" in client.log
+
+
+def test_a_server_that_stalls_in_the_handshake(tunnel: Tunnel) -> None:
+    with socket.create_server(("127.0.0.1", tunnel.port)):
+        client = start(tunnel, "--once", "--connect-timeout=0.5", rhost="127.0.0.1")
+        assert client.wait() == 76
+        assert "shadow-client: no handshake within 0.5 s" in client.log
+
+
+def test_a_server_that_falls_silent_is_given_up_after_three_intervals(tunnel: Tunnel) -> None:
+    def talk(sock: ssl.SSLSocket) -> None:
+        sock.recv(65536)
+        sock.sendall(frame(WELCOME, version=1, session="s", keepalive=0.3))
+        swallow(sock)
+
+    with fake_server(tunnel, talk):
+        client = start(tunnel, "--standby=0")
+        client.wait_for_log(r"no session with .*: nothing heard for 0\.9 s; next try in")
+
+
+def test_start_right_behind_welcome_is_not_lost(tunnel: Tunnel) -> None:
+    """A server with a visitor waiting sends both at once; the channel must not drop the second."""
+    answered = threading.Event()
+
+    def talk(sock: ssl.SSLSocket) -> None:
+        if b'"control"' in sock.recv(65536):
+            sock.sendall(frame(WELCOME, version=1, session="s", keepalive=30) + frame(DIAL, count=1))
+            swallow(sock)
+            return
+        sock.sendall(frame(WELCOME, version=1, session="s") + frame(START, service="", stream="1"))
+        sock.sendall(b"hello service")
+        data = b""
+        while b"hello service" not in data:
+            data += sock.recv(65536)
+        answered.set()
+        swallow(sock)
+
+    with serving(echo) as service, fake_server(tunnel, talk):
+        tunnel.daemon(tunnel.client_arguments(f"--lport={service.port}", "--lhost=127.0.0.1", "--standby=0"))
+        assert answered.wait(DEADLINE)
+
+
+# Nobody there.
+
+
+def test_once_leaves_with_the_reason(tunnel: Tunnel) -> None:
+    client = start(tunnel, "--once")
+    assert client.wait() == 69
+    assert re.search(r"^shadow-client: cannot connect to .*: Connection refused$", client.log, re.MULTILINE)
+
+
+def test_a_host_that_does_not_exist(tunnel: Tunnel) -> None:
+    client = start(tunnel, "--once", rhost="no-such-host.invalid")
+    assert client.wait() == 69
+    assert "shadow-client: cannot resolve no-such-host.invalid: " in client.log
+
+
+def test_without_once_it_tries_again_until_there_is_a_server(tunnel: Tunnel) -> None:
+    client = start(tunnel)
+    client.wait_for_log(
+        r"no session with localhost:\d+: .*Connection refused; next try in \d+\.\d s", count=2
+    )
+    tunnel.start_server()
+    client.wait_for_log("robot 011 connected to ")
+
+
+def test_it_comes_back_after_a_server_restart_and_its_sockets_with_it(tunnel: Tunnel) -> None:
+    with serving(echo) as service:
+        server = tunnel.start_server()
+        client = tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1")
+        server.stop()
+        client.wait_for_log("no session with .*; next try in")
+        tunnel.start_server()
+        client.wait_for_log("robot 011 connected to ", count=2)
+        wait_for(tunnel.socket_path().exists, "011.sock")
+        with tunnel.visit() as visitor:
+            assert exchange(visitor, b"again") == b"again"
+
+
+def test_streams_outlive_the_control_channel(tunnel: Tunnel) -> None:
+    """A second client takes the name over; the first one's streams go on."""
+    with serving(echo) as service:
+        server = tunnel.start_server()
+        first = tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1")
+        with tunnel.visit() as visitor:
+            visitor.sendall(b"one")
+            assert visitor.recv(10) == b"one"
+            first.process.send_signal(signal.SIGSTOP)
+            second = tunnel.daemon(tunnel.client_arguments(f"--lport={service.port}", "--lhost=127.0.0.1"))
+            second.wait_for_log("robot 011 connected")
+            server.wait_for_log("robot 011 came back from .*; its session from .* ends")
+            with tunnel.visit() as another:
+                assert exchange(another, b"new session") == b"new session"
+            first.process.send_signal(signal.SIGCONT)
+            visitor.sendall(b"two")
+            assert visitor.recv(10) == b"two"
+            first.wait_for_log(r"refused \(superseded\): the same name connected from ")
+
+
+def test_two_devices_that_fight_over_a_name_are_told_of(tunnel: Tunnel) -> None:
+    server = tunnel.start_server()
+    for _ in range(2):
+        start(tunnel)
+    server.wait_for_log("WARNING: robot 011: two devices seem to fight over this name")
+
+
+# The two legs, in every combination of families.
+
+
+@pytest.mark.parametrize("local", ["127.0.0.1", "::1", "localhost"])
+@pytest.mark.parametrize("remote", ["127.0.0.1", "::1", "localhost"])
+@pytest.mark.parametrize("family", ["-4", "-6", "both"])
+def test_all_combinations_of_families(tunnel: Tunnel, family: str, remote: str, local: str) -> None:
+    if (family, remote) in {("-4", "::1"), ("-6", "127.0.0.1")}:
+        tunnel.start_server(family)
+        client = start(tunnel, "--once", rhost=remote)
+        assert client.wait() == 69
+        return
+    with serving(echo, "::1" if local == "::1" else "127.0.0.1") as service:
+        tunnel.start_server(*([] if family == "both" else [family]))
+        tunnel.start_client(f"--lport={service.port}", f"--lhost={local}", rhost=remote)
+        data = random_bytes(300_000, 6)
+        with tunnel.visit() as visitor:
+            assert exchange(visitor, data) == data
+
+
+# Configuration.
+
+
+@pytest.mark.parametrize("option", ["ca", "crt", "key"])
+@pytest.mark.parametrize("state", ["missing", "malformed", "empty", "folder"])
+def test_broken_files_are_named(tunnel: Tunnel, tmp_path: Path, option: str, state: str) -> None:
+    path = tmp_path / f"broken.{option}"
+    if state == "folder":
+        path.mkdir()
+    elif state != "missing":
+        path.write_text("" if state == "empty" else "-----BEGIN CERTIFICATE-----\nnope\n")
+    client = start(tunnel, f"--{option}={path}")
+    assert client.wait() == 78
+    (line,) = [line for line in client.log.splitlines() if line.startswith("shadow-client: ")]
+    assert str(path) in line
+
+
+def test_another_robots_certificate(tunnel: Tunnel) -> None:
+    crt, key = tunnel.authority.robot("012")
+    client = start(tunnel, f"--crt={crt}", f"--key={key}")
+    assert client.wait() == 78
+    assert f"shadow-client: {crt} is robot '012's certificate, not '011's (--robot)" in client.log
+
+
+def test_a_key_of_another_certificate(tunnel: Tunnel) -> None:
+    _crt, key = tunnel.authority.robot("012")
+    client = start(tunnel, f"--key={key}")
+    assert client.wait() == 78
+    assert str(key) in client.log
+
+
+def test_an_expired_certificate_is_a_configuration_error(tunnel: Tunnel) -> None:
+    crt, key = tunnel.authority.issue("expired", "011", Purpose.ROBOT, days=(-20, -10))
+    client = start(tunnel, f"--crt={crt}", f"--key={key}")
+    assert client.wait() == 78
+    assert re.search(rf"^shadow-client: .*{re.escape(str(crt))}.* expired", client.log, re.MULTILINE)
+
+
+def test_a_certificate_not_valid_yet_is_the_clocks_fault_and_waits(tunnel: Tunnel) -> None:
+    crt, key = tunnel.authority.issue("future", "011", Purpose.ROBOT, days=(10, 20))
+    arguments = [f"--crt={crt}", f"--key={key}"]
+    client = start(tunnel, *arguments)
+    client.wait_for_log("not valid (yet|before).*clock.*; next try in")
+    assert client.stop() == 0
+    once = start(tunnel, *arguments, "--once")
+    assert once.wait() == 75
+
+
+def test_a_servers_certificate_is_no_robots(tunnel: Tunnel) -> None:
+    crt, key = tunnel.authority.server()
+    client = start(tunnel, f"--crt={crt}", f"--key={key}")
+    assert client.wait() == 78
+    assert "shadow-ca robot" in client.log
+
+
+def test_usage_errors(tunnel: Tunnel) -> None:
+    client = start(tunnel, "--robot=../x")
+    assert client.wait() == 2
+    assert re.search(r"^shadow-client: argument --robot: robot name '\.\./x'", client.log, re.MULTILINE)
+
+
+def test_the_environment_is_enough(tunnel: Tunnel) -> None:
+    tunnel.start_server()
+    crt, key = tunnel.authority.robot()
+    environment = {
+        "SHADOW_RHOST": "localhost",
+        "SHADOW_RPORT": str(tunnel.port),
+        "SHADOW_CA": str(tunnel.authority.ca),
+        "SHADOW_CRT": str(crt),
+        "SHADOW_KEY": str(key),
+        "SHADOW_ROBOT": "011",
+        "SHADOW_LPORT": "9",
+    }
+    client = tunnel.daemon(["shadow.cli.client"], environment)
+    client.wait_for_log("robot 011 connected")
+
+
+def test_pings_are_answered_and_sent(tunnel: Tunnel) -> None:
+    seen: list[int] = []
+
+    def talk(sock: ssl.SSLSocket) -> None:
+        sock.recv(65536)
+        sock.sendall(frame(WELCOME, version=1, session="s", keepalive=0.2))
+        while data := sock.recv(65536):
+            seen.append(data[0])
+            sock.sendall(frame(PONG, stamp=0))
+
+    with fake_server(tunnel, talk):
+        start(tunnel, "--standby=0")
+        wait_for(lambda: seen.count(PING) >= 5, "five pings")

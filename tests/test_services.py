@@ -1,0 +1,95 @@
+"""The robot's local services: what a visitor and the log get when one cannot be reached."""
+
+import socket
+
+import pytest
+
+from tests.peer import FAILED, START, STARTED, WELCOME, Peer, server_context
+from tests.support import Tunnel, echo, exchange, free_port, serving
+
+
+def test_a_refused_service(tunnel: Tunnel) -> None:
+    server = tunnel.start_server()
+    client = tunnel.start_client(f"--lport={free_port()}", "--lhost=127.0.0.1")
+    with tunnel.visit() as visitor:
+        visitor.sendall(b"anybody?")
+        with pytest.raises(ConnectionResetError):  # its bytes were never read, and it is told so
+            visitor.recv(1)
+    client.wait_for_log(r"visitor not connected: cannot connect to 127\.0\.0\.1:\d+: Connection refused")
+    server.wait_for_log("the robot could not connect it .'refused': 'cannot connect to 127")
+
+
+def test_an_unresolvable_service(tunnel: Tunnel) -> None:
+    server = tunnel.start_server()
+    tunnel.start_client("--service=web=no-such-host.invalid:80", "--lport=9")
+    with tunnel.visit("web@011") as visitor:
+        assert visitor.recv(1) == b""
+    server.wait_for_log("the robot could not connect it .'unreachable': 'cannot resolve no-such-host")
+
+
+def test_a_service_that_does_not_answer(tunnel: Tunnel) -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        stuffing = []
+        for _ in range(4):
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+            stuffing.append(sock)
+        server = tunnel.start_server()
+        tunnel.start_client(f"--lport={full.getsockname()[1]}", "--lhost=127.0.0.1")
+        with tunnel.visit() as visitor:
+            assert visitor.recv(1) == b""
+        server.wait_for_log("the robot could not connect it .'timeout': ")
+        for sock in stuffing:
+            sock.close()
+
+
+def test_a_service_that_comes_back_is_served_again(tunnel: Tunnel) -> None:
+    with serving(echo) as service:
+        port = service.port
+    tunnel.start_server()
+    tunnel.start_client(f"--lport={port}", "--lhost=127.0.0.1")
+    with tunnel.visit() as visitor:
+        assert visitor.recv(1) == b""
+    with socket.create_server(("127.0.0.1", port)) as listener, tunnel.visit() as visitor:
+        connection, _address = listener.accept()
+        with connection:
+            visitor.sendall(b"x")
+            assert connection.recv(1) == b"x"
+
+
+def test_a_service_that_is_not_offered(tunnel: Tunnel) -> None:
+    """A server that asks for more than was offered is told so; ours never does."""
+    context = server_context(tunnel.authority, tunnel.authority.server())
+    with socket.create_server(("127.0.0.1", tunnel.port)) as listener:
+        client = tunnel.daemon(tunnel.client_arguments("--lport=9", "--standby=1"))
+        answers = []
+        for _ in range(2):  # the control channel, then the data channel
+            raw, _address = listener.accept()
+            peer = Peer.__new__(Peer)
+            peer.sock = context.wrap_socket(raw, server_side=True)
+            _kind, hello = peer.receive()
+            peer.send(WELCOME, version=1, session="s", keepalive=30)
+            answers.append((hello["role"], peer))
+        data = dict(answers)["data"]
+        data.send(START, service="secret", stream="1")
+        kind, answer = data.receive()
+        assert (kind, answer["code"]) == (FAILED, "no-such-service")
+        client.wait_for_log("visitor not connected: service 'secret' is not offered")
+        for _role, peer in answers:
+            peer.sock.close()
+    assert STARTED != FAILED
+
+
+def test_services_of_every_kind_at_once(tunnel: Tunnel) -> None:
+    with serving(echo) as one, serving(echo, "::1") as two:
+        tunnel.start_server()
+        tunnel.start_client(
+            f"--service=four={one.endpoint}", f"--service=six={two.endpoint}", f"--lport={one.port}",
+            "--lhost=localhost",
+        )  # fmt: skip
+        for name in ("four@011", "six@011", "011"):
+            with tunnel.visit(name) as visitor:
+                assert exchange(visitor, name.encode()) == name.encode()
