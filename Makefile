@@ -8,6 +8,8 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 VENV := .venv/bin
 VENV_DEBIAN := .venv-debian/bin
 BUILD := build
+SCRIPTS := scripts/demo
+COVERAGE := $(BUILD)/coverage.data
 
 # Variables for the command line, e.g. `make unit TESTS=tests/test_frames.py PYTEST_FLAGS=-x`.
 # TESTS          which tests
@@ -48,26 +50,26 @@ test: setup ## everything: linters, types, all tests with coverage, again on Deb
 	$(call phase,test,$(MAKE) --keep-going lint types coverage test-debian)
 
 .PHONY: lint
-lint: setup ## style and shell scripts
-	$(call phase,lint,$(VENV)/ruff check --quiet; $(VENV)/ruff format --check --quiet; \
-	git ls-files | xargs grep -lE '^#!/bin/(ba)?sh' | xargs shellcheck)
+lint: setup ## style
+	$(call phase,lint,$(VENV)/ruff check --quiet . $(SCRIPTS); $(VENV)/ruff format --check --quiet . $(SCRIPTS))
 
 .PHONY: types
 types: setup ## type checker, strict
-	$(call phase,types,$(VENV)/mypy)
+	$(call phase,types,$(VENV)/mypy; $(VENV)/mypy $(SCRIPTS))
 
 .PHONY: unit
 unit: setup ## the tests alone
 	$(call phase,unit,$(VENV)/python $(PYTEST))
 
-# COVERAGE_PROCESS_START: the daemons that tests start are measured too.
+# COVERAGE_PROCESS_START: the daemons that tests start are measured too, some of which run as somebody else.
 .PHONY: coverage
-coverage: export COVERAGE_FILE = $(CURDIR)/$(BUILD)/coverage/data
 coverage: export COVERAGE_PROCESS_START = $(CURDIR)/pyproject.toml
 coverage: setup ## all tests, with branch coverage and its floor
-	@rm -rf $(BUILD)/coverage && mkdir -p $(BUILD)/coverage
-	$(call phase,coverage,$(VENV)/python $(PYTEST); \
-	$(VENV)/coverage combine --quiet; $(VENV)/coverage report)
+	@mkdir -p $(BUILD)
+	$(call phase,coverage,parts=$$(mktemp -d); chmod 1777 "$$parts"; \
+	COVERAGE_FILE=$$parts/data $(VENV)/python $(PYTEST) && status=0 || status=$$?; \
+	$(VENV)/coverage combine --quiet --data-file=$(COVERAGE) "$$parts"; rm -rf "$$parts"; \
+	$(VENV)/coverage report --data-file=$(COVERAGE) || status=1; exit $$status)
 
 .PHONY: test-debian
 test-debian: setup ## the tests on Debian's own Python libraries
