@@ -113,9 +113,7 @@ class Client:
         credentials = load_credentials(files.ca, files.crt, files.key, Purpose.ROBOT, dt.datetime.now(dt.UTC))
         name = common_name(credentials.chain[0])
         if name != self._config.robot:
-            raise ConfigError(
-                f"{files.crt} is robot {name!r}'s certificate, not {self._config.robot!r}'s (--robot)"
-            )
+            raise ConfigError(f"{files.crt} is for robot {name!r}, not for {self._config.robot!r} (--robot)")
         context = tls.make_context(credentials)
         return tls.Settings(context, Purpose.ROBOT, self._config.ktls, self._config.server_name)
 

@@ -295,10 +295,11 @@ Handler = Callable[[socket.socket], None]
 class Service:
     """A local TCP service: calls ``handler`` in a thread for each connection."""
 
-    def __init__(self, handler: Handler, host: str = "127.0.0.1") -> None:
+    def __init__(self, handler: Handler, host: str = "127.0.0.1", port: int = 0) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.socket(family, socket.SOCK_STREAM)
-        self._listener.bind((host, 0))
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind((host, port))
         self._listener.listen(256)
         self.host = host
         self.port: int = self._listener.getsockname()[1]
@@ -335,6 +336,8 @@ class Service:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads it
             connection.close()
         self._thread.join(DEADLINE)
 

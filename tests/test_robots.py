@@ -77,7 +77,7 @@ def test_a_foreign_file_is_left_alone_and_the_robot_is_told(tunnel: Tunnel) -> N
 
 
 def test_a_path_too_long_for_a_socket(tunnel: Tunnel) -> None:
-    tunnel.ldir = tunnel.folder / ("d" * (100 - len(str(tunnel.folder))))
+    tunnel.ldir = tunnel.folder / ("d" * (96 - len(str(tunnel.folder))))
     tunnel.ldir.mkdir()
     server = tunnel.start_server()
     with connect(tunnel, "r" * 20) as peer:

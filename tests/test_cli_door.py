@@ -1,0 +1,54 @@
+"""The one door out of the process."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from shadow.cli import door
+from shadow.errors import ConfigError, UsageError
+from tests.support import CHECKOUT
+
+
+def raising(error: BaseException) -> int:
+    def body() -> None:
+        raise error
+
+    return door.run("shadow-x", body)
+
+
+def test_errors_raised_on_purpose_become_a_line_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert raising(ConfigError("ca.crt: No such file or directory")) == 78
+    assert raising(UsageError("--rhost is missing")) == 2
+    assert capsys.readouterr().err == (
+        "shadow-x: ca.crt: No such file or directory\nshadow-x: --rhost is missing\n"
+    )
+
+
+def test_a_bug_leaves_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    assert raising(ZeroDivisionError("oops")) == 70
+    assert "ZeroDivisionError: oops" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert raising(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("returned", "status"), [(None, 0), (0, 0), (3, 3)])
+def test_what_the_body_returns(returned: int | None, status: int) -> None:
+    assert door.run("shadow-x", lambda: returned) == status
+
+
+def test_a_reader_that_left_is_no_error() -> None:
+    program = (
+        "from shadow.cli import door\nraise SystemExit(door.run('x', lambda: print('line\\n' * 100000)))"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -1,0 +1,84 @@
+"""The units: what systemd itself thinks of them, and what must hold between them and the code."""
+
+import configparser
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from shadow.config import variable_name
+from shadow.errors import ConfigError, UsageError
+from shadow.server import SOCKET_NAME
+from tests.support import CHECKOUT
+
+UNITS = CHECKOUT / "units"
+SERVICES = ["shadow-server.service", "shadow-client@.service"]
+EXPOSURE_MAX = 1.2
+
+
+def read(name: str) -> str:
+    return (UNITS / name).read_text()
+
+
+@pytest.mark.parametrize("name", [*SERVICES, "shadow-server.socket"])
+def test_systemd_understands_them(name: str, tmp_path: Path) -> None:
+    for unit in UNITS.iterdir():
+        # The program is not installed here; anything executable will do for the syntax.
+        text = re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", unit.read_text(), flags=re.MULTILINE)
+        (tmp_path / unit.name).write_text(text)
+    instance = tmp_path / name.replace("@.", "@011.")
+    if not instance.exists():
+        shutil.copy(tmp_path / name, instance)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(instance)], capture_output=True, text=True, check=False
+    )
+    complaints = [
+        line
+        for line in done.stderr.splitlines()
+        # Newer than systemd 252, which says so and goes on: that is what the unit counts on.
+        if "shadow" in line and not re.search("Unknown key '(RestartSteps|RestartMaxDelaySec)'", line)
+    ]
+    assert complaints == []
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_exposure(name: str) -> None:
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", str(UNITS / name)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
+    assert found is not None, done.stderr
+    assert float(found[1]) <= EXPOSURE_MAX, done.stdout
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_only_a_human_can_mend_is_not_retried(name: str) -> None:
+    statuses = re.search("^RestartPreventExitStatus=(.*)$", read(name), re.MULTILINE)
+    assert statuses is not None
+    assert set(statuses[1].split()) == {str(UsageError.exit_status), str(ConfigError.exit_status)}
+    assert "\nRestart=always\n" in read(name)
+    assert "\nStartLimitIntervalSec=0\n" in read(name)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_variables_are_those_the_program_reads(name: str) -> None:
+    options = ["--ca", "--crt", "--key", "--ldir", "--robot", "--lport"]
+    for variable in re.findall("^Environment=([A-Z_]+)=", read(name), re.MULTILINE):
+        assert variable in {variable_name(option) for option in options}
+
+
+def test_the_sockets_name_is_the_one_the_server_asks_for() -> None:
+    parser = configparser.ConfigParser(strict=False)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(read("shadow-server.socket"))
+    assert parser["Socket"]["FileDescriptorName"] == SOCKET_NAME
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_key_is_handed_over_and_never_named_where_others_read(name: str) -> None:
+    assert re.search("^LoadCredential=[a-z]+.key:/etc/shadow-tunnel/", read(name), re.MULTILINE)
+    assert re.search("^Environment=SHADOW_KEY=%d/", read(name), re.MULTILINE)
+    assert "--key" not in read(name)

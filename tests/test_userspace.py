@@ -1,0 +1,61 @@
+"""Userspace TLS in the relay: what backpressure keeps, and what was read together with the last frame."""
+
+import asyncio
+import contextlib
+import socket
+
+from shadow.link import UserspaceLink
+from shadow.tls import Ktls
+from shadow.userspace import make_pump, make_scratch
+from tests.support import Authority, linked, random_bytes, read_some
+
+
+def both(authority: Authority) -> tuple[UserspaceLink, UserspaceLink]:
+    server, robot = asyncio.run(linked(authority, Ktls.OFF))
+    assert isinstance(server, UserspaceLink)
+    assert isinstance(robot, UserspaceLink)
+    return server, robot
+
+
+def test_what_openssl_has_already_read_is_not_forgotten(authority: Authority) -> None:
+    """The frame before the stream and the stream's first bytes arrive in one segment."""
+    server, robot = both(authority)
+    robot.write(b"FRAMEbytes of the visitor")
+    assert read_some(server, 5) == b"FRAME"
+    near, plain = socket.socketpair()
+    plain.setblocking(False)
+    pump = make_pump(plain, server, make_scratch())
+    pump.turn()  # no event from epoll: the socket is empty
+    assert near.recv(100) == b"bytes of the visitor"
+    assert pump.down.moved == len(b"bytes of the visitor")
+    pump.close()
+    near.close()
+    robot.sock.close()
+
+
+def test_a_full_sink_stops_the_source(authority: Authority) -> None:
+    server, robot = both(authority)
+    near, plain = socket.socketpair()
+    plain.setblocking(False)
+    near.setblocking(False)
+    pump = make_pump(plain, server, make_scratch())
+    data = random_bytes(30_000_000, 1)
+    sent, moved = 0, -1
+    while moved != pump.up.moved:
+        moved = pump.up.moved
+        with contextlib.suppress(BlockingIOError):
+            sent += near.send(data[sent : sent + 1_000_000])
+        pump.up.readable = True
+        pump.turn()
+    assert pump.up.holds
+    assert not pump.up.writable
+    assert moved < len(data)
+    received = b""
+    while len(received) < pump.up.moved:
+        received += read_some(robot)
+        pump.up.writable, pump.up.readable = True, False
+        pump.turn()
+    assert received == data[: len(received)]
+    pump.close()
+    near.close()
+    robot.sock.close()
