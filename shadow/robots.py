@@ -6,18 +6,13 @@ has a session. Everything runs in the event loop's thread; the relay's threads r
 """
 
 import asyncio
-import contextlib
 import functools
 import itertools
 import logging
-import os
 import secrets
-import select
 import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from . import __version__, journal
 from .channel import Channel
@@ -26,48 +21,18 @@ from .errors import ConfigError, LocalError, PeerError, Refused
 from .flow import Pump, Side, reason_of
 from .frames import PROTOCOL_VERSION, Dial, Failed, Frame, Hello, Ping, Pong, Refusal, Start, Started, Welcome
 from .journal import Event
-from .listener import Acceptor, UnixListener
-from .names import DEFAULT_SERVICE, check_service_name, shorten, socket_name
+from .names import DEFAULT_SERVICE, check_service_name, shorten
 from .protocol import CONTROL, Keepalive
 from .relay import Relay
+from .sockets import Sockets
 from .switchboard import Switchboard
+from .visitor import Visitor, has_left, make_visitor
 
-_UCRED = struct.Struct("iII")  # pid, uid, gid (unix(7), SO_PEERCRED)
 _STANDBYS_MAX = 128  # channels one robot may keep standing by
 _STANDBY_TRIES = 3  # channels one visitor is offered before it is turned away
 _FIGHT_AGE = 60.0  # seconds; a session replaced sooner than that, again, means two devices with one name
 
 SOFTWARE = f"shadow-server {__version__}"
-
-
-@dataclass(eq=False, slots=True)
-class Visitor:
-    """One accepted connection on a robot's socket, until its stream starts."""
-
-    sock: socket.socket
-    service: str
-    stream: str
-    uid: int
-    pid: int
-    since: float
-    tries: int = 0
-    timer: asyncio.TimerHandle | None = None
-
-    @property
-    def facts(self) -> dict[str, str | float]:
-        """Journal fields."""
-        return {
-            "service": self.service or "default",
-            "stream": self.stream,
-            "visitor_uid": self.uid,
-            "visitor_pid": self.pid,
-        }
-
-    def close(self) -> None:
-        """Turn the visitor away."""
-        if self.timer is not None:
-            self.timer.cancel()
-        self.sock.close()
 
 
 @dataclass(eq=False, slots=True)
@@ -105,7 +70,7 @@ class Robot:
         self.streams: dict[Pump, Visitor] = {}
         self._around = around
         self._loop = asyncio.get_running_loop()
-        self._listeners: dict[str, tuple[UnixListener, Acceptor]] = {}
+        self._sockets = Sockets(around.config.ldir, name, self._visitor_came, around.on_exhausted)
         self._starting = 0
         self._hasty_takeovers = 0
 
@@ -119,11 +84,11 @@ class Robot:
         """
         services = _checked_services(hello)
         try:
-            self._open_sockets(services)
+            self._sockets.open(services)
         except (ConfigError, LocalError) as error:
             journal.log(Event.SOCKET_FAILED, logging.ERROR, f"robot {self.name}: {error}", robot=self.name)
             if self.session is None:
-                self._close_sockets()
+                self._sockets.close()
             raise Refused("socket", "the server cannot make the robot's socket") from error
         if self.session is not None:
             self._give_way(self.session, peer)
@@ -159,7 +124,7 @@ class Robot:
             return
         self.session = None
         self._retire(session, refusal)
-        self._close_sockets()
+        self._sockets.close()
         journal.log(
             Event.ROBOT_DISCONNECTED,
             logging.INFO,
@@ -246,9 +211,7 @@ class Robot:
     # Visitors
 
     def _visitor_came(self, service: str, sock: socket.socket) -> None:
-        pid, uid, _gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        stream = f"{next(self._stream_numbers):x}"
-        visitor = Visitor(sock, service, stream, uid, pid, self._loop.time())
+        visitor = make_visitor(sock, service, f"{next(self._stream_numbers):x}", self._loop.time())
         waiting = len(self.session.board.visitors) if self.session else 0
         if len(self.streams) + self._starting + waiting >= self._around.config.max_streams:
             self._turn_away(
@@ -297,7 +260,7 @@ class Robot:
     def _start(self, visitor: Visitor, channel: Channel) -> None:
         if visitor.timer is not None:
             visitor.timer.cancel()
-        if _has_left(visitor.sock):
+        if has_left(visitor.sock):
             visitor.close()
             self._reuse(channel)
             return
@@ -397,28 +360,6 @@ class Robot:
         )
         self._maybe_empty()
 
-    # Sockets
-
-    def _open_sockets(self, services: tuple[str, ...]) -> None:
-        """Make the sockets that are missing and remove those of services no longer offered."""
-        for service in set(self._listeners) - set(services):
-            self._close_socket(service)
-        for service in services:
-            if service not in self._listeners:
-                listener = UnixListener(Path(self._around.config.ldir, socket_name(self.name, service)))
-                on_accept = functools.partial(self._visitor_came, service)
-                acceptor = Acceptor(listener.sock, on_accept, self._around.on_exhausted)
-                self._listeners[service] = (listener, acceptor)
-
-    def _close_sockets(self) -> None:
-        for service in list(self._listeners):
-            self._close_socket(service)
-
-    def _close_socket(self, service: str) -> None:
-        listener, acceptor = self._listeners.pop(service)
-        acceptor.close()
-        listener.close()
-
     def _maybe_empty(self) -> None:
         if self.session is None and not self.streams and not self._starting:
             self._around.on_empty(self)
@@ -434,29 +375,6 @@ def _checked_services(hello: Hello) -> tuple[str, ...]:
     return tuple(sorted(set(named)))
 
 
-def _has_left(sock: socket.socket) -> bool:
-    """True if the visitor has closed its end and left nothing behind to be delivered."""
-    poll = select.poll()
-    poll.register(sock, 0)  # POLLHUP is always reported: both directions are shut
-    if not poll.poll(0):
-        return False
-    with contextlib.suppress(OSError):
-        return not sock.recv(1, socket.MSG_PEEK)
-    return True
-
-
 def is_control(hello: Hello) -> bool:
     """Whether a HELLO opens a control channel."""
     return hello.role == CONTROL
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that sockets cannot be made in.
-
-    Raises:
-        ConfigError: missing, not a folder, not writable, or its path too long for any name.
-    """
-    if not folder.is_dir():
-        raise ConfigError(f"--ldir {folder} is not an existing folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigError(f"--ldir {folder} is not writable for us")

@@ -20,7 +20,8 @@ from .listener import Acceptor, listen_tcp
 from .names import check_robot_name, shorten
 from .protocol import Party, speaks_our_version
 from .relay import Relay
-from .robots import Robot, Surroundings, check_folder, is_control
+from .robots import Robot, Surroundings, is_control
+from .sockets import check_folder
 
 SOCKET_NAME = "shadow-server"
 """``FileDescriptorName=`` of the socket unit."""

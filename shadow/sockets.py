@@ -1,0 +1,69 @@
+"""The unix sockets of one robot: a file for each service, as long as the robot is connected."""
+
+import functools
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from .errors import ConfigError
+from .listener import Acceptor, UnixListener
+from .names import socket_name
+
+
+class Sockets:
+    """One robot's sockets in the folder ``ldir``.
+
+    Visitors are reported by ``on_visitor(service, connection)``; running out of descriptors by
+    ``on_exhausted``.
+    """
+
+    def __init__(
+        self,
+        ldir: Path,
+        robot: str,
+        on_visitor: Callable[[str, socket.socket], None],
+        on_exhausted: Callable[[OSError], None],
+    ) -> None:
+        self._ldir = ldir
+        self._robot = robot
+        self._on_visitor = on_visitor
+        self._on_exhausted = on_exhausted
+        self._listeners: dict[str, tuple[UnixListener, Acceptor]] = {}
+
+    def open(self, services: tuple[str, ...]) -> None:
+        """Make the sockets that are missing and remove those of services no longer offered.
+
+        Raises:
+            ConfigError: a path is too long.
+            LocalError: something is in the way, or the folder cannot be written.
+        """
+        for service in set(self._listeners) - set(services):
+            self._close(service)
+        for service in services:
+            if service not in self._listeners:
+                listener = UnixListener(self._ldir / socket_name(self._robot, service))
+                on_accept = functools.partial(self._on_visitor, service)
+                self._listeners[service] = (listener, Acceptor(listener.sock, on_accept, self._on_exhausted))
+
+    def close(self) -> None:
+        """Remove them all."""
+        for service in list(self._listeners):
+            self._close(service)
+
+    def _close(self, service: str) -> None:
+        listener, acceptor = self._listeners.pop(service)
+        acceptor.close()
+        listener.close()
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that sockets cannot be made in.
+
+    Raises:
+        ConfigError: missing, not a folder, not writable, or its path too long for any name.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--ldir {folder} is not an existing folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"--ldir {folder} is not writable for us")

@@ -1,0 +1,57 @@
+"""A visitor: somebody who opened a robot's socket and waits to be connected."""
+
+import asyncio
+import contextlib
+import select
+import socket
+import struct
+from dataclasses import dataclass
+
+_UCRED = struct.Struct("iII")  # pid, uid, gid (unix(7), SO_PEERCRED)
+
+
+@dataclass(eq=False, slots=True)
+class Visitor:
+    """One accepted connection on a robot's socket, until its stream starts."""
+
+    sock: socket.socket
+    service: str
+    stream: str
+    uid: int
+    pid: int
+    since: float
+    tries: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def facts(self) -> dict[str, str | float]:
+        """Journal fields."""
+        return {
+            "service": self.service or "default",
+            "stream": self.stream,
+            "visitor_uid": self.uid,
+            "visitor_pid": self.pid,
+        }
+
+    def close(self) -> None:
+        """Turn the visitor away."""
+        if self.timer is not None:
+            self.timer.cancel()
+        self.sock.close()
+
+
+def make_visitor(sock: socket.socket, service: str, stream: str, now: float) -> Visitor:
+    """The visitor behind an accepted connection; the kernel tells who it is."""
+    pid, uid, _gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return Visitor(sock, service, stream, uid, pid, now)
+
+
+def has_left(sock: socket.socket) -> bool:
+    """True if the visitor has closed its end and left nothing behind to be delivered."""
+    poll = select.poll()
+    poll.register(sock, 0)  # POLLHUP is always reported: both directions are shut
+    if not poll.poll(0):
+        return False
+    with contextlib.suppress(OSError):
+        return not sock.recv(1, socket.MSG_PEEK)
+    return True

@@ -1,0 +1,60 @@
+"""One robot's sockets in their folder."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from shadow.errors import ConfigError, LocalError
+from shadow.sockets import Sockets, check_folder
+from tests.support import DEADLINE
+
+
+def test_services_come_and_go_and_the_rest_stays(tmp_path: Path) -> None:
+    async def body() -> None:
+        visitors: list[tuple[str, socket.socket]] = []
+        sockets = Sockets(tmp_path, "011", lambda *visit: visitors.append(visit), lambda _error: None)
+        sockets.open(("", "web"))
+        kept = (tmp_path / "011.sock").stat().st_ino
+        sockets.open(("", "cam"))
+        assert {path.name for path in tmp_path.iterdir()} == {"011.sock", "cam@011.sock"}
+        assert (tmp_path / "011.sock").stat().st_ino == kept
+        with socket.socket(socket.AF_UNIX) as visitor:
+            visitor.connect(str(tmp_path / "cam@011.sock"))
+            async with asyncio.timeout(DEADLINE):
+                while not visitors:
+                    await asyncio.sleep(0.005)
+            assert visitors[0][0] == "cam"
+            visitors[0][1].close()
+        sockets.close()
+        assert not list(tmp_path.iterdir())
+
+    asyncio.run(body())
+
+
+def test_what_was_made_before_a_failure_is_closed_with_the_rest(tmp_path: Path) -> None:
+    async def body() -> None:
+        (tmp_path / "web@011.sock").write_text("precious")
+        sockets = Sockets(tmp_path, "011", lambda *_visit: None, lambda _error: None)
+        with pytest.raises(LocalError, match="in the way"):
+            sockets.open(("", "web"))
+        sockets.close()
+        assert [path.name for path in tmp_path.iterdir()] == ["web@011.sock"]
+
+    asyncio.run(body())
+
+
+def test_check_folder(tmp_path: Path) -> None:
+    check_folder(tmp_path)
+    with pytest.raises(ConfigError, match="not an existing folder"):
+        check_folder(tmp_path / "missing")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="not an existing folder"):
+        check_folder(tmp_path / "file")
+
+
+def test_check_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_arguments: False)  # root may write anywhere
+    with pytest.raises(ConfigError, match="is not writable for us"):
+        check_folder(tmp_path)
