@@ -262,7 +262,7 @@ def test_any_text_is_a_host_or_an_error(text: str) -> None:
     st.lists(
         st.one_of(
             st.ip_addresses(),
-            st.from_regex(r"[a-z]([a-z0-9-]{0,61}[a-z])?(\.[a-z]{2,10}){0,3}", fullmatch=True),
+            st.from_regex(r"[a-z]([a-z0-9-]{0,28}[a-z])?(\.[a-z]{2,10}){0,3}", fullmatch=True),
         ),
         min_size=1,
         max_size=5,
