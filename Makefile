@@ -67,7 +67,7 @@ coverage: export COVERAGE_PROCESS_START = $(CURDIR)/pyproject.toml
 coverage: setup ## all tests, with branch coverage and its floor
 	@mkdir -p $(BUILD)
 	$(call phase,coverage,parts=$$(mktemp -d); chmod 1777 "$$parts"; \
-	COVERAGE_FILE=$$parts/data $(VENV)/python $(PYTEST) && status=0 || status=$$?; \
+	COVERAGE_FILE=$$parts/$(notdir $(COVERAGE)) $(VENV)/python $(PYTEST) && status=0 || status=$$?; \
 	$(VENV)/coverage combine --quiet --data-file=$(COVERAGE) "$$parts"; rm -rf "$$parts"; \
 	$(VENV)/coverage report --data-file=$(COVERAGE) || status=1; exit $$status)
 
