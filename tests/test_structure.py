@@ -139,7 +139,7 @@ def files() -> Iterator[Path]:
         subfolders[:] = [
             name
             for name in subfolders
-            if name == ".ci" or not name.startswith((".", "__")) and name not in MADE
+            if name == ".ci" or (not name.startswith((".", "__")) and name not in MADE)
         ]
         for name in names:
             path = Path(folder) / name
