@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.utils import CryptographyDeprecationWarning
@@ -31,11 +31,14 @@ _PEM = re.compile(_BEGIN + rb".*?-----END CERTIFICATE-----", re.DOTALL)  # RFC 7
 _DAMAGE = (
     ValueError,
     TypeError,
+    KeyError,  # a string type that it has no name for
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
+
+_KEY_DAMAGE = (ValueError, UnsupportedAlgorithm, InternalError)
 
 # Below these OpenSSL's security level 2, the default of today's distributions, refuses to load a
 # certificate (SSL_CTX_set_security_level(3): 112 bits).
@@ -208,7 +211,11 @@ def parse_private_key(pem: bytes, path: Path, what: str) -> PrivateKey:
             f"{what} {path}: encrypted; decrypt it (`openssl pkey`), or hand it over "
             "with systemd's LoadCredentialEncrypted="
         ) from error
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except BaseException as error:
+        # A secret longer than the curve's numbers: InternalError in cryptography 38, in 43 a panic of its
+        # Rust, which is no Exception and has no public name. Neither may end a daemon that reloads.
+        if not (isinstance(error, _KEY_DAMAGE) or type(error).__name__ == "PanicException"):
+            raise
         raise ConfigError(f"{what} {path}: damaged: not a private key") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise ConfigError(f"{what} {path}: neither an EC nor an RSA key")

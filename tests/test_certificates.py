@@ -1,5 +1,6 @@
 """Certificates and keys: what a peer would refuse is refused here first, with one line that says why."""
 
+import base64
 import datetime as dt
 import ssl
 import subprocess
@@ -248,6 +249,18 @@ def test_encrypted_key_of_the_old_form(setup: Setup) -> None:
     assert "encrypted; decrypt it" in setup.refusal()
 
 
+def test_key_too_long_for_its_curve(setup: Setup) -> None:
+    """The length of the secret is damaged, which OpenSSL notices late, and cryptography badly."""
+    good = setup.own_key.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    damaged = good.replace(b"\x02\x01\x01\x04\x20", b"\x02\x01\x01\x04\x66")
+    assert damaged != good
+    body = base64.encodebytes(damaged)
+    setup.key.write_bytes(b"-----BEGIN PRIVATE KEY-----\n" + body + b"-----END PRIVATE KEY-----\n")
+    assert setup.refusal() == f"private key {setup.key}: damaged: not a private key"
+
+
 def test_key_of_another_kind(setup: Setup) -> None:
     setup.key.write_bytes(key_pem(ed25519.Ed25519PrivateKey.generate()))
     assert setup.refusal() == f"private key {setup.key}: neither an EC nor an RSA key"
@@ -444,9 +457,9 @@ def test_a_peer_s_damaged_extensions_have_no_purpose() -> None:
     assert not is_authority(twice)
 
 
-def test_a_peer_s_damaged_subject() -> None:
-    title = b"\x0c\x04Eve1"
-    certificate = spoilt(certify("Eve1", ec_key(), ("CA", ec_key())), title, b"\x0c\x04\xff\xfe\xfd\xfc")
+@pytest.mark.parametrize("new", [b"\x0c\x04\xff\xfe\xfd\xfc", b"\xfc\x04Eve1"])
+def test_a_peer_s_damaged_subject(new: bytes) -> None:
+    certificate = spoilt(certify("Eve1", ec_key(), ("CA", ec_key())), b"\x0c\x04Eve1", new)
     with pytest.raises(IdentityError, match="damaged"):
         common_name(certificate)
 
@@ -455,6 +468,7 @@ def test_a_peer_s_damaged_subject() -> None:
     ("old", "new"),
     [
         (b"\x0c\x04Eve1", b"\x0c\x04\xff\xfe\xfd\xfc"),  # the subject: not UTF-8
+        (b"\x0c\x04Eve1", b"\xfc\x04Eve1"),  # no string type at all
         (b"\x0c\x04Eve0", b"\x0c\x04\xff\xfe\xfd\xfc"),  # the issuer
         (b"\x06\x03\x55\x1d\x13", b"\x06\x03\x55\x1d\x25"),  # an extension twice
         (b"\x03\x42\x00\x04", b"\x03\x42\x00\x09"),  # the public key: not a point (SEC 1, section 2.3.4)
