@@ -37,7 +37,9 @@ def deploy(machine: Machine, checkout: Path) -> None:
     for directory in ("units", "debian"):
         for path in sorted((checkout / directory).glob("*")):
             _install(machine, path)
-    machine.run("systemd-sysusers && systemd-tmpfiles --create /usr/lib/tmpfiles.d/shadow*.conf || true")
+    machine.run("systemd-sysusers")
+    place = "/usr/lib/tmpfiles.d"
+    machine.run(f"for conf in {place}/shadow*; do [[ ! -e $conf ]] || systemd-tmpfiles --create $conf; done")
     machine.run("journalctl --update-catalog && systemctl daemon-reload")
 
 

@@ -4,6 +4,7 @@
 
 import argparse
 import shlex
+import signal
 import sys
 import threading
 import time
@@ -22,6 +23,8 @@ def main() -> int:
     parser.add_argument("--release", choices=RELEASES, default=RELEASES[0])
     parser.add_argument("--deploy", action="store_true", help="put the working tree into it")
     arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts its background jobs with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     started = time.monotonic()
     try:
         image = find(arguments.release)
