@@ -13,7 +13,7 @@ COVERAGE := $(BUILD)/coverage.data
 
 # Variables for the command line, e.g. `make unit TESTS=tests/test_frames.py PYTEST_FLAGS=-x`.
 # TESTS          which tests
-# JOBS           how many test processes; most tests wait more than they compute
+# JOBS           how many test processes; 0: one, and in order
 # PYTEST_FLAGS   further options of pytest
 # SIZE           how much `make demo` sends through the tunnel
 TESTS ?= tests
