@@ -57,6 +57,10 @@ def parse_host(text: str) -> str:
     host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if not host or any(character.isspace() or character in "/[]@" for character in host):
         raise ConfigError(f"host {text!r} is neither a name nor an address")
+    if not host.isascii():
+        raise ConfigError(f"host {text!r}: write an international name in its ASCII form (xn--…)")
+    if not all(0 < len(label) < 64 for label in host.removesuffix(".").split(".")):
+        raise ConfigError(f"host {text!r} is neither a name nor an address")
     return host
 
 

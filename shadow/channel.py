@@ -15,6 +15,7 @@ from .frames import Decoder, Frame, encode
 from .link import Link
 from .protocol import Conversation, Party
 
+KEEPALIVE_MAX = 10800.0  # seconds; TCP_KEEPIDLE ends at 32767 (tcp(7))
 UNSENT_MAX = 2**16  # bytes a peer may leave unread before it is given up
 _READS_AT_ONCE = 32  # then other connections get their turn
 
@@ -85,6 +86,8 @@ class Channel:
         if not self.link.flushed:
             self.link.abort()
             raise PeerError("the peer does not read what we send")
+        # From here on a pause of the reader's is its own business; see Relay.bury_the_dead.
+        self.link.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
         return self.link
 
     def close(self) -> None:
@@ -167,15 +170,24 @@ def _lost(error: OSError) -> PeerError:
 
 
 def watch_for_death(sock: socket.socket, interval: float) -> None:
-    """Have the kernel find out within three intervals that the peer is gone, even if nothing is sent.
+    """Have the kernel find out within three intervals that the peer is gone, idle or not.
 
-    Keepalive probes find a dead peer of an idle connection: the first after ``interval``, two more, and
-    the end. TCP_USER_TIMEOUT does the same for data that nobody acknowledges (tcp(7)).
+    TCP_USER_TIMEOUT is for data that nobody acknowledges (tcp(7)). It also counts the time for which a
+    peer that is well does not *read*, so a connection is relieved of it when it becomes a stream.
+    """
+    keep_probing(sock, interval)
+    milliseconds = 3000 * max(1, round(interval))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+def keep_probing(sock: socket.socket, interval: float) -> None:
+    """Have the kernel find a dead peer of an idle connection: probe after ``interval``, twice more, the end.
+
+    Small writes are sent at once: people type through it.
     """
     seconds = max(1, round(interval))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, seconds)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 3000 * seconds)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

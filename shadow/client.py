@@ -12,7 +12,7 @@ from collections.abc import Callable
 from . import __version__, journal, tls
 from .address import Target, dial, resolve
 from .certificates import Purpose, common_name, load_credentials
-from .channel import Channel, watch_for_death
+from .channel import KEEPALIVE_MAX, Channel, watch_for_death
 from .config import ClientConfig
 from .errors import ClockError, ConfigError, HandshakeError, IdentityError, PeerError, Refused, ShadowError
 from .flow import reason_of
@@ -75,10 +75,11 @@ class Client:
             journal.log(
                 Event.KTLS_UNAVAILABLE,
                 logging.WARNING,
-                f"encrypting in userspace, streams will not survive a restart: {self._no_ktls}",
+                f"encrypting in userspace: {self._no_ktls}",
                 robot=self._config.robot,
             )
         self._task = asyncio.create_task(self._keep_connected())
+        self._task.add_done_callback(self._stopped_trying)
 
     def reload(self) -> None:
         """Read certificates and CA again, for new connections.
@@ -116,6 +117,12 @@ class Client:
             raise ConfigError(f"{files.crt} is for robot {name!r}, not for {self._config.robot!r} (--robot)")
         context = tls.make_context(credentials)
         return tls.Settings(context, Purpose.ROBOT, self._config.ktls, self._config.server_name)
+
+    def _stopped_trying(self, task: asyncio.Task[None]) -> None:
+        """A bug must end the daemon: one that lives, is fed, and never dials again helps nobody."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self.failure.done():
+            self.failure.set_exception(error)
 
     async def _keep_connected(self) -> None:
         while True:
@@ -176,6 +183,7 @@ class Session:
         self._config = config
         self._services = services
         self._control: Channel | None = None
+        self._closed = False
         self._id = ""
         self._keepalive = Keepalive(config.connect_timeout, self._loop.time())
         self._timer: asyncio.TimerHandle | None = None
@@ -201,7 +209,8 @@ class Session:
         link = channel.link
         self._control = channel
         self._id = welcome.session
-        self._keepalive = Keepalive(max(welcome.keepalive, 0.1), self._loop.time())
+        interval = min(max(welcome.keepalive, 0.1), KEEPALIVE_MAX)
+        self._keepalive = Keepalive(interval, self._loop.time())
         watch_for_death(link.sock, self._keepalive.interval)
         channel.on_frame = self._control_frame
         channel.on_lost = self._control_lost
@@ -219,6 +228,7 @@ class Session:
 
     def close(self) -> None:
         """End the session; its streams go on."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         for task in self._opening:
@@ -261,6 +271,8 @@ class Session:
         def on_frame(frame: Frame) -> None:
             if isinstance(frame, Refusal) and not answer.done():
                 answer.set_exception(Refused(frame.code, frame.text))
+            elif isinstance(frame, Welcome) and frame.version != PROTOCOL_VERSION:
+                answer.set_exception(PeerError(f"the server speaks protocol version {frame.version}"))
             elif isinstance(frame, Welcome) and not answer.done():
                 answer.set_result(None)
                 welcomed(channel, frame)
@@ -301,6 +313,7 @@ class Session:
             return
         if self._control is not None:
             self._control.send(Ping(round(now_, 3)))
+        self._services.bury_the_dead(self._keepalive.interval)
         self._timer = self._loop.call_later(self._keepalive.interval, self._keep_alive)
 
     def _end(self, error: PeerError) -> None:
@@ -310,7 +323,9 @@ class Session:
     # Data channels
 
     def _fill_up(self) -> None:
-        """Have as many channels standing by as configured."""
+        """Have as many channels standing by as configured; timers may come after the session's end."""
+        if self._closed:
+            return
         self._open_channels(self._config.standby - len(self._standbys) - len(self._opening))
 
     def _open_channels(self, count: int) -> None:
@@ -318,10 +333,14 @@ class Session:
         for _ in itertools.repeat(None, max(0, min(count, room))):
             task = self._loop.create_task(self._open_channel())
             self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            task.add_done_callback(self._opened)
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        self._opening.discard(task)
+        self._fill_up()
 
     async def _open_channel(self) -> None:
-        """Open one data channel and let it stand by; after a failure wait and fill up again."""
+        """Open one data channel and let it stand by; after a failure wait, in the place of the next try."""
         assert self.target is not None  # noqa: S101 - the control channel came first
         hello = Hello(PROTOCOL_VERSION, DATA, self._config.robot, session=self._id)
         try:
@@ -331,10 +350,11 @@ class Session:
             text = f"cannot open a data channel: {error}; next try in {wait:.1f} s"
             journal.log(Event.SESSION_LOST, logging.WARNING, text, robot=self._config.robot)
             await asyncio.sleep(wait)
-            self._loop.call_soon(self._fill_up)
 
     def _stand_by(self, channel: Channel, _welcome: Welcome) -> None:
-        self._failures.lived(self._failures.healthy_after)
+        if self._closed:
+            channel.close()
+            return
         self._standbys.add(channel)
         channel.on_frame = lambda frame: self._data_frame(channel, frame)
         channel.on_lost = lambda _error: self._standby_lost(channel)
@@ -342,11 +362,12 @@ class Session:
     def _standby_lost(self, channel: Channel) -> None:
         self._standbys.discard(channel)
         if not self.lost.done():
-            self._loop.call_later(self._failures.first, self._fill_up)
+            self._loop.call_later(self._failures.wait(), self._fill_up)
 
     def _data_frame(self, channel: Channel, frame: Frame) -> None:
         self._standbys.discard(channel)
         if isinstance(frame, Start):
+            self._failures.lived(self._failures.healthy_after)  # channels are good for something
             self._services.connect(channel, frame)
         else:
             channel.close()

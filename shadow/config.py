@@ -19,6 +19,7 @@ from .names import DEFAULT_SERVICE, check_robot_name, check_service_name
 from .tls import Ktls
 
 _ENV_PREFIX = "SHADOW_"
+_SECONDS_MAX = 10800  # TCP_KEEPIDLE ends at 32767 (tcp(7)), and a connect timeout counts three times
 _T = TypeVar("_T")
 
 
@@ -156,8 +157,8 @@ def _parse_seconds(text: str) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0.1 <= value <= 86400:
-        raise ConfigError(f"{text!r} is not a number of seconds from 0.1 to 86400")
+    if not 0.1 <= value <= _SECONDS_MAX:
+        raise ConfigError(f"{text!r} is not a number of seconds from 0.1 to {_SECONDS_MAX}")
     return value
 
 

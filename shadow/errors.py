@@ -26,6 +26,11 @@ def reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno is not None else str(error)
 
 
+def printable(text: str) -> str:
+    """A peer's words, fit for a terminal and a log line: no control characters."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 class ShadowError(Exception):
     """Base of all errors raised on purpose; ``str()`` is one line for a human."""
 
@@ -91,6 +96,6 @@ class Refused(PeerError):
     exit_status = 77
 
     def __init__(self, code: str, text: str) -> None:
-        super().__init__(f"refused ({code}): {text}")
+        super().__init__(f"refused ({printable(code)}): {printable(text)}")
         self.code = code
         self.text = text

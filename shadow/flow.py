@@ -19,6 +19,7 @@ import enum
 import errno
 import select
 import socket
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -28,6 +29,7 @@ from .link import Link, reset
 TURN_BUDGET = 2**18  # bytes per direction before the next stream gets its turn
 _CALL_COST = 2**12  # bytes a call is charged at least, so that tiny records cannot buy endless turns
 
+_TCP_INFO = struct.Struct("=24xI28xI")  # tcpi_unacked (packets), tcpi_last_ack_recv (milliseconds)
 _READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
@@ -222,6 +224,17 @@ def is_writable(sock: socket.socket) -> bool:
     poll = select.poll()
     poll.register(sock, select.POLLOUT)
     return bool(poll.poll(0))
+
+
+def is_dead(sock: socket.socket, silence: float) -> bool:
+    """Whether data is under way and nothing has been acknowledged for ``silence`` seconds.
+
+    A peer that is well but does not read acknowledges everything it was sent and closes its window: then
+    nothing is under way, and it may take its time (``struct tcp_info``, include/uapi/linux/tcp.h).
+    """
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    unacked, last_ack_recv = _TCP_INFO.unpack(info)
+    return bool(unacked > 0 and last_ack_recv >= silence * 1000)
 
 
 def shutdown_write(sock: socket.socket) -> None:

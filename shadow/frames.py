@@ -9,6 +9,7 @@ Nothing here knows a socket or a clock. ``docs/PROTOCOL.md`` describes when each
 """
 
 import json
+import re
 import struct
 from dataclasses import asdict, dataclass, fields
 from typing import ClassVar
@@ -22,6 +23,7 @@ FRAME_MAX = 2**14  # bytes, header included: one TLS record
 BODY_MAX = FRAME_MAX - _HEADER.size
 TEXT_MAX = 512  # characters of any one string: enough for an error text, too little to flood a log with
 SERVICES_MAX = 64  # services that one robot may offer
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: JSON can say it, UTF-8 cannot
 _INTEGER_MAX = 2**53 - 1  # what every JSON implementation represents exactly (RFC 8259, section 6)
 
 
@@ -233,7 +235,7 @@ def _no_constant(name: str) -> float:
 
 def _checked(kind: type[Frame], name: str, wanted: object, value: object) -> object:
     """``value`` as the field's type wants it; the types are those that appear in the classes above."""
-    if wanted is str and isinstance(value, str) and len(value) <= TEXT_MAX:
+    if wanted is str and isinstance(value, str) and len(value) <= TEXT_MAX and not _SURROGATE.search(value):
         return value
     if wanted is int and type(value) is int and 0 <= value <= _INTEGER_MAX:
         return value

@@ -113,7 +113,7 @@ class JournalHandler(logging.Handler):
         """Send one record; a journal that is away for a moment loses it but never stops the daemon."""
         try:
             _journal.send(self.format(record), **journal_fields(record))
-        except OSError:
+        except Exception:  # noqa: BLE001 - as every handler of the standard library: logging never fails
             self.handleError(record)
 
 

@@ -68,8 +68,11 @@ class UnixListener:
                 f"socket path {path} is longer than {_SUN_PATH_MAX} bytes; use a shorter --ldir"
             )
         self.path = path
-        _remove_stale(path)
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            _remove_stale(path)
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as error:  # no descriptors left
+            raise LocalError(f"cannot make the socket {path}: {reason(error)}") from error
         # The mode must be right from the first moment, so by umask rather than chmod. It is the process's,
         # but no other thread of ours makes files.
         previous = os.umask(0o777 & ~SOCKET_MODE)
@@ -168,9 +171,9 @@ class Acceptor:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
-                self._pause(error)
+                # Others are errors of the connection that was to be accepted (accept(2)): try again.
+                if error.errno in _EXHAUSTED:
+                    self._pause(error)
                 return
             connection.setblocking(False)
             self._on_accept(connection)

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 
 from . import splice, userspace
-from .flow import Pump, Side, StreamCut
+from .flow import Pump, Side, StreamCut, is_dead
 from .link import Link, UserspaceLink
 
 _EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
@@ -57,6 +57,14 @@ class Relay:
         """Cut a stream off from this side; harmless if it has ended meanwhile."""
         for worker in self._workers:
             worker.cut(pump, why)
+
+    def bury_the_dead(self, silence: float) -> None:
+        """Cut the streams whose peer has acknowledged nothing of what is under way for so many seconds.
+
+        Keepalive probes find the dead among idle connections only; see ``flow.is_dead``.
+        """
+        for worker in self._workers:
+            worker.bury_the_dead(silence)
 
     def ping(self) -> None:
         """Wake every thread, so that ``turning`` can tell whether they all still turn."""
@@ -117,6 +125,9 @@ class _Worker:
     @property
     def answered(self) -> bool:
         return self._turns >= self._pings
+
+    def bury_the_dead(self, silence: float) -> None:
+        self._post(lambda: self._bury(silence))
 
     def stop(self) -> None:
         self._post(self._stop)
@@ -182,6 +193,13 @@ class _Worker:
         if self._sides.get(pump.plain.fileno(), (None,))[0] is pump and not pump.over:
             pump.cut = StreamCut(Side.PLAIN, OSError(errno.ECONNABORTED, why))
             self._end(pump)
+
+    def _bury(self, silence: float) -> None:
+        for pump in {pump for pump, _side in self._sides.values()}:
+            if not pump.over and is_dead(pump.link.sock, silence):
+                error = OSError(errno.ECONNABORTED, f"nothing acknowledged for {silence:g} s")
+                pump.cut = StreamCut(Side.LINK, error)
+                self._end(pump)
 
     def _end(self, pump: Pump) -> None:
         self._hungry.pop(pump, None)

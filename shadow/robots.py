@@ -134,7 +134,7 @@ class Robot:
             session=session.id[:8],
             duration=round(self._loop.time() - session.since, 3),
         )
-        self._maybe_empty()
+        self.report_if_empty()
 
     def _give_way(self, old: Session, peer: str) -> None:
         age = self._loop.time() - old.since
@@ -194,15 +194,29 @@ class Robot:
             Refused: no such session, or too many standing by.
         """
         session = self.session
-        if session is None or not secrets.compare_digest(hello.session.encode(), session.id.encode()):
+        if session is None or not secrets.compare_digest(
+            hello.session.encode(errors="replace"), session.id.encode()
+        ):
             raise Refused("no-session", "the session is over; connect the control channel first")
         if len(session.board.standbys) >= _STANDBYS_MAX:
             raise Refused("limit", f"{_STANDBYS_MAX} channels are standing by already")
         channel.on_lost = functools.partial(self._standby_lost, session, channel)
         channel.send(Welcome(PROTOCOL_VERSION, session.id, session.keepalive.interval))
-        visitor = session.board.channel_came(channel)
-        if visitor is not None:
-            self._start(visitor, channel)
+        self._serve(session, channel)
+
+    def _serve(self, session: Session, channel: Channel) -> None:
+        """Start the next visitor on a channel, or let the channel stand by."""
+        while True:
+            visitor, dials = session.board.channel_came(channel)
+            if dials:
+                session.channel.send(Dial(dials))
+            if visitor is None:
+                return
+            # A loop and no recursion: hundreds may have left while they waited.
+            if not has_left(visitor.sock):
+                self._start(visitor, channel)
+                return
+            visitor.close()
 
     def _standby_lost(self, session: Session, channel: Channel, error: PeerError | None) -> None:
         del error  # the robot opens another one; nobody was served by this one
@@ -225,6 +239,9 @@ class Robot:
         session = self.session
         if session is None:
             self._turn_away(visitor, "the robot disconnected")
+            return
+        if has_left(visitor.sock):
+            visitor.close()
             return
         if visitor.timer is None:
             patience = self._around.config.start_timeout
@@ -260,10 +277,6 @@ class Robot:
     def _start(self, visitor: Visitor, channel: Channel) -> None:
         if visitor.timer is not None:
             visitor.timer.cancel()
-        if has_left(visitor.sock):
-            visitor.close()
-            self._reuse(channel)
-            return
         self._starting += 1
         visitor.tries += 1
         deadline = self._around.config.start_timeout
@@ -278,15 +291,6 @@ class Robot:
         channel.on_lost = functools.partial(self._start_failed, visitor, channel)
         channel.send(Start(visitor.service, visitor.stream))
 
-    def _reuse(self, channel: Channel) -> None:
-        session = self.session
-        if session is None or not channel.live:
-            channel.close()
-            return
-        visitor = session.board.channel_came(channel)
-        if visitor is not None:
-            self._start(visitor, channel)
-
     def _start_answered(self, visitor: Visitor, channel: Channel, frame: Frame) -> None:
         if visitor.timer is not None:
             visitor.timer.cancel()
@@ -295,7 +299,7 @@ class Robot:
             channel.close()
             why = f"{shorten(frame.code)}: {shorten(frame.text)}"
             self._turn_away(visitor, f"the robot could not connect it ({why})", Event.SERVICE_FAILED)
-            self._maybe_empty()
+            self.report_if_empty()
         elif isinstance(frame, Started):
             self._begin_stream(visitor, channel)
 
@@ -308,9 +312,10 @@ class Robot:
         channel.abort()
         if visitor.tries >= _STANDBY_TRIES:
             self._turn_away(visitor, f"{_STANDBY_TRIES} channels failed, the last with: {error or 'hung up'}")
-            self._maybe_empty()
+            self.report_if_empty()
         else:
             self._seat(visitor, again=True)
+            self.report_if_empty()
 
     # Streams
 
@@ -325,7 +330,7 @@ class Robot:
         except LocalError as error:
             link.abort()
             self._turn_away(visitor, str(error))
-            self._maybe_empty()
+            self.report_if_empty()
             return
         self.streams[pump] = visitor
         journal.log(
@@ -358,9 +363,10 @@ class Robot:
             duration=round(duration, 3),
             **visitor.facts,
         )
-        self._maybe_empty()
+        self.report_if_empty()
 
-    def _maybe_empty(self) -> None:
+    def report_if_empty(self) -> None:
+        """Tell the server if there is neither session nor stream any more."""
         if self.session is None and not self.streams and not self._starting:
             self._around.on_empty(self)
 

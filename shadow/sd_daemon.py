@@ -11,7 +11,7 @@ import time
 import sdnotify
 from systemd import daemon as _daemon
 
-from .errors import ConfigError
+from .errors import ConfigError, printable
 
 
 class Notifier:
@@ -21,6 +21,10 @@ class Notifier:
         # Made without the variable, it would leave a socket behind for the garbage collector.
         self._notifier = sdnotify.SystemdNotifier() if "NOTIFY_SOCKET" in os.environ else None
         self._status = ""
+
+    def _say(self, text: str) -> str:
+        # A peer's words may be in it: a line break would begin an assignment of their own.
+        return printable(text)
 
     def _notify(self, state: str) -> None:
         if self._notifier is not None:
@@ -34,13 +38,13 @@ class Notifier:
     def ready(self, status: str) -> None:
         """``READY=1``: we do our work from now on."""
         self._status = status
-        self._notify(f"READY=1\nSTATUS={status}")
+        self._notify(f"READY=1\nSTATUS={self._say(status)}")
 
     def status(self, status: str) -> None:
         """``STATUS=``: a line for humans; sent only if it differs from the last one."""
         if status != self._status:
             self._status = status
-            self._notify(f"STATUS={status}")
+            self._notify(f"STATUS={self._say(status)}")
 
     def reloading(self) -> None:
         """``RELOADING=1``; ``MONOTONIC_USEC=`` is what Type=notify-reload wants with it (systemd 253)."""
@@ -49,7 +53,7 @@ class Notifier:
 
     def stopping(self, status: str) -> None:
         """``STOPPING=1``: we are on our way out."""
-        self._notify(f"STOPPING=1\nSTATUS={status}")
+        self._notify(f"STOPPING=1\nSTATUS={self._say(status)}")
 
     def watchdog(self) -> None:
         """``WATCHDOG=1``: we are alive."""

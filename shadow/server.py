@@ -18,7 +18,7 @@ from .journal import Event
 from .link import Link
 from .listener import Acceptor, listen_tcp
 from .names import check_robot_name, shorten
-from .protocol import Party, speaks_our_version
+from .protocol import MISSED_MAX, Party, speaks_our_version
 from .relay import Relay
 from .robots import Robot, Surroundings, is_control
 from .sockets import check_folder
@@ -44,6 +44,7 @@ class Server:
         self._greetings: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
         self._acceptors: list[Acceptor] = []
+        self._sweeper: asyncio.TimerHandle | None = None
         self._no_ktls = tls.check_kernel(config.ktls)
         self._settings = self._load()
         self.failure: asyncio.Future[ShadowError] = asyncio.get_running_loop().create_future()
@@ -64,6 +65,7 @@ class Server:
                 raise ConfigError("no socket from systemd and no --lport: nothing to listen on")
             self._sockets = listen_tcp(self._config.lport, ipv4=self._config.ipv4, ipv6=self._config.ipv6)
         self._acceptors = [Acceptor(sock, self._accepted, self._exhausted) for sock in self._sockets]
+        self._sweep()
         where = ", ".join(describe(sock.getsockname()) for sock in self._sockets)
         journal.log(
             Event.SERVER_READY, logging.INFO, f"accepting robots on {where}, sockets in {self._config.ldir}"
@@ -72,8 +74,13 @@ class Server:
             journal.log(
                 Event.KTLS_UNAVAILABLE,
                 logging.WARNING,
-                f"encrypting in userspace, streams will not survive a restart: {self._no_ktls}",
+                f"encrypting in userspace: {self._no_ktls}",
             )
+
+    def _sweep(self) -> None:
+        """Once in an interval, cut the streams whose robots have vanished."""
+        self._around.relay.bury_the_dead(MISSED_MAX * self._config.keepalive)
+        self._sweeper = asyncio.get_running_loop().call_later(self._config.keepalive, self._sweep)
 
     def reload(self) -> None:
         """Read certificates and CA again, for new connections.
@@ -85,6 +92,8 @@ class Server:
 
     async def stop(self) -> None:
         """End everything in order and remove the robots' sockets."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         for acceptor in self._acceptors:
             acceptor.close()
         for task in self._greetings:
@@ -155,6 +164,9 @@ class Server:
 
     def _dispatch(self, channel: Channel, hello: Hello, peer: str) -> None:
         """Hand a connection that said HELLO to its robot, or refuse it."""
+        if not channel.live:  # it died, or misbehaved, between its HELLO and now
+            self._handshake_failed(peer, "the connection broke right after HELLO")
+            return
         try:
             robot = self._admit(channel, hello)
             if is_control(hello):
@@ -169,6 +181,15 @@ class Server:
             )
             channel.send(Refusal(refused.code, refused.text))
             channel.close()
+            self._forget_if_empty(hello.robot)
+        except BaseException:
+            channel.abort()  # whatever it was, nobody else would close it
+            raise
+
+    def _forget_if_empty(self, name: str) -> None:
+        robot = self._robots.get(name)
+        if robot is not None:
+            robot.report_if_empty()
 
     def _admit(self, channel: Channel, hello: Hello) -> Robot:
         """The robot that may use this connection.

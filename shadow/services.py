@@ -3,20 +3,26 @@
 import asyncio
 import errno
 import logging
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from . import journal
 from .address import Endpoint, dial, resolve
-from .channel import Channel
+from .channel import Channel, keep_probing
 from .errors import LocalError, PeerError, Unreachable, reason
 from .flow import Pump, Side, reason_of
 from .frames import Failed, Frame, Start, Started
 from .journal import Event
 from .names import shorten
+from .protocol import MISSED_MAX
 from .relay import Relay
 
-CONNECT_TIMEOUT = 5.0  # seconds a local service has to accept; less than the server's --start-timeout
+CONNECT_TIMEOUT = (
+    5.0  # seconds a local service has to accept; half of the server's --start-timeout by default
+)
+SERVICE_KEEPALIVE = 30.0  # seconds between probes of an idle connection to a service on another host
+STREAMS_MAX = 4096  # streams at once; a robot does not take more from its server, whatever it asks for
 
 _CODES = {errno.ECONNREFUSED: "refused", errno.ETIMEDOUT: "timeout"}
 
@@ -46,6 +52,10 @@ class Services:
         """How many streams are running."""
         return len(self._streams)
 
+    def bury_the_dead(self, interval: float) -> None:
+        """Cut the streams whose server has been silent for ``MISSED_MAX`` keepalive intervals."""
+        self._relay.bury_the_dead(MISSED_MAX * interval)
+
     def connect(self, channel: Channel, start: Start) -> None:
         """Connect a visitor: answer START on ``channel``, then let the relay have it."""
         channel.on_frame = _ignore_frame
@@ -59,6 +69,9 @@ class Services:
         if endpoint is None:
             self._fail(channel, start, "no-such-service", f"service {shorten(start.service)} is not offered")
             return
+        if len(self._streams) + len(self._connecting) > STREAMS_MAX:
+            self._fail(channel, start, "limit", f"{STREAMS_MAX} streams are running")
+            return
         try:
             sock, _target = await dial(await resolve(endpoint), CONNECT_TIMEOUT)
         except Unreachable as error:
@@ -68,9 +81,13 @@ class Services:
         except OSError as error:  # no descriptors left
             self._fail(channel, start, "limit", f"cannot connect to {endpoint}: {reason(error)}")
             return
+        keep_probing(sock, SERVICE_KEEPALIVE)
         if not channel.live:  # the server gave up meanwhile
             sock.close()
             return
+        self._begin_stream(channel, sock, start)
+
+    def _begin_stream(self, channel: Channel, sock: socket.socket, start: Start) -> None:
         channel.send(Started())
         try:
             link = channel.release()

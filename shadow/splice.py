@@ -57,7 +57,8 @@ class Pipe:
                 fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, size)
             except OSError as error:
                 if error.errno != errno.EPERM:
-                    raise
+                    self.close()
+                    raise LocalError(f"no pipe for a stream: {reason(error)}") from error
         self.slots = fcntl.fcntl(self.writer, fcntl.F_GETPIPE_SZ) // PAGE
         self.held = 0
 

@@ -27,13 +27,14 @@ class Switchboard(Generic[Visitor, Channel]):
         self.visitors.append(visitor)
         return None, self._missing()
 
-    def channel_came(self, channel: Channel) -> Visitor | None:
-        """A data channel arrived: the visitor to start on it, or None if it stands by."""
+    def channel_came(self, channel: Channel) -> tuple[Visitor | None, int]:
+        """A data channel arrived: the visitor to start on it or None, and how many more to DIAL for."""
         self._dialled = max(0, self._dialled - 1)
-        if self.visitors:
-            return self.visitors.popleft()
-        self.standbys.append(channel)
-        return None
+        if not self.visitors:
+            self.standbys.append(channel)
+            return None, 0
+        # More visitors than DIAL_MAX may wait: each channel that comes makes room to ask for another.
+        return self.visitors.popleft(), self._missing()
 
     def visitor_back(self, visitor: Visitor) -> tuple[Channel | None, int]:
         """A visitor's channel broke before it was started: it goes to the head of the queue."""

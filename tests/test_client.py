@@ -5,6 +5,8 @@ import re
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from shadow.certificates import Purpose
 from tests.peer import DIAL, PING, PONG, REFUSED, START, WELCOME, frame, server_context
 from tests.support import (
+    CHECKOUT,
     DEADLINE,
     Authority,
     Daemon,
@@ -348,3 +351,55 @@ def test_pings_are_answered_and_sent(tunnel: Tunnel) -> None:
     with fake_server(tunnel, talk):
         start(tunnel, "--standby=0")
         wait_for(lambda: seen.count(PING) >= 5, "five pings")
+
+
+def test_a_session_that_is_over_opens_no_more_channels(tunnel: Tunnel) -> None:
+    client = start(tunnel, "--standby=4")
+    for _ in range(3):
+        server = tunnel.start_server()
+        server.wait_for_log("robot 011 connected")
+        server.stop(signal.SIGKILL)
+    last = tunnel.start_server()
+    last.wait_for_log("robot 011 connected")
+    wait_for(lambda: _standbys(client) == 5, "one control channel and four standing by")
+    assert "no-session" not in last.log
+
+
+def _standbys(client: Daemon) -> int:
+    """Established TCP connections of a process."""
+    inodes = set()
+    for path in Path(f"/proc/{client.process.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            inodes.add(str(path.readlink()))
+    count = 0
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            count += words[3] == "01" and f"socket:[{words[9]}]" in inodes
+    return count
+
+
+def test_a_bug_ends_the_client_with_its_trace_instead_of_leaving_it_idle(tunnel: Tunnel) -> None:
+    program = (
+        "import sys\nfrom shadow import client\nfrom shadow.cli.client import main\n"
+        "def broken(*_): raise ZeroDivisionError('a bug')\n"
+        "client.resolve = broken\nsys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *tunnel.client_arguments("--lport=9")[1:]],
+        cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=DEADLINE,
+    )  # fmt: skip
+    assert done.returncode == 70
+    assert "ZeroDivisionError: a bug" in done.stderr
+
+
+def test_a_server_of_another_version(tunnel: Tunnel) -> None:
+    def talk(sock: ssl.SSLSocket) -> None:
+        sock.recv(65536)
+        sock.sendall(frame(WELCOME, version=9, session="s", keepalive=30))
+        swallow(sock)
+
+    with fake_server(tunnel, talk):
+        client = start(tunnel, "--once")
+        assert client.wait() == 76
+        assert "shadow-client: the server speaks protocol version 9" in client.log

@@ -89,6 +89,8 @@ def test_variable_names() -> None:
         (["--robot=" + "x" * 200], "robot name"),
         (["--robot=a\0b"], r"a\\x00b"),
         (["--rhost="], "neither a name nor an address"),
+        (["--rhost=a..b"], "neither a name nor an address"),
+        (["--server-name=münchen.example"], "ASCII form"),
         (["--rhost=a b"], "neither a name nor an address"),
         (["--service=web"], "'web' is not NAME=HOST:PORT"),
         (["--service=a/b=c:1"], "service name"),

@@ -106,6 +106,7 @@ def _wire(kind: int, body: bytes) -> bytes:
         (_wire(4, b'{"stamp":"x"}'), "bad value for 'stamp'"),
         (_wire(4, b'{"stamp":true}'), "bad value for 'stamp'"),
         (_wire(4, b'{"stamp":-1}'), "bad value for 'stamp'"),
+        (_wire(7, b'{"service":"\\ud800","stream":"1"}'), "bad value for 'service'"),
         (_wire(6, b"{}"), "lacks a field"),
         (_wire(6, b'{"count":1.5}'), "bad value for 'count'"),
         (_wire(7, b'{"service":"a","stream":"' + b"x" * 513 + b'"}'), "bad value for 'stream'"),

@@ -344,3 +344,41 @@ def test_too_many_channels_standing_by_are_refused(tunnel: Tunnel) -> None:
             assert (kind, answer["code"]) == (REFUSED, "limit")
         for peer in standing:
             peer.sock.close()
+
+
+def test_more_visitors_than_are_dialled_for_at_once_are_all_served(tunnel: Tunnel) -> None:
+    with serving(echo) as service:
+        tunnel.start_server("--start-timeout=30")
+        tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1", "--standby=0")
+        visitors = [tunnel.visit() for _ in range(120)]
+        for number, visitor in enumerate(visitors):
+            visitor.sendall(b"%d" % number)
+        for number, visitor in enumerate(visitors):
+            assert visitor.recv(10) == b"%d" % number
+            visitor.close()
+
+
+def test_hundreds_that_left_while_they_waited_cost_nothing(tunnel: Tunnel) -> None:
+    tunnel.start_server()
+    with connect(tunnel) as control:
+        session = control.hello()[1]["session"]
+        for _ in range(900):
+            tunnel.visit().close()
+        with stand_by(tunnel, session) as data, tunnel.visit() as visitor:
+            assert data.receive()[0] == START
+            data.sock.sendall(frame(STARTED) + b"served")
+            assert visitor.recv(10) == b"served"
+
+
+def test_a_reader_that_pauses_keeps_its_stream(tunnel: Tunnel) -> None:
+    """As in ``ssh robot cat file | less``: longer than any keepalive, and nothing is lost."""
+    data = random_bytes(20_000_000, 8)
+    with Service(lambda connection: connection.sendall(data)) as service:
+        tunnel.start_server("--keepalive=0.5")
+        tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1")
+        with tunnel.visit() as visitor:
+            received = visitor.recv(1000)
+            time.sleep(6)  # the pause itself is what is tested: twelve intervals
+            while part := visitor.recv(1_000_000):
+                received += part
+        assert received == data

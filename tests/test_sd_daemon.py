@@ -28,13 +28,13 @@ def test_notifications(notify_socket: socket.socket) -> None:
         notifier = Notifier()
         notifier.ready("all well")
         notifier.status("all well")  # nothing new: nothing sent
-        notifier.status("better")
+        notifier.status("better\nWATCHDOG=trigger")
         notifier.watchdog()
         notifier.reloading()
         notifier.stopping("bye")
         notifier.close()
         messages = [notify_socket.recv(4096).decode() for _ in range(5)]
-    assert messages[:3] == ["READY=1\nSTATUS=all well", "STATUS=better", "WATCHDOG=1"]
+    assert messages[:3] == ["READY=1\nSTATUS=all well", "STATUS=better?WATCHDOG=trigger", "WATCHDOG=1"]
     assert messages[3].startswith("RELOADING=1\nMONOTONIC_USEC=")
     assert messages[4] == "STOPPING=1\nSTATUS=bye"
 
@@ -49,7 +49,7 @@ def test_without_systemd_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         (None, None, None),
         ("30000000", None, 30.0),
-        ("500000", str(os.getpid()), 0.5),
+        ("500000", "our own", 0.5),
         ("30000000", "1", None),
     ],
 )
@@ -60,7 +60,7 @@ def test_watchdog_interval(
         if value is None:
             monkeypatch.delenv(name, raising=False)
         else:
-            monkeypatch.setenv(name, value)
+            monkeypatch.setenv(name, str(os.getpid()) if value == "our own" else value)
     assert watchdog_interval() == interval
 
 

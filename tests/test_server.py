@@ -458,3 +458,34 @@ def test_byte_exact_after_all_that(tunnel: Tunnel, server: Daemon) -> None:
         data = random_bytes(10_000_000, 5)
         with tunnel.visit() as visitor:
             assert exchange(visitor, data) == data
+
+
+def test_nonsense_behind_a_good_hello_begins_no_session(tunnel: Tunnel, server: Daemon) -> None:
+    """HELLO and a frame out of turn in one record: dead before anybody could welcome it."""
+    with connect(tunnel) as good:
+        assert good.hello()[0] == WELCOME
+        with connect(tunnel) as bad:
+            hello = frame(HELLO, version=1, role="control", robot="011", services=[""])
+            bad.sock.sendall(hello + frame(PING, stamp=1))
+            assert bad.closed()
+        server.wait_for_log("no handshake with .*the connection broke right after HELLO")
+        good.send(PING, stamp=2)
+        assert good.receive()[0] == PONG
+
+
+def test_half_a_character_in_a_hello_leaves_nothing_open(tunnel: Tunnel, server: Daemon) -> None:
+    before = open_descriptors(server.process.pid)
+    for _ in range(5):
+        with connect(tunnel) as peer:
+            peer.sock.sendall(frame(HELLO, version=1, role="data", robot="011", session="\ud800"))
+            assert peer.closed()
+    server.wait_for_log("no handshake with .*bad value for 'session'", count=5)
+    wait_for(lambda: open_descriptors(server.process.pid) == before, "every descriptor to be closed")
+
+
+def test_refused_robots_do_not_count_against_the_limit(tunnel: Tunnel) -> None:
+    tunnel.start_server("--max-robots=1")
+    with connect(tunnel, "012") as refused:
+        assert refused.hello("012", services=["a/b"])[0] == REFUSED
+    with connect(tunnel) as peer:
+        assert peer.hello()[0] == WELCOME

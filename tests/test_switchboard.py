@@ -8,8 +8,8 @@ from shadow.switchboard import DIAL_MAX, Switchboard
 
 def test_a_standby_serves_at_once() -> None:
     board: Switchboard[str, int] = Switchboard()
-    assert board.channel_came(1) is None
-    assert board.channel_came(2) is None
+    assert board.channel_came(1) == (None, 0)
+    assert board.channel_came(2) == (None, 0)
     assert board.visitor_came("a") == (1, 0)
     assert board.visitor_came("b") == (2, 0)
 
@@ -18,9 +18,9 @@ def test_without_a_standby_one_is_dialled_for_each_visitor() -> None:
     board: Switchboard[str, int] = Switchboard()
     assert board.visitor_came("a") == (None, 1)
     assert board.visitor_came("b") == (None, 1)
-    assert board.channel_came(1) == "a"
-    assert board.channel_came(2) == "b"
-    assert board.channel_came(3) is None
+    assert board.channel_came(1) == ("a", 0)
+    assert board.channel_came(2) == ("b", 0)
+    assert board.channel_came(3) == (None, 0)
 
 
 def test_a_visitor_whose_channel_broke_goes_to_the_head() -> None:
@@ -29,8 +29,8 @@ def test_a_visitor_whose_channel_broke_goes_to_the_head() -> None:
     board.visitor_came("first")
     board.visitor_came("second")
     assert board.visitor_back("first") == (None, 1)
-    assert board.channel_came(2) == "first"
-    assert board.channel_came(3) == "second"
+    assert board.channel_came(2) == ("first", 0)
+    assert board.channel_came(3) == ("second", 0)
 
 
 def test_lost_dials_are_dialled_again() -> None:
@@ -44,6 +44,18 @@ def test_lost_dials_are_dialled_again() -> None:
 def test_dials_are_bounded() -> None:
     board: Switchboard[int, int] = Switchboard()
     assert sum(board.visitor_came(number)[1] for number in range(10 * DIAL_MAX)) == DIAL_MAX
+
+
+def test_dials_held_back_are_made_up_for_until_everybody_is_served() -> None:
+    board: Switchboard[int, int] = Switchboard()
+    on_the_way = sum(board.visitor_came(number)[1] for number in range(3 * DIAL_MAX))
+    served: list[int | None] = []
+    while on_the_way:
+        visitor, dials = board.channel_came(len(served))
+        on_the_way += dials - 1
+        assert on_the_way <= DIAL_MAX
+        served.append(visitor)
+    assert served == list(range(3 * DIAL_MAX))
 
 
 class Fair(RuleBasedStateMachine):
@@ -67,7 +79,7 @@ class Fair(RuleBasedStateMachine):
     @rule()
     def channel(self) -> None:
         self.number += 1
-        visitor = self.board.channel_came(self.number)
+        visitor, _dials = self.board.channel_came(self.number)
         assert visitor == (self.order.pop(0) if self.order else None)
 
     @rule(data=st.data())
