@@ -17,7 +17,7 @@ COVERAGE := $(BUILD)/coverage.data
 # PYTEST_FLAGS   further options of pytest
 # SIZE           how much `make demo` sends through the tunnel
 TESTS ?= tests
-JOBS ?= 0
+JOBS ?= 2
 PYTEST_FLAGS ?=
 SIZE ?= 1G
 
