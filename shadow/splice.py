@@ -18,7 +18,6 @@ Bytes wait in pipes rather than in buffers of ours because a pipe can outlive th
 import errno
 import fcntl
 import os
-import select
 import socket
 
 from . import ktls
@@ -188,29 +187,26 @@ class DownFlow(_SpliceFlow):
         self.ended = True
 
     def _nothing_came(self) -> None:
-        """Tell a FIN without close_notify from a record of length zero."""
+        """Tell the end from a record of length zero, of which splice says the same.
+
+        A look that takes nothing away: every record, even an empty one, comes with its type as ancillary
+        data, the end of the connection with none. POLLRDHUP would not do: it is also set while records
+        are queued in front of the FIN.
+        """
         try:
-            head = self._link.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            data, ancillary, _flags, _address = self._link.sock.recvmsg(
+                1, socket.CMSG_SPACE(1), socket.MSG_PEEK | socket.MSG_DONTWAIT
+            )
         except BlockingIOError:
             self.readable = False
             return
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            return  # a control record is next; splice will say so
-        if not head and _has_hung_up(self._link.sock):
+        if not data and not ancillary:
             raise truncated()
 
     def finish(self) -> bool:
         """See ``Flow.finish``."""
         shutdown_write(self._plain)
         return True
-
-
-def _has_hung_up(sock: socket.socket) -> bool:
-    poll = select.poll()
-    poll.register(sock, select.POLLRDHUP)
-    return bool(poll.poll(0))
 
 
 def make_pump(plain: socket.socket, link: Link) -> Pump:
