@@ -104,21 +104,24 @@ def interleave(targets: list[Target]) -> list[Target]:
     return mixed
 
 
-async def resolve(endpoint: Endpoint) -> list[Target]:
+async def resolve(endpoint: Endpoint, within: float) -> list[Target]:
     """All socket addresses of an endpoint, in the order in which to try them.
 
     Raises:
-        Unreachable: the name cannot be resolved (now).
+        Unreachable: the name cannot be resolved (now), or not ``within`` so many seconds.
     """
     loop = asyncio.get_running_loop()
     numeric = is_ip_address(endpoint.host)
     try:
-        found = await loop.getaddrinfo(
-            endpoint.host,
-            endpoint.port,
-            type=socket.SOCK_STREAM,
-            flags=socket.AI_NUMERICHOST if numeric else 0,
-        )
+        async with asyncio.timeout(within):
+            found = await loop.getaddrinfo(
+                endpoint.host,
+                endpoint.port,
+                type=socket.SOCK_STREAM,
+                flags=socket.AI_NUMERICHOST if numeric else 0,
+            )
+    except TimeoutError:
+        raise Unreachable(f"cannot resolve {endpoint.host}: no answer within {within:g} s") from None
     except (OSError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not a valid host name"
         raise Unreachable(f"cannot resolve {endpoint.host}: {why}") from error

@@ -197,7 +197,7 @@ class Session:
         Raises:
             ShadowError: it did not come about; the session is good for nothing but ``close``.
         """
-        targets = await resolve(self._config.server)
+        targets = await resolve(self._config.server, self._config.connect_timeout)
         link = await self._connect(targets)
         hello = Hello(
             PROTOCOL_VERSION, CONTROL, self._config.robot, tuple(self._config.services), software=SOFTWARE

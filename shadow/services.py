@@ -73,7 +73,7 @@ class Services:
             self._fail(channel, start, "limit", f"{STREAMS_MAX} streams are running")
             return
         try:
-            sock, _target = await dial(await resolve(endpoint), CONNECT_TIMEOUT)
+            sock, _target = await dial(await resolve(endpoint, CONNECT_TIMEOUT), CONNECT_TIMEOUT)
         except Unreachable as error:
             number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
             self._fail(channel, start, _CODES.get(number or 0, "unreachable"), str(error))

@@ -73,11 +73,23 @@ def test_families_alternate_and_the_resolvers_first_is_first() -> None:
 def test_a_name_that_does_not_exist() -> None:
     for name in ("no-such-host.invalid", "x" * 70 + ".example"):
         with pytest.raises(Unreachable, match="cannot resolve"):
-            asyncio.run(resolve(Endpoint(name, 1)))
+            asyncio.run(resolve(Endpoint(name, 1), 20.0))
+
+
+def test_a_resolver_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        async def silent(*_arguments: object, **_options: object) -> None:
+            await asyncio.sleep(3600)
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", silent)
+        with pytest.raises(Unreachable, match=r"cannot resolve far\.example: no answer within 0\.1 s"):
+            await resolve(Endpoint("far.example", 1), 0.1)
+
+    asyncio.run(body())
 
 
 def test_resolving_localhost() -> None:
-    assert four(9) in asyncio.run(resolve(Endpoint("localhost", 9)))
+    assert four(9) in asyncio.run(resolve(Endpoint("localhost", 9), 20.0))
 
 
 def dial_and_close(targets: list[Target], within: float = 20.0) -> Target:
