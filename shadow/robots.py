@@ -194,9 +194,7 @@ class Robot:
             Refused: no such session, or too many standing by.
         """
         session = self.session
-        if session is None or not secrets.compare_digest(
-            hello.session.encode(errors="replace"), session.id.encode()
-        ):
+        if session is None or not secrets.compare_digest(hello.session.encode(), session.id.encode()):
             raise Refused("no-session", "the session is over; connect the control channel first")
         if len(session.board.standbys) >= _STANDBYS_MAX:
             raise Refused("limit", f"{_STANDBYS_MAX} channels are standing by already")

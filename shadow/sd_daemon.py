@@ -15,16 +15,15 @@ from .errors import ConfigError, printable
 
 
 class Notifier:
-    """Tells the service manager how we are; silent where there is none."""
+    """Tells the service manager how we are; silent where there is none.
+
+    A peer's words may be in a status: a line break in it would begin an assignment of their own.
+    """
 
     def __init__(self) -> None:
         # Made without the variable, it would leave a socket behind for the garbage collector.
         self._notifier = sdnotify.SystemdNotifier() if "NOTIFY_SOCKET" in os.environ else None
         self._status = ""
-
-    def _say(self, text: str) -> str:
-        # A peer's words may be in it: a line break would begin an assignment of their own.
-        return printable(text)
 
     def _notify(self, state: str) -> None:
         if self._notifier is not None:
@@ -38,13 +37,13 @@ class Notifier:
     def ready(self, status: str) -> None:
         """``READY=1``: we do our work from now on."""
         self._status = status
-        self._notify(f"READY=1\nSTATUS={self._say(status)}")
+        self._notify(f"READY=1\nSTATUS={printable(status)}")
 
     def status(self, status: str) -> None:
         """``STATUS=``: a line for humans; sent only if it differs from the last one."""
         if status != self._status:
             self._status = status
-            self._notify(f"STATUS={self._say(status)}")
+            self._notify(f"STATUS={printable(status)}")
 
     def reloading(self) -> None:
         """``RELOADING=1``; ``MONOTONIC_USEC=`` is what Type=notify-reload wants with it (systemd 253)."""
@@ -53,7 +52,7 @@ class Notifier:
 
     def stopping(self, status: str) -> None:
         """``STOPPING=1``: we are on our way out."""
-        self._notify(f"STOPPING=1\nSTATUS={self._say(status)}")
+        self._notify(f"STOPPING=1\nSTATUS={printable(status)}")
 
     def watchdog(self) -> None:
         """``WATCHDOG=1``: we are alive."""
