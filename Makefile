@@ -9,16 +9,21 @@ VENV := .venv/bin
 VENV_DEBIAN := .venv-debian/bin
 BUILD := build
 SCRIPTS := scripts/demo
+ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 COVERAGE := $(BUILD)/coverage.data
 
 # Variables for the command line, e.g. `make unit TESTS=tests/test_frames.py PYTEST_FLAGS=-x`.
 # TESTS          which tests
 # JOBS           how many test processes; 0: one, and in order
 # PYTEST_FLAGS   further options of pytest
+# RELEASE        the Debian release of `make test-machine`: trixie (13) or bookworm (12)
+# MACHINE_TESTS  which tests `make test-machine` runs
 # SIZE           how much `make demo` sends through the tunnel
 TESTS ?= tests
 JOBS ?= 2
 PYTEST_FLAGS ?=
+RELEASE ?= trixie
+MACHINE_TESTS ?= tests/machine
 SIZE ?= 1G
 
 PYTEST = -m pytest -q --numprocesses=$(JOBS) --dist=worksteal $(PYTEST_FLAGS) $(TESTS)
@@ -46,8 +51,12 @@ demo: ## see a tunnel work: ssh through it, then how fast it is
 
 # All phases run even if one fails: one look at the end of the output tells everything.
 .PHONY: test
-test: setup ## everything: linters, types, all tests with coverage, again on Debian's libraries
-	$(call phase,test,$(MAKE) --keep-going lint types coverage test-debian)
+test: setup ## everything: linters, types, all tests with coverage, on Debian's libraries, in a machine
+	$(call phase,test,$(MAKE) --keep-going lint types coverage test-debian test-machine)
+
+.PHONY: test-all
+test-all: test ## that, and the machine with Debian 12
+	@$(MAKE) test-machine RELEASE=bookworm
 
 .PHONY: lint
 lint: setup ## style
@@ -75,6 +84,18 @@ coverage: setup ## all tests, with branch coverage and its floor
 test-debian: setup ## the tests on Debian's own Python libraries
 	$(call phase,test-debian,$(VENV_DEBIAN)/python -c "$$libraries"; $(VENV_DEBIAN)/python $(PYTEST))
 
+# Root is needed to make a Debian tree; the tests run as root too, for what they made is root's.
+.PHONY: test-machine
+test-machine: setup ## the package, systemd and kernel TLS, in a virtual machine
+	@$(ROOT) tests/machine/setup
+	$(call phase,test-machine,$(ROOT) env SHADOW_MACHINE=1 SHADOW_MACHINE_RELEASE=$(RELEASE) \
+	$(VENV)/python -m pytest -q --numprocesses=0 --durations=5 $(PYTEST_FLAGS) $(MACHINE_TESTS))
+
+.PHONY: deb
+deb: ## build the Debian package into build/deb
+	@scripts/setup deb
+	@scripts/deb $(BUILD)/deb
+
 define libraries
 from importlib.metadata import distribution
 for name in ("pyOpenSSL", "cryptography", "service-identity", "systemd-python", "sdnotify"):
@@ -89,5 +110,6 @@ export libraries
 
 .PHONY: clean
 clean: ## remove everything made here
+	$(ROOT) rm -rf .cache
 	rm -rf .venv .venv-debian $(BUILD) dist *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

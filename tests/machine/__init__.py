@@ -1,8 +1,9 @@
 """A machine to test on: Debian in QEMU, with systemd as PID 1 and a kernel that has TLS.
 
 - ``setup`` installs what a host needs for it.
-- ``image`` makes the root file system, once per recipe; ``recipe/`` is what goes into it.
-- ``qemu`` boots it and talks to it; ``deploy`` puts the working tree into it.
+- ``image`` makes the root file system, once per recipe; ``recipe/`` is what goes into it. ``cache`` keeps it.
+- ``qemu`` boots it and talks to it; ``package`` builds the Debian package and installs it there.
+- ``fleet`` sets up a server and robots in it.
 - ``shell`` boots one for a person to look around in: ``python -m tests.machine.shell``.
 - ``guest/`` holds what runs inside it.
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from . import image, qemu
+from . import debian, image, package, qemu
+from . import fleet as fleets
 
 if os.environ.get("SHADOW_MACHINE") != "1":
     collect_ignore_glob = ["test_*.py"]
@@ -31,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def release() -> str:
     """The Debian release of the machine."""
-    return os.environ.get("SHADOW_MACHINE_RELEASE") or image.RELEASES[0]
+    return os.environ.get("SHADOW_MACHINE_RELEASE") or debian.RELEASES[0]
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +40,27 @@ def machine(release: str) -> Iterator[qemu.Machine]:
     """One machine for the whole run; tests leave it as they found it."""
     with qemu.Machine(image.find(release)) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def installed(machine: qemu.Machine, release: str) -> qemu.Machine:
+    """The machine with the Debian package of this working tree; nothing is set up yet."""
+    package.install(machine, package.build(release))
+    return machine
+
+
+@pytest.fixture(scope="session")
+def _settled(installed: qemu.Machine) -> fleets.Fleet:
+    fleet = fleets.Fleet(installed)
+    fleet.set_up()
+    return fleet
+
+
+@pytest.fixture
+def fleet(_settled: fleets.Fleet) -> fleets.Fleet:
+    """Keys and settings in place as after an installation; nothing runs."""
+    _settled.reset()
+    return _settled
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from .deploy import deploy
 from .qemu import CommandError, Machine
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 VERSIONS = {"trixie": ("257", (3, 13), "6.12."), "bookworm": ("252", (3, 11), "6.1.")}
 
 
@@ -103,15 +101,6 @@ def test_the_journal_is_read_from_a_cursor_on(machine: Machine) -> None:
     said = machine.journal("-t", "machine-test", after=cursor)
     assert "after" in said
     assert "before" not in said
-
-
-def test_the_working_tree_is_deployed(machine: Machine) -> None:
-    deploy(machine, CHECKOUT)
-    said = machine.run(
-        ["python3", "-c", "import shadow.errors; print(shadow.__file__)"], user="nobody"
-    ).stdout
-    assert said == "/usr/lib/python3/dist-packages/shadow/__init__.py\n"
-    assert machine.run("test -x /usr/bin/shadow-server").returncode == 0
 
 
 @pytest.mark.parametrize("how", ["reboot", "reset"])

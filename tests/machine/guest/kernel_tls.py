@@ -671,4 +671,4 @@ def ulp() -> Any:
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or CASES:
-        print(json.dumps({name: CASES[name]()}), flush=True)  # noqa: T201
+        print(json.dumps({name: CASES[name]()}), flush=True)

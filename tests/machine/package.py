@@ -1,0 +1,91 @@
+"""The Debian package, built from the working tree for each release in a tree of that release.
+
+``python -m tests.machine.package [RELEASE]`` builds it, and prints where it is.
+"""
+
+# ruff: noqa: T201  # main() talks to people
+
+import functools
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import cache
+from .debian import RELEASES, make_tree
+from .qemu import Machine
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+CONTROL = CHECKOUT / "debian" / "control"
+NAME = "shadow-tunnel"
+
+
+def build_dependencies() -> list[str]:
+    """The packages that debian/control wants to build with, without versions."""
+    match = re.search(r"^Build-Depends:(.*?)^\S", CONTROL.read_text(), re.MULTILINE | re.DOTALL)
+    assert match is not None
+    words = (entry.split() for entry in match[1].split(","))
+    # "debhelper-compat (= 13)" is a virtual package: apt would want to know which to take.
+    return [word[0].replace("debhelper-compat", "debhelper") for word in words if word]
+
+
+def builder(release: str) -> Path:
+    """A tree of ``release`` that can build and check the package, made now if need be.
+
+    Raises:
+        BuildError: it cannot be made.
+    """
+    packages = [*build_dependencies(), "lintian"]
+    files = (Path(__file__), HERE / "debian.py")
+    key = cache.fingerprint(release.encode(), *cache.file_parts(files), *(name.encode() for name in packages))
+    fill = functools.partial(_fill, release, packages)
+    return cache.cached(f"builder-{release}", key, fill) / "tree"
+
+
+def _fill(release: str, packages: Sequence[str], directory: Path) -> None:
+    make_tree(directory / "tree", release, packages, directory / "build.log", variant="buildd")
+
+
+def build(release: str) -> Path:
+    """Build the package from the working tree; where the .deb is.
+
+    Raises:
+        BuildError: it cannot be built.
+    """
+    tree = builder(release)
+    folder = CHECKOUT / "build" / "deb" / release
+    done = subprocess.run(
+        [str(CHECKOUT / "scripts" / "deb"), str(folder), str(tree)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise cache.BuildError(f"scripts/deb failed:\n{done.stdout}{done.stderr}")
+    (package,) = folder.glob(f"{NAME}_*.deb")
+    return package
+
+
+def install(machine: Machine, package: Path) -> None:
+    """Install the package with apt; what it depends on is in the image."""
+    there = f"/srv/{package.name}"
+    machine.copy_to(package, there)
+    apt(machine, "install", "--allow-downgrades", "--reinstall", there)
+
+
+def apt(machine: Machine, *arguments: str) -> str:
+    """Run apt-get without a question; what it says. There is no network: nothing can be fetched."""
+    words = ["apt-get", "--yes", "--quiet", "--no-install-recommends"]
+    return machine.run(["env", "DEBIAN_FRONTEND=noninteractive", *words, *arguments]).stdout
+
+
+def main() -> int:
+    """Build the package; the command line says for which release."""
+    print(build(sys.argv[1] if len(sys.argv) > 1 else RELEASES[0]))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

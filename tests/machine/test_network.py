@@ -1,0 +1,143 @@
+"""A robot behind NAT, on a network as robots have it: slow, lossy, gone, and back with another address.
+
+Three name spaces: the machine itself, with the server; ``nat``, which masquerades; and behind it ``robot``,
+with the client and a sshd of its own.
+
+    robot 192.168.7.2 ── 192.168.7.1 nat 10.77.0.2 ── 10.77.0.1 server
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from .fleet import OPERATOR, PORT, Fleet
+
+SERVER, CLIENT = "shadow-server.service", "shadow-client@011.service"
+OUTSIDE = "10.77.0.1"
+
+SET_UP = """
+set -e
+ip netns add nat
+ip netns add robot
+ip link add uplink type veth peer name wan netns nat
+ip -n nat link add lan type veth peer name eth0 netns robot
+ip addr add 10.77.0.1/24 dev uplink
+ip -n nat addr add 10.77.0.2/24 dev wan
+ip -n nat addr add 192.168.7.1/24 dev lan
+ip -n robot addr add 192.168.7.2/24 dev eth0
+ip link set uplink up
+for link in lo lan wan; do ip -n nat link set $link up; done
+for link in lo eth0; do ip -n robot link set $link up; done
+ip -n robot route add default via 192.168.7.1
+ip netns exec nat sysctl -qw net.ipv4.ip_forward=1
+ip netns exec nat nft -f - <<'END'
+table ip nat {
+    chain postrouting {
+        type nat hook postrouting priority srcnat;
+        oifname "wan" masquerade
+    }
+}
+END
+tc -n nat qdisc add dev wan root netem delay 25ms 5ms loss 1%
+tc qdisc add dev uplink root netem delay 25ms 5ms loss 1%
+systemd-run --quiet --unit=robot-sshd --property=NetworkNamespacePath=/run/netns/robot \
+    --property=RuntimeDirectory=sshd --property=RuntimeDirectoryPreserve=yes /usr/sbin/sshd -D
+"""
+TEAR_DOWN = """
+systemctl stop robot-sshd shadow-client@011
+systemctl reset-failed robot-sshd 2>/dev/null
+ip netns delete robot; ip netns delete nat; ip link delete uplink 2>/dev/null
+true
+"""
+
+
+@pytest.fixture
+def behind_nat(fleet: Fleet) -> Iterator[Fleet]:
+    """Robot 011 is behind NAT, and connected."""
+    fleet.machine.run(SET_UP)
+    try:
+        fleet.settings("client@011", rhost=OUTSIDE, rport=PORT, server_name="localhost")
+        fleet.drop_in(CLIENT, "[Service]\nNetworkNamespacePath=/run/netns/robot\n")
+        fleet.start("011")
+        yield fleet
+    finally:
+        fleet.machine.run(TEAR_DOWN)
+
+
+def cut(fleet: Fleet) -> None:
+    """The link is dead and nobody is told: no carrier is lost, packets just do not arrive."""
+    fleet.machine.run("tc -n nat qdisc change dev wan root netem loss 100%")
+    fleet.machine.run("tc qdisc change dev uplink root netem loss 100%")
+
+
+def mend(fleet: Fleet, *, address: str) -> None:
+    """The link is back, with another address: what the old one had is forgotten."""
+    fleet.machine.run(f"ip -n nat addr flush dev wan && ip -n nat addr add {address}/24 dev wan")
+    fleet.machine.run("tc -n nat qdisc change dev wan root netem delay 25ms 5ms loss 1%")
+    fleet.machine.run("tc qdisc change dev uplink root netem delay 25ms 5ms loss 1%")
+
+
+def assert_reachable(fleet: Fleet) -> None:
+    """Over ssh, and it really is the robot's side of the NAT."""
+    said = fleet.machine.run(
+        fleet.ssh("id -un; hostname -I 2>/dev/null || ip -br addr"), user=OPERATOR
+    ).stdout
+    assert said.startswith("alice\n")
+    assert "192.168.7.2" in said
+
+
+def test_ssh_through_nat_delay_and_loss(behind_nat: Fleet) -> None:
+    assert_reachable(behind_nat)
+    line = f"head -c 2M /dev/urandom >data; sha256sum <data; {behind_nat.ssh('sha256sum')} <data"
+    sums = behind_nat.machine.run(f"cd ~ && {line}", user=OPERATOR).stdout.split()
+    assert sums[0] == sums[2]
+
+
+def test_the_robot_returns_by_itself_from_another_address(behind_nat: Fleet) -> None:
+    fleet = behind_nat
+    client, cursor = fleet.pid(CLIENT), fleet.machine.cursor()
+    cut(fleet)
+    fleet.wait_for_event(cursor, "^robot 011 disconnected: nothing heard", "-u", SERVER)
+    fleet.wait_for_event(cursor, "nothing heard|next try", "-u", CLIENT)
+    fleet.machine.wait_until("[[ ! -e /run/shadow-tunnel/011.sock ]]")
+    mend(fleet, address="10.77.0.3")
+    fleet.wait_for_event(cursor, r"^robot 011 connected from .*10\.77\.0\.3", "-u", SERVER)
+    fleet.wait_for_robot()
+    assert_reachable(fleet)
+    assert fleet.pid(CLIENT) == client
+
+
+def test_a_robot_that_lost_power_takes_its_name_over(behind_nat: Fleet) -> None:
+    fleet = behind_nat
+    fleet.settings("server", keepalive=60)  # the server believes in the old session for minutes
+    fleet.machine.run(f"systemctl restart {SERVER}")
+    fleet.wait_for(CLIENT, "StatusText", "^Connected to ")
+    cursor = fleet.machine.cursor()
+    cut(fleet)
+    fleet.machine.run(f"systemctl kill --signal=KILL {CLIENT}")
+    mend(fleet, address="10.77.0.4")
+    fleet.wait_for_event(cursor, r"^robot 011 connected from .*10\.77\.0\.4", "-u", SERVER)
+    assert "taken over" in "".join(event["MESSAGE"] for event in fleet.events(cursor, "ROBOT=011"))
+    assert_reachable(fleet)
+
+
+@pytest.mark.parametrize("kind", ["idle", "sending", "receiving"])
+def test_no_visitor_hangs_when_the_link_is_dead(behind_nat: Fleet, kind: str) -> None:
+    fleet = behind_nat
+    began = "/tmp/began"
+    command = (
+        f"touch {began}; " + {"idle": "cat", "sending": "cat >/dev/null", "receiving": "cat /dev/zero"}[kind]
+    )
+    line = {"idle": "sleep 1000 | ", "sending": "cat /dev/zero | ", "receiving": ""}[kind]
+    with fleet.machine.background(f"{line}{fleet.ssh(command)} >/dev/null", user=OPERATOR) as visitor:
+        cursor = fleet.machine.cursor()
+        fleet.machine.wait_until(f"rm {began}")
+        cut(fleet)
+        fleet.wait_for_event(cursor, "stream .* aborted", "ROBOT=011", "-u", SERVER)
+        fleet.wait_for_event(cursor, "stream .* aborted", "ROBOT=011", "-u", CLIENT)
+        fleet.machine.wait_until("! ss -xH src '*/011.sock' | grep ESTAB")
+        if kind != "idle":  # sleep, at the other end of the pipe, does not care
+            assert visitor.wait() != 0
+        visitor.signal("KILL")
+    for unit in (SERVER, CLIENT):
+        fleet.machine.wait_until(f"! ss -tnpH state established | grep -F pid={fleet.pid(unit)},")

@@ -1,0 +1,152 @@
+"""The Debian package: what it brings, how it is upgraded, and that nothing of it is left."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from . import package
+from .fleet import Fleet
+from .qemu import Machine
+
+UNITS = ("shadow-server.socket", "shadow-server.service", "shadow-client@.service")
+COMMANDS = ("shadow-ca", "shadow-client", "shadow-server")
+PAGES = (
+    "shadow-ca.1", "shadow-tunnel.5", "shadow-server.8", "shadow-client.8",
+    "shadow-server.service.8", "shadow-server.socket.8", "shadow-client@.service.8",
+)  # fmt: skip
+
+# Directories whose content an installation and a removal change as they like.
+PRUNED = (
+    "/dev",
+    "/proc",
+    "/run",
+    "/srv",
+    "/sys",
+    "/tmp",
+    "/var/cache",
+    "/var/lib/apt",
+    "/var/lib/dpkg",
+    "/var/log",
+)
+# So do the catalog's database, backups of passwd(5), and the man pages' index.
+CHANGING = r"^/(var/lib/systemd|var/tmp|etc/(passwd|group|shadow|gshadow|subuid|subgid)-|root)"
+
+
+def test_nothing_runs_and_nothing_is_enabled_after_installation(fleet: Fleet) -> None:
+    for unit, state in zip(UNITS, ("disabled", "indirect", "disabled"), strict=True):
+        assert fleet.machine.run(["systemctl", "is-enabled", unit], check=False).stdout.strip() == state
+    active = fleet.machine.run("systemctl list-units --plain --no-legend --state=active 'shadow*'").stdout
+    assert active == ""
+    fleet.machine.run(["systemctl", "preset", *UNITS[:2]])
+    assert fleet.machine.run(["systemctl", "is-enabled", UNITS[0]], check=False).stdout.strip() == "disabled"
+
+
+def test_user_group_and_folder(fleet: Fleet) -> None:
+    entry = fleet.machine.run("getent passwd shadow-tunnel").stdout.strip().split(":")
+    assert int(entry[2]) < 1000
+    assert entry[6].endswith("nologin")
+    assert fleet.machine.run("getent group shadow-tunnel").stdout
+    assert fleet.machine.run("stat -c '%a %U:%G' /etc/shadow-tunnel").stdout.strip() == "755 root:root"
+
+
+def test_the_module_is_loaded_at_boot(fleet: Fleet) -> None:
+    said = fleet.machine.run("systemd-analyze cat-config --no-pager modules-load.d").stdout
+    assert "shadow-tunnel.conf" in said
+    assert re.search(r"^tls$", said, re.MULTILINE)
+
+
+def test_the_units_and_configuration_files_are_sound(fleet: Fleet) -> None:
+    said = fleet.machine.run(
+        ["systemd-analyze", "verify", "--man=yes", *UNITS[:2], "shadow-client@011.service"]
+    )
+    ours = [line for line in said.stderr.splitlines() if "shadow" in line and "Unknown key" not in line]
+    assert ours == []  # systemd 252 does not know RestartSteps=, and says so
+
+
+def test_every_page_can_be_read(fleet: Fleet) -> None:
+    for page in PAGES:
+        name, _, section = page.rpartition(".")
+        said = fleet.machine.run(f"man --warnings {section} {name} | col -b")
+        assert said.stderr == ""
+        assert re.search(r"^NAME", said.stdout, re.MULTILINE), said.stdout[:200]
+    for command in COMMANDS:
+        assert fleet.machine.run([command, "--version"]).stdout == f"{command} 0.1.0\n"
+
+
+def test_completion_is_loaded_by_name(fleet: Fleet) -> None:
+    load = "source /usr/share/bash-completion/bash_completion"
+    for command in COMMANDS:
+        line = f"{load}; _completion_loader {command}; complete -p {command}"
+        assert command in fleet.machine.run(line, check=False).stdout
+
+
+def test_an_upgrade_restarts_the_server_and_keeps_robots_and_settings(
+    fleet: Fleet, release: str, tmp_path: Path
+) -> None:
+    fleet.start("011")
+    server, client = fleet.pid("shadow-server"), fleet.pid("shadow-client@011")
+    settings = fleet.machine.read("/etc/shadow-tunnel/client.env")
+    newer = rebuilt(package.build(release), "0.1.0+upgrade", tmp_path)
+    try:
+        package.install(fleet.machine, newer)
+        assert fleet.machine.run("dpkg-query -W -f '${Version}' shadow-tunnel").stdout == "0.1.0+upgrade"
+        assert fleet.pid("shadow-server") not in {0, server}
+        assert fleet.pid("shadow-client@011") == client  # the upgrade may have come through it
+        assert fleet.show("shadow-server.socket", "ActiveState") == "active"
+        fleet.wait_for("shadow-server", "StatusText", "^1 robots")
+        assert fleet.machine.run(fleet.ssh("id -un"), user="alice").stdout == "alice\n"
+        assert fleet.machine.read("/etc/shadow-tunnel/client.env") == settings
+        assert fleet.machine.run("systemctl is-enabled shadow-client@011").stdout == "enabled\n"
+    finally:
+        package.install(fleet.machine, package.build(release))
+
+
+def rebuilt(deb: Path, version: str, folder: Path) -> Path:
+    """The same package with another version."""
+    tree = folder / "tree"
+    subprocess.run(["dpkg-deb", "--raw-extract", deb, tree], check=True)
+    control = tree / "DEBIAN" / "control"
+    control.write_text(
+        re.sub(r"^Version: .*", f"Version: {version}", control.read_text(), flags=re.MULTILINE)
+    )
+    made = folder / f"shadow-tunnel_{version}_all.deb"
+    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", tree, made], check=True, capture_output=True)
+    return made
+
+
+def files(machine: Machine) -> set[str]:
+    prune = " -o ".join(f"-path {path}" for path in PRUNED)
+    said = machine.run(f"find / -xdev \\( {prune} \\) -prune -o -print; find /run -name '*shadow*'").stdout
+    return {line for line in said.splitlines() if not re.match(CHANGING, line)}
+
+
+@pytest.fixture
+def put_back(installed: Machine, release: str) -> object:
+    yield
+    package.install(installed, package.build(release))
+
+
+def test_removal_stops_everything_and_purging_leaves_nothing(fleet: Fleet, put_back: None) -> None:
+    machine = fleet.machine
+    fleet.start("011", "012")
+    machine.run("systemctl disable shadow-client@012")
+    package.apt(machine, "remove", package.NAME)
+    active = machine.run("systemctl list-units --plain --no-legend --state=active 'shadow*'").stdout
+    assert active == ""
+    assert machine.run("pgrep -f /usr/bin/shadow-", check=False).stdout == ""
+    assert machine.run("test -e /etc/shadow-tunnel/011.key", check=False).returncode == 0  # it may come back
+    package.apt(machine, "purge", package.NAME)
+    left = {
+        path
+        for path in files(machine)
+        if "shadow-tunnel" in path or "shadow-client" in path or "shadow-server" in path
+    }
+    assert left == set()
+    assert machine.run("getent passwd shadow-tunnel; getent group shadow-tunnel", check=False).stdout == ""
+    assert machine.run("systemctl --failed --plain --no-legend").stdout == ""
+    before = files(machine)
+    package.install(machine, package.build(machine.image.release))
+    package.apt(machine, "purge", package.NAME)
+    assert files(machine) - before == set()
