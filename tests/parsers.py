@@ -1,0 +1,106 @@
+"""The options that the three commands really have, as their own parsers tell."""
+
+import argparse
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from unittest import mock
+
+from shadow import config
+from shadow.cli import ca
+from shadow.config import parse_client, parse_server, variable_name
+
+DAEMONS: dict[str, Callable[..., object]] = {"shadow-server": parse_server, "shadow-client": parse_client}
+COMMANDS = ("shadow-ca", *DAEMONS)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    Attributes:
+        flags: all its spellings, ``-4`` and ``--ipv4``.
+        metavar: what its value is called; empty for a switch.
+        default: as a human writes it; empty if there is none.
+    """
+
+    flags: tuple[str, ...]
+    metavar: str
+    default: str
+
+    @property
+    def variable(self) -> str:
+        """The variable that stands for it."""
+        return variable_name(self.flags[-1])
+
+    @property
+    def special(self) -> bool:
+        """True for those that are about the command itself, and have no variable."""
+        return self.flags[-1] in {"--help", "--version"}
+
+
+class _Captured(Exception):
+    pass
+
+
+def parser(command: str) -> argparse.ArgumentParser:
+    """A command's parser, made with an empty environment."""
+    if command == "shadow-ca":
+        with mock.patch.dict(os.environ):
+            os.environ.pop("SHADOW_CA_DIR", None)
+            return ca._parser()
+    made: list[argparse.ArgumentParser] = []
+
+    def capture(options: config._Options, _arguments: object) -> None:
+        made.append(options.parser)
+        raise _Captured
+
+    with mock.patch.object(config._Options, "parse", capture):
+        try:
+            DAEMONS[command]([], {})
+        except _Captured:
+            return made[0]
+    raise AssertionError(f"{command} does not parse its options by _Options.parse")
+
+
+def subparsers() -> dict[str, argparse.ArgumentParser]:
+    """The parsers of the commands of ``shadow-ca``."""
+    for action in parser("shadow-ca")._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    raise AssertionError("shadow-ca has no commands")
+
+
+def options(of: argparse.ArgumentParser) -> list[Option]:
+    """All options of a parser."""
+    return [
+        Option(
+            tuple(action.option_strings),
+            "" if action.nargs == 0 else str(action.metavar),
+            _default(action.default),
+        )
+        for action in of._actions
+        if action.option_strings
+    ]
+
+
+def flags(of: argparse.ArgumentParser) -> set[str]:
+    """All options of a parser, in all their spellings."""
+    return {flag for option in options(of) for flag in option.flags}
+
+
+def all_flags() -> set[str]:
+    """Those of all commands."""
+    everybody = [*map(parser, COMMANDS), *subparsers().values()]
+    return set().union(*map(flags, everybody))
+
+
+def variables(command: str) -> dict[str, Option]:
+    """The options of a daemon, by the variables that stand for them."""
+    return {option.variable: option for option in options(parser(command)) if not option.special}
+
+
+def _default(value: object) -> str:
+    if value is None or value is False or value in (argparse.SUPPRESS, []):
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,108 @@
+"""The message catalog: an entry for every event, with fields that the event has, as systemd reads it."""
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from shadow.journal import Event
+from tests import facts
+from tests.support import CHECKOUT
+
+CATALOG = CHECKOUT / "lib" / "systemd" / "catalog" / "shadow-tunnel.catalog"
+WIDTH_MAX = 90  # columns; journalctl puts three more before each line
+ADDED_BY_JOURNALD = {"_SYSTEMD_UNIT"}  # to all that a unit logs (systemd.journal-fields(7))
+# What a peer has said and nobody has checked. journalctl prints an explanation as it is, control
+# characters and all, and people paste the commands in it.
+UNCHECKED = {
+    Event.ROBOT_REFUSED: {"ROBOT"},
+    Event.SERVICE_FAILED: {"SERVICE", "STREAM"},
+    Event.SESSION_STARTED: {"SESSION"},
+    Event.STREAM_STARTED: {"STREAM"},
+    Event.STREAM_ENDED: {"STREAM"},
+    Event.STREAM_ABORTED: {"STREAM"},
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry."""
+
+    id: str
+    headers: dict[str, str]
+    text: str
+
+
+def entries() -> list[Entry]:
+    found = []
+    for block in re.split("^-- ", CATALOG.read_text(), flags=re.MULTILINE)[1:]:
+        head, _blank, text = block.partition("\n\n")
+        number, *lines = head.splitlines()
+        found.append(Entry(number, dict(line.split(": ", 1) for line in lines), text))
+    return found
+
+
+def entry(event: Event) -> Entry:
+    return next(entry for entry in entries() if entry.id == event.value)
+
+
+def test_each_event_has_its_entry_and_no_entry_is_unknown() -> None:
+    assert [entry.id for entry in entries()] == [event.value for event in Event]
+
+
+def test_the_calls_are_understood() -> None:
+    attributed = {event for call in facts.calls() for event in call.events}
+    assert facts.mentioned() - attributed == set()
+    # Some that were read by hand.
+    always = facts.always()
+    assert always[Event.ROBOT_REFUSED] == {"ROBOT", "PEER", "CODE"}
+    assert always[Event.KTLS_UNAVAILABLE] == set()  # the client names its robot, the server has none
+    assert always[Event.VISITOR_FAILED] == {"ROBOT", "SERVICE", "STREAM", "VISITOR_UID", "VISITOR_PID"}
+    assert always[Event.SERVICE_FAILED] == {"ROBOT", "SERVICE", "STREAM"}
+    assert always[Event.CLOCK_WRONG] == {"ROBOT"}
+
+
+@pytest.mark.parametrize("event", list(Event), ids=lambda event: event.name)
+def test_fields_are_those_the_event_is_logged_with(event: Event) -> None:
+    used = set(re.findall("@([A-Z_]+)@", "\n".join([*entry(event).headers.values(), entry(event).text])))
+    allowed = facts.always()[event] - UNCHECKED.get(event, set())
+    assert used - allowed - ADDED_BY_JOURNALD == set()
+
+
+@pytest.mark.parametrize("event", list(Event), ids=lambda event: event.name)
+def test_headers_and_text(event: Event) -> None:
+    found = entry(event)
+    assert list(found.headers) == ["Subject", "Defined-By", "Documentation"]
+    assert found.headers["Defined-By"] == "Shadow"
+    for reference in found.headers["Documentation"].split():
+        page = re.fullmatch(r"man:(\S+)\((\d)\)", reference)
+        assert page is not None, reference
+        assert (CHECKOUT / "man" / f"{page[1]}.{page[2]}.scd").is_file(), reference
+    assert len(found.text.strip().splitlines()) >= 3
+    assert [line for line in found.text.splitlines() if len(line) > WIDTH_MAX] == []
+    for number in re.findall("[0-9a-f]{32}", found.text):
+        assert number in set(Event)
+
+
+def test_systemd_reads_it(tmp_path: Path) -> None:
+    folder = tmp_path / "usr" / "lib" / "systemd" / "catalog"
+    folder.mkdir(parents=True)
+    shutil.copy(CATALOG, folder)
+    made = subprocess.run(
+        ["journalctl", "--update-catalog", f"--root={tmp_path}"], capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    database = tmp_path / "var" / "lib" / "systemd" / "catalog" / "database"
+    listed = subprocess.run(
+        ["journalctl", "--list-catalog"],
+        env={**os.environ, "SYSTEMD_CATALOG": str(database)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = dict(line.split(" ", 1) for line in listed.stdout.splitlines())
+    assert said == {entry.id: f"Shadow: {entry.headers['Subject']}" for entry in entries()}

@@ -1,0 +1,255 @@
+"""The manual pages: what they say about options, variables, statuses and units is what there is."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shadow import errors
+from shadow.cli.door import EX_SIGINT
+from tests import facts, parsers
+from tests.parsers import Option
+from tests.support import CHECKOUT
+
+MAN = CHECKOUT / "man"
+UNITS = CHECKOUT / "units"
+PAGES = (
+    "shadow-ca.1", "shadow-server.8", "shadow-client.8", "shadow-tunnel.5", "shadow-server.service.8",
+    "shadow-client@.service.8",
+)  # fmt: skip
+LINKS = ("shadow-server.socket.8",)  # made by the package
+PAGE_OF = {"shadow-ca": "shadow-ca.1", "shadow-server": "shadow-server.8", "shadow-client": "shadow-client.8"}
+SECTIONS = (
+    "NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "COMMANDS", "ENVIRONMENT", "FILES", "SETTINGS",
+    "REPLACING CERTIFICATES AND KEYS", "ENCRYPTED KEYS", "EXIT STATUS", "SIGNALS", "JOURNAL", "EXAMPLES",
+    "NOTES", "SEE ALSO",
+)  # fmt: skip
+SETTINGS = {"shadow-server": "server.env", "shadow-client": "client.env and client@_NAME_.env"}
+UNIT_OF = {"shadow-server": "shadow-server.service", "shadow-client": "shadow-client@.service"}
+MODULES = {"shadow-server": {"server", "robots"}, "shadow-client": {"client", "services"}}
+# Options of other commands in examples, and two words that stand for any of ours.
+FOREIGN = {
+    "--now", "--create", "--with-key", "--tpm2-pcrs", "--since", "--output-fields", "--unix-socket", "--arg",
+    "--some-thing",
+}  # fmt: skip
+OTHER_VARIABLES = {"SHADOW_CA_DIR", "SHADOW_SOME_THING"}
+
+
+def read(page: str) -> str:
+    return (MAN / f"{page}.scd").read_text()
+
+
+def sections(text: str, mark: str = "#") -> dict[str, str]:
+    """The parts of a page under their titles; none of them begins inside of an example."""
+    parts = re.split(rf"^{mark} (.+)\n", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def definitions(text: str) -> dict[str, str]:
+    """Terms with what is said about them."""
+    return dict(re.findall(r"^([*/_]\S.*)\n((?:\t.*\n)+)", text, re.M))
+
+
+def bold(text: str) -> list[str]:
+    return re.findall(r"\*([^*]+)\*", text)
+
+
+def documented(text: str) -> list[Option]:
+    """The options that a part of a page defines."""
+    found = []
+    for term, said in definitions(text).items():
+        if term.startswith("*-"):
+            metavar = re.search(r" _([A-Z][A-Z=:-]*)_$", term)
+            found.append(Option(tuple(bold(term)), metavar[1] if metavar else "", default_in(said)))
+    return found
+
+
+def default_in(said: str) -> str:
+    """The last bold word behind ``Default:``."""
+    found = re.search("Default: (.*)$", said.strip())
+    return bold(found[1])[-1] if found else ""
+
+
+def special_last(options: list[Option]) -> list[Option]:
+    return sorted(options, key=lambda option: (option.special, option.flags))
+
+
+def test_all_pages_are_there() -> None:
+    assert {path.name for path in MAN.iterdir()} == {f"{page}.scd" for page in PAGES}
+
+
+@pytest.mark.parametrize("command", parsers.DAEMONS)
+def test_options_of_the_daemons(command: str) -> None:
+    found = documented(sections(read(PAGE_OF[command]))["OPTIONS"])
+    assert special_last(found) == special_last(parsers.options(parsers.parser(command)))
+
+
+def test_options_of_the_ca() -> None:
+    page = sections(read("shadow-ca.1"))
+    everywhere = parsers.options(parsers.parser("shadow-ca"))
+    assert special_last(documented(page["OPTIONS"])) == special_last(everywhere)
+    commands = sections(page["COMMANDS"], "##")
+    assert list(commands) == list(parsers.subparsers())
+    known = {option.flags for option in everywhere}
+    for name, parser in parsers.subparsers().items():
+        own = [option for option in parsers.options(parser) if option.flags not in known]
+        assert special_last(documented(commands[name])) == special_last(own), name
+        synopsis = re.search(rf"^\*shadow-ca {name}\*(.*?)(\+\+)?$", page["SYNOPSIS"], re.M)
+        assert synopsis is not None
+        assert set(re.findall(r"\*(--\w+)\*", synopsis[1])) == {option.flags[-1] for option in own}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_option_that_does_not_exist(page: str) -> None:
+    mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", read(page)))
+    assert mentioned - parsers.all_flags() - FOREIGN == set()
+
+
+def test_foreign_options_are_not_ours_and_in_use() -> None:
+    assert parsers.all_flags() & FOREIGN == set()
+    everything = "\n".join(map(read, PAGES))
+    assert [option for option in FOREIGN if not re.search(rf"{option}(?![\w-])", everything)] == []
+
+
+def all_variables() -> set[str]:
+    return OTHER_VARIABLES.union(*map(parsers.variables, parsers.DAEMONS))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_variable_that_does_not_exist(page: str) -> None:
+    assert set(re.findall(r"SHADOW_[A-Z0-9_]+", read(page))) - all_variables() == set()
+
+
+@pytest.mark.parametrize("command", parsers.DAEMONS)
+def test_variables_of_the_daemons(command: str) -> None:
+    terms = definitions(sections(read(PAGE_OF[command]))["ENVIRONMENT"])
+    found = [name for term in terms for name in bold(term) if name.startswith("SHADOW_")]
+    assert sorted(found) == sorted(parsers.variables(command))
+
+
+def test_the_variable_of_the_ca() -> None:
+    assert list(definitions(sections(read("shadow-ca.1"))["ENVIRONMENT"])) == ["*SHADOW_CA_DIR*"]
+
+
+def set_by(unit: str) -> dict[str, str]:
+    """The variables that a unit sets."""
+    return dict(re.findall("^Environment=([A-Z_]+)=(.*)$", (UNITS / unit).read_text(), re.M))
+
+
+@pytest.mark.parametrize("command", parsers.DAEMONS)
+def test_settings_in_files(command: str) -> None:
+    """Each variable once, with the default that counts: the unit's, else the program's."""
+    terms = definitions(sections(sections(read("shadow-tunnel.5"))["SETTINGS"], "##")[SETTINGS[command]])
+    said = {name: text for term, text in terms.items() for name in bold(term)}
+    assert sorted(said) == sorted(parsers.variables(command))
+    values = set_by(UNIT_OF[command])
+    for name, option in parsers.variables(command).items():
+        assert ("Set by the unit" in said[name]) is (name in values), name
+        stated = re.search(r"Set by the unit: \*([^*]+)\*", said[name])
+        if stated is not None:
+            assert stated[1] == values[name].replace("%t", "/run")
+        elif option.default and name not in values and "Mean nothing" not in said[name]:
+            assert default_in(said[name]) == option.default, name
+        else:
+            assert default_in(said[name]) == "", name
+
+
+@pytest.mark.parametrize("command", parsers.DAEMONS)
+def test_variables_in_units(command: str) -> None:
+    terms = definitions(sections(read(f"{UNIT_OF[command]}.8"))["ENVIRONMENT"])
+    said = dict(re.findall(r"^\*(SHADOW_\w+)\*=(\S+)$", "\n".join(terms), re.M))
+    assert said == set_by(UNIT_OF[command])
+
+
+@pytest.mark.parametrize("command", parsers.DAEMONS)
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("RestartSec", "after {} second"),
+        ("RestartMaxDelaySec", "up to {} seconds"),
+        ("RestartPreventExitStatus", "exit status {}, a wrong setting, and {}, a wrong file"),
+        ("WatchdogSec", "says nothing for {} seconds"),
+        ("TimeoutStopSec", "does not stop within {} seconds"),
+        ("LimitNOFILE", "may have {} descriptors"),
+    ],
+)
+def test_numbers_in_units(command: str, setting: str, words: str) -> None:
+    found = re.search(f"^{setting}=(.*)$", (UNITS / UNIT_OF[command]).read_text(), re.M)
+    assert found is not None
+    assert words.format(*found[1].split()) in read(f"{UNIT_OF[command]}.8")
+
+
+def test_the_port() -> None:
+    found = re.search(r"^ListenStream=(\d+)$", (UNITS / "shadow-server.socket").read_text(), re.M)
+    assert found is not None
+    assert f"the TCP port that robots dial, {found[1]}." in read("shadow-server.service.8")
+    for page in ("shadow-tunnel.5", "shadow-client@.service.8"):
+        assert re.search(rf"{found[1]} if nobody has changed", read(page)), page
+
+
+def statuses(kind: type[errors.ShadowError]) -> Iterator[int]:
+    yield kind.exit_status
+    for below in kind.__subclasses__():
+        yield from statuses(below)
+
+
+@pytest.mark.parametrize("command", parsers.COMMANDS)
+def test_exit_statuses(command: str) -> None:
+    wanted = {0, *statuses(errors.ShadowError)}
+    if command != "shadow-client":  # nobody else ends because of a peer
+        wanted -= set(statuses(errors.PeerError))
+    if command == "shadow-ca":  # the daemons are asked to stop by this signal
+        wanted.add(EX_SIGINT)
+    terms = definitions(sections(read(PAGE_OF[command]))["EXIT STATUS"])
+    assert [int(bold(term)[0]) for term in terms] == sorted(wanted)
+
+
+@pytest.mark.parametrize("command", parsers.DAEMONS)
+def test_journal_fields(command: str) -> None:
+    rows = re.findall(r"^\|  ([A-Z_]+)$", sections(read(f"{UNIT_OF[command]}.8"))["JOURNAL"], re.M)
+    logged = [call.fields for call in facts.calls() if call.module in MODULES[command]]
+    assert sorted(rows) == sorted(set().union(*logged))
+    others = [call for call in facts.calls() if call.module not in set().union(*MODULES.values())]
+    assert [call for call in others if call.fields] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_sections_in_their_usual_order(page: str) -> None:
+    found = list(sections(read(page)))
+    assert found == [name for name in SECTIONS if name in found]
+    assert {"NAME", "SYNOPSIS", "DESCRIPTION", "SEE ALSO"} <= set(found)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_other_pages_of_ours_exist(page: str) -> None:
+    references = re.findall(r"\*(shadow-[\w@.-]+)\*\((\d)\)", read(page))
+    assert references
+    assert {f"{name}.{number}" for name, number in references} <= {*PAGES, *LINKS}
+
+
+@pytest.mark.parametrize("unit", [path.name for path in sorted(UNITS.iterdir())])
+def test_pages_that_units_name_exist(unit: str) -> None:
+    named = re.findall(r"man:(\S+)\((\d)\)", (UNITS / unit).read_text())
+    assert named
+    assert {f"{name}.{number}" for name, number in named} <= {*PAGES, *LINKS}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_render_without_warnings(page: str, tmp_path: Path) -> None:
+    made = subprocess.run(["scdoc"], input=read(page), capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    path = tmp_path / page
+    path.write_text(made.stdout)
+    shown = subprocess.run(
+        ["man", "--warnings", "--encoding=UTF-8", "-l", "-Tutf8", "-Z", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shown.returncode == 0
+    assert shown.stderr == ""
+    # What apropos(1) and whatis(1) will find.
+    found = subprocess.run(["lexgrog", path], capture_output=True, text=True, check=False)
+    assert page.rpartition(".")[0] in found.stdout, found.stdout
