@@ -252,4 +252,4 @@ def test_pages_render_without_warnings(page: str, tmp_path: Path) -> None:
     assert shown.stderr == ""
     # What apropos(1) and whatis(1) will find.
     found = subprocess.run(["lexgrog", path], capture_output=True, text=True, check=False)
-    assert page.rpartition(".")[0] in found.stdout, found.stdout
+    assert f'"{page.rpartition(".")[0]} - ' in found.stdout, found.stdout
