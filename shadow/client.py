@@ -112,7 +112,10 @@ class Client:
     def _load(self) -> tls.Settings:
         files = self._config.files
         credentials = load_credentials(files.ca, files.crt, files.key, Purpose.ROBOT, dt.datetime.now(dt.UTC))
-        name = common_name(credentials.chain[0])
+        try:
+            name = common_name(credentials.chain[0])
+        except IdentityError as error:  # our own file, no peer's
+            raise ConfigError(f"{files.crt}: {error}") from error
         if name != self._config.robot:
             raise ConfigError(f"{files.crt} is for robot {name!r}, not for {self._config.robot!r} (--robot)")
         context = tls.make_context(credentials)

@@ -266,7 +266,7 @@ def parse_client(
     )
     options.add("--rhost", parse_host, "host of the server: name, IPv4 or IPv6 address")
     options.add("--rport", parse_port, "TCP port of the server")
-    options.add("--server-name", parse_host, "name in the server's certificate, if it is not RHOST")
+    options.add("--server-name", parse_host, "name in the server's certificate (default: RHOST)")
     options.add("--robot", check_robot_name, "our name, as in our certificate")
     options.add("--lhost", parse_host, "host of the default service", default="localhost")
     options.add("--lport", parse_port, "TCP port of the default service; without it there is none")

@@ -15,6 +15,8 @@ from typing import TextIO
 
 from systemd import journal as _journal
 
+from .errors import printable
+
 LOGGER = logging.getLogger("shadow")
 
 
@@ -76,7 +78,7 @@ def log(event: Event, level: int, text: str, **facts: str | float) -> None:
         text: one line for a human.
         facts: journal fields in lower case (``robot="011"`` becomes ``ROBOT=011``).
     """
-    LOGGER.log(level, "%s", text, extra={"event": event, "facts": facts})
+    LOGGER.log(level, "%s", text, extra={"event": event, "facts": facts}, stacklevel=2)
 
 
 def setup(stream: TextIO | None = None) -> None:
@@ -118,9 +120,13 @@ class JournalHandler(logging.Handler):
 
 
 def journal_fields(record: logging.LogRecord) -> dict[str, str]:
-    """The fields of a record besides MESSAGE=."""
+    """The fields of a record besides MESSAGE=.
+
+    Some facts are a peer's own words, and ``journalctl -x`` puts fields into lines that people paste.
+    """
     facts: dict[str, str | float] = getattr(record, "facts", {})
-    fields = {name.upper(): str(value) for name, value in facts.items()}
+    fields = {name.upper(): printable(str(value)) for name, value in facts.items()}
+    fields |= {"CODE_FILE": record.pathname, "CODE_LINE": str(record.lineno), "CODE_FUNC": record.funcName}
     fields["PRIORITY"] = str(_PRIORITIES.get(record.levelno, 6))
     fields["SYSLOG_IDENTIFIER"] = _identifier()
     event: Event | None = getattr(record, "event", None)

@@ -105,7 +105,8 @@ class Authority:
             key = self._rsa
         else:
             key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
+        subject = x509.Name(attributes)
         builder = self._builder(subject, key.public_key(), days)
         if purpose is Purpose.SERVER:
             names = [_general_name(host) for host in hosts]

@@ -3,12 +3,25 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import systemd.journal
 
+from shadow import journal
 from shadow.cli import door
 from shadow.errors import ConfigError, UsageError
+from shadow.journal import Event
 from tests.support import CHECKOUT
+
+
+@pytest.fixture(autouse=True)
+def _logger_as_it_was() -> Iterator[None]:
+    handlers, propagate = journal.LOGGER.handlers[:], journal.LOGGER.propagate
+    yield
+    journal.LOGGER.handlers[:] = handlers
+    journal.LOGGER.propagate = propagate
 
 
 def raising(error: BaseException) -> int:
@@ -29,6 +42,22 @@ def test_errors_raised_on_purpose_become_a_line_and_a_status(capsys: pytest.Capt
 def test_a_bug_leaves_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
     assert raising(ZeroDivisionError("oops")) == 70
     assert "ZeroDivisionError: oops" in capsys.readouterr().err
+
+
+def test_under_systemd_the_last_word_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, dict[str, str]]] = []
+    monkeypatch.setattr(systemd.journal, "send", lambda text, **fields: sent.append((text, fields)))
+    with Path(os.devnull).open("w") as stream:
+        status = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert raising(ConfigError("ca.crt: No such file or directory")) == 78
+        assert raising(ZeroDivisionError("oops")) == 70
+    (on_purpose, _fields), (bug, _fields) = sent
+    assert on_purpose == "shadow-x: ca.crt: No such file or directory"
+    assert bug.endswith("ZeroDivisionError: oops")
+    for _text, fields in sent:
+        assert (fields["MESSAGE_ID"], fields["PRIORITY"]) == (Event.FAILED.value, "3")
 
 
 def test_ctrl_c_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:

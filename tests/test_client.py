@@ -285,6 +285,13 @@ def test_another_robots_certificate(tunnel: Tunnel) -> None:
     assert f"shadow-client: {crt} is for robot '012', not for '011' (--robot)" in client.log
 
 
+def test_our_own_certificate_without_a_name(tunnel: Tunnel) -> None:
+    crt, key = tunnel.authority.issue("nameless", "", Purpose.ROBOT)
+    client = start(tunnel, f"--crt={crt}", f"--key={key}")
+    assert client.wait() == 78
+    assert f"shadow-client: {crt}" in client.log
+
+
 def test_a_key_of_another_certificate(tunnel: Tunnel) -> None:
     _crt, key = tunnel.authority.robot("012")
     client = start(tunnel, f"--key={key}")

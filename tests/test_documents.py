@@ -169,7 +169,7 @@ def test_variables_in_units(command: str) -> None:
     [
         ("RestartSec", "after {} second"),
         ("RestartMaxDelaySec", "up to {} seconds"),
-        ("RestartPreventExitStatus", "exit status {}, a wrong setting, and {}, a wrong file"),
+        ("RestartPreventExitStatus", "exit status {}, a wrong setting, {}, a wrong file, and {}, no key"),
         ("WatchdogSec", "says nothing for {} seconds"),
         ("TimeoutStopSec", "does not stop within {} seconds"),
         ("LimitNOFILE", "may have {} descriptors"),

@@ -44,7 +44,10 @@ def test_fields_for_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     journal.LOGGER.handlers[:] = [JournalHandler()]
     journal.LOGGER.setLevel(logging.INFO)
     journal.log(Event.STREAM_ENDED, logging.ERROR, "over", robot="011", bytes_to_robot=5, duration=0.5)
-    assert sent == [
+    ((text, fields),) = sent
+    where = {name: fields.pop(name) for name in ("CODE_FILE", "CODE_LINE", "CODE_FUNC")}
+    assert (where["CODE_FILE"], where["CODE_FUNC"]) == (__file__, "test_fields_for_the_journal")
+    assert [(text, fields)] == [
         (
             "over",
             {
@@ -57,6 +60,12 @@ def test_fields_for_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
             },
         )
     ]
+
+
+def test_a_peers_words_are_harmless_in_fields() -> None:
+    record = logging.LogRecord("shadow", logging.INFO, "file", 1, "text", None, None)
+    record.facts = {"robot": "x\n\x1b[2J@ROBOT@"}
+    assert journal_fields(record)["ROBOT"] == "x??[2J@ROBOT@"
 
 
 def test_a_record_without_an_event_is_sent_too() -> None:

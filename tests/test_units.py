@@ -58,7 +58,11 @@ def test_exposure(name: str) -> None:
 def test_what_only_a_human_can_mend_is_not_retried(name: str) -> None:
     statuses = re.search("^RestartPreventExitStatus=(.*)$", read(name), re.MULTILINE)
     assert statuses is not None
-    assert set(statuses[1].split()) == {str(UsageError.exit_status), str(ConfigError.exit_status)}
+    assert set(statuses[1].split()) == {
+        str(UsageError.exit_status),
+        str(ConfigError.exit_status),
+        "243",  # EXIT_CREDENTIALS, systemd.exec(5)
+    }
     assert "\nRestart=always\n" in read(name)
     assert "\nStartLimitIntervalSec=0\n" in read(name)
 

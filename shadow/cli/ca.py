@@ -138,7 +138,7 @@ def _entry(certificate: x509.Certificate, now: dt.datetime) -> dict[str, object]
         "name": common_name(certificate),
         "purpose": (Purpose.SERVER if has_purpose(certificate, Purpose.SERVER) else Purpose.ROBOT).value,
         "hosts": pki.alternative_names(certificate),
-        "serial": f"{certificate.serial_number:x}",
+        "serial": f"{certificate.serial_number:040x}",
         "fingerprint": pki.fingerprint(certificate),
         "not_before": start.isoformat(),
         "not_after": end.isoformat(),
