@@ -2,18 +2,20 @@
 
 # ruff: noqa: S603, T201  # it runs systemctl, and talks to the journal
 
+import contextlib
 import datetime as dt
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from shadow.certificates import Purpose, common_name, load_credentials
+from shadow.certificates import Purpose, common_name, load_certificates, load_credentials
 from shadow.errors import ClockError, ConfigError, IdentityError, LocalError, ShadowError
 from shadow.files import PRIVATE, PUBLIC, NewFile, read_file, write_files
 from shadow.names import check_robot_name, shorten
 
 FOLDER = Path("/etc/shadow-tunnel")
+CA = "ca.crt"
 NAME, CERTIFICATE, KEY = CREDENTIALS = ("shadow.robot", "shadow.crt", "shadow.key")
 
 
@@ -39,19 +41,19 @@ def check(name: str, certificate: Path, key: Path) -> None:
         ConfigError: name, certificate and key are not those of one robot of our CA.
     """
     check_robot_name(name)
+    if f"{name}.crt" == CA:
+        raise ConfigError(f"no robot can be called {name}: its certificate would take the place of {CA}")
     try:
-        credentials = load_credentials(
-            FOLDER / "ca.crt", certificate, key, Purpose.ROBOT, dt.datetime.now(dt.UTC)
-        )
-        holder = common_name(credentials.chain[0])
-    except ClockError:
-        return  # a first boot may come before the first right time; shadow-client waits for it
+        holder = common_name(load_certificates(certificate, "credential")[0])
     except IdentityError as error:
         raise ConfigError(f"credential {CERTIFICATE}: {error}") from error
     if holder != name:
         raise ConfigError(
             f"credential {CERTIFICATE} is for robot {shorten(holder)}, {NAME} says {shorten(name)}"
         )
+    # A first boot may come before the first right time; shadow-client waits for it.
+    with contextlib.suppress(ClockError):
+        load_credentials(FOLDER / CA, certificate, key, Purpose.ROBOT, dt.datetime.now(dt.UTC))
 
 
 def provision(given: Path) -> str:
@@ -64,7 +66,6 @@ def provision(given: Path) -> str:
         NewFile(FOLDER / f"{name}.key", read_file(key, "credential"), PRIVATE),
     ]
     write_files(files, force=True)
-    (FOLDER / f"{name}.crt").chmod(PUBLIC)
     enable(f"shadow-client@{name}.service")
     return name
 
