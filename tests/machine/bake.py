@@ -64,8 +64,6 @@ def with_mkosi(folder: Path, release: str) -> Baked:
         BuildError: it cannot be made.
     """
     log = folder / "bake.log"
-    packages = cache.CACHE / "mkosi"
-    packages.mkdir(parents=True, exist_ok=True)
     sources = folder.parent / "mirror/etc/apt/sources.list.d"
     sources.mkdir(parents=True)
     # mkosi keeps off a file of this name; its own asks for archives that mirrors do not have.
@@ -74,8 +72,7 @@ def with_mkosi(folder: Path, release: str) -> Baked:
     cache.run(
         [
             *("mkosi", f"--directory={folder}", f"--release={release}", "--format=directory"),
-            *(f"{tree_option}={folder.parent / 'mirror'}", f"--package-cache-dir={packages}"),
-            *("--environment=INITRD=No", "build"),
+            *(f"{tree_option}={folder.parent / 'mirror'}", "--environment=INITRD=No", "build"),
         ],
         log,
     )
@@ -132,6 +129,8 @@ def _stanza(line: str) -> str:
 class Robot:
     """A disk of its own, made from an image; and a machine to run it, as often as one likes.
 
+    A context manager: machine and disk end with the block.
+
     Attributes:
         disk: what the image has become.
     """
@@ -163,6 +162,7 @@ class Robot:
     ) -> None:
         if self._qemu is not None:
             qemu._end(self._qemu)
+        self.disk.unlink()
 
     def boot(self, credentials: Mapping[str, bytes] | None = None) -> None:
         """Switch it on; the firmware hands these credentials over."""

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -81,8 +82,16 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="module")
-def recipe(fleet: Fleet, release: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mkosi") / "image"
+def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where one bakes; nobody wants to keep gigabytes of it."""
+    folder = tmp_path_factory.mktemp("kitchen")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def recipe(fleet: Fleet, release: str, kitchen: Path) -> Path:
+    folder = kitchen / "mkosi" / "image"
     bake.prepare(folder, package.build(release), fleet.ca / "ca.crt")
     return folder
 
@@ -220,10 +229,10 @@ def test_half_of_the_credentials(robot: bake.Robot, fleet: Fleet, baked: bake.Ba
 
 
 def test_without_mkosi_and_for_one_robot(
-    fleet: Fleet, baked: bake.Baked, recipe: Path, release: str, tmp_path: Path
+    fleet: Fleet, baked: bake.Baked, recipe: Path, release: str, kitchen: Path
 ) -> None:
     """The lines of the document, run as they stand there. The key never gets to the disk."""
-    folder = tmp_path / "image"
+    folder = kitchen / "mmdebstrap" / "image"
     bake.prepare(folder, next((recipe / "mkosi.packages").glob("*.deb")), fleet.ca / "ca.crt")
     bake.by_document(folder, "mmdebstrap", release)
     tree = folder / "robot"
