@@ -27,6 +27,7 @@ TLS_GET_RECORD_TYPE = 2
 TLS_1_2_VERSION = 0x0303
 
 RECORD_ALERT = 21  # RFC 5246, section 6.2.1
+RECORD_HANDSHAKE = 22
 RECORD_DATA = 23
 ALERT_CLOSE_NOTIFY = b"\x01\x00"  # level warning, description close_notify (RFC 5246, section 7.2)
 

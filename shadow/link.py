@@ -234,4 +234,5 @@ def check_close_notify(content_type: int, payload: bytes) -> bytes:
             return b""
         number = payload[1] if len(payload) == 2 else -1
         raise ConnectionAbortedError(errno.ECONNABORTED, f"the peer sent TLS alert {number}")
-    raise ConnectionAbortedError(errno.ECONNABORTED, f"unexpected TLS record of type {content_type}")
+    what = "the peer tried to renegotiate" if content_type == ktls.RECORD_HANDSHAKE else "unexpected"
+    raise ConnectionAbortedError(errno.ECONNABORTED, f"{what}: TLS record of type {content_type}")

@@ -65,7 +65,7 @@ def test_reset_is_a_reset() -> None:
     [
         ((21, b"\x02\x14"), "the peer sent TLS alert 20"),
         ((21, b"\x02"), "the peer sent TLS alert -1"),
-        ((22, b"\x00\x00\x00\x00"), "unexpected TLS record of type 22"),
+        ((22, b"\x00\x00\x00\x00"), "the peer tried to renegotiate: TLS record of type 22"),
     ],
 )
 def test_control_records(record: tuple[int, bytes], complaint: str) -> None:

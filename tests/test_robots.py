@@ -136,7 +136,7 @@ def tunnel_visitor_after(tunnel: Tunnel, first: Peer) -> socket.socket:
 
 def test_a_hundred_visitors_at_once_each_with_its_own_data(tunnel: Tunnel) -> None:
     with serving(echo) as service:
-        tunnel.start_server()
+        tunnel.start_server("--start-timeout=60")  # the last ones wait long on a slow machine
         tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1")
         outcomes: list[bool] = []
 

@@ -48,7 +48,7 @@ class Baked:
 
 def prepare(folder: Path, package: Path, ca: Path) -> None:
     """Make a copy of the recipe, and do what the document asks for before the first bake."""
-    shutil.copytree(RECIPE, folder, ignore=shutil.ignore_patterns(*_OTHERS))
+    shutil.copytree(RECIPE, folder, symlinks=True, ignore=shutil.ignore_patterns(*_OTHERS))
     shutil.copy(package, folder / "mkosi.packages")
     shutil.copy(ca, folder / "mkosi.extra/etc/shadow-tunnel/ca.crt")
     settings = folder / "mkosi.extra/etc/shadow-tunnel/client.env"

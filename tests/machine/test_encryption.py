@@ -78,7 +78,7 @@ def test_an_operator_who_requires_the_kernel_gets_nothing_less(without_module: F
     fleet.settings("client@011", ktls="require")
     cursor = fleet.machine.cursor()
     fleet.machine.run("systemctl start shadow-server.socket; systemctl start --no-block shadow-client@011")
-    fleet.wait_for_event(cursor, "--ktls=require, but no module", "-u", CLIENT)
+    fleet.wait_for_event(cursor, "--ktls=require, but the kernel module .tls. is not loaded", "-u", CLIENT)
     assert fleet.machine.run("[[ -e /run/shadow-tunnel/011.sock ]]", check=False).returncode == 1
     fleet.machine.run(f"rm {NO_MODULE} && modprobe tls")  # and as soon as there is one, it works
     fleet.wait_for_robot()
@@ -141,4 +141,4 @@ def test_a_renegotiation_attempt_ends_its_own_connection_only(fleet: Fleet) -> N
     (said,) = (
         event["MESSAGE"] for event in fleet.events(cursor, "ROBOT=013") if "disconnected" in event["MESSAGE"]
     )
-    assert "renegotiat" in said or "handshake" in said, said
+    assert said.endswith("the peer tried to renegotiate: TLS record of type 22"), said

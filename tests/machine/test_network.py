@@ -117,7 +117,7 @@ def test_a_robot_that_lost_power_takes_its_name_over(behind_nat: Fleet) -> None:
     fleet.machine.run(f"systemctl kill --signal=KILL {CLIENT}")
     mend(fleet, address="10.77.0.4")
     fleet.wait_for_event(cursor, r"^robot 011 connected from .*10\.77\.0\.4", "-u", SERVER)
-    assert "taken over" in "".join(event["MESSAGE"] for event in fleet.events(cursor, "ROBOT=011"))
+    assert "came back from" in "".join(event["MESSAGE"] for event in fleet.events(cursor, "ROBOT=011"))
     assert_reachable(fleet)
 
 
@@ -133,8 +133,8 @@ def test_no_visitor_hangs_when_the_link_is_dead(behind_nat: Fleet, kind: str) ->
         cursor = fleet.machine.cursor()
         fleet.machine.wait_until(f"rm {began}")
         cut(fleet)
-        fleet.wait_for_event(cursor, "stream .* aborted", "ROBOT=011", "-u", SERVER)
-        fleet.wait_for_event(cursor, "stream .* aborted", "ROBOT=011", "-u", CLIENT)
+        fleet.wait_for_event(cursor, "stream .* cut off by the", "ROBOT=011", "-u", SERVER)
+        fleet.wait_for_event(cursor, "stream .* cut off by the", "ROBOT=011", "-u", CLIENT)
         fleet.machine.wait_until("! ss -xH src '*/011.sock' | grep ESTAB")
         if kind != "idle":  # sleep, at the other end of the pipe, does not care
             assert visitor.wait() != 0

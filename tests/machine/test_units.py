@@ -78,8 +78,8 @@ def test_keys_are_roots_alone_and_reach_the_daemons_as_credentials(fleet: Fleet)
 
 
 @pytest.mark.parametrize("unit", [SERVER, "shadow-client@011.service"])
-def test_exposure(fleet: Fleet, unit: str) -> None:
-    said = fleet.machine.run(["systemd-analyze", "security", "--no-pager", unit]).stdout
+def test_exposure(installed: Machine, unit: str) -> None:
+    said = installed.run(["systemd-analyze", "security", "--no-pager", unit]).stdout
     match = re.search(r"Overall exposure level for \S+: ([\d.]+)", said)
     assert match is not None, said
     assert float(match[1]) <= 1.2, said
