@@ -108,6 +108,7 @@ def robot(fleet: Fleet, baked: bake.Baked) -> Iterator[bake.Robot]:
     with fleet.robot(baked, "first") as robot:
         robot.boot(fleet.credentials("011"))
         fleet.wait_for(robot, "011")
+        robot.run("011", fleet.visitor, "true")  # ssh learns its host key
         yield robot
 
 
