@@ -119,14 +119,15 @@ class JournalHandler(logging.Handler):
             self.handleError(record)
 
 
-def journal_fields(record: logging.LogRecord) -> dict[str, str]:
+def journal_fields(record: logging.LogRecord) -> dict[str, str | int]:
     """The fields of a record besides MESSAGE=.
 
     Some facts are a peer's own words, and ``journalctl -x`` puts fields into lines that people paste.
     """
     facts: dict[str, str | float] = getattr(record, "facts", {})
-    fields = {name.upper(): printable(str(value)) for name, value in facts.items()}
-    fields |= {"CODE_FILE": record.pathname, "CODE_LINE": str(record.lineno), "CODE_FUNC": record.funcName}
+    fields: dict[str, str | int] = {name.upper(): printable(str(value)) for name, value in facts.items()}
+    # systemd.journal.send() wants this one as a number.
+    fields |= {"CODE_FILE": record.pathname, "CODE_LINE": record.lineno, "CODE_FUNC": record.funcName}
     fields["PRIORITY"] = str(_PRIORITIES.get(record.levelno, 6))
     fields["SYSLOG_IDENTIFIER"] = _identifier()
     event: Event | None = getattr(record, "event", None)

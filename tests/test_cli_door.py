@@ -45,18 +45,20 @@ def test_a_bug_leaves_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_under_systemd_the_last_word_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[tuple[str, dict[str, str]]] = []
-    monkeypatch.setattr(systemd.journal, "send", lambda text, **fields: sent.append((text, fields)))
+    sent: list[dict[str, str]] = []
+    monkeypatch.setattr(
+        systemd.journal, "sendv", lambda *fields: sent.append(dict(field.split("=", 1) for field in fields))
+    )
     with Path(os.devnull).open("w") as stream:
         status = os.fstat(stream.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
         monkeypatch.setattr(sys, "stderr", stream)
         assert raising(ConfigError("ca.crt: No such file or directory")) == 78
         assert raising(ZeroDivisionError("oops")) == 70
-    (on_purpose, _fields), (bug, _fields) = sent
-    assert on_purpose == "shadow-x: ca.crt: No such file or directory"
-    assert bug.endswith("ZeroDivisionError: oops")
-    for _text, fields in sent:
+    on_purpose, bug = sent
+    assert on_purpose["MESSAGE"] == "shadow-x: ca.crt: No such file or directory"
+    assert bug["MESSAGE"].endswith("ZeroDivisionError: oops")
+    for fields in sent:
         assert (fields["MESSAGE_ID"], fields["PRIORITY"]) == (Event.FAILED.value, "3")
 
 

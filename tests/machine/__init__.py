@@ -3,7 +3,7 @@
 - ``setup`` installs what a host needs for it.
 - ``image`` makes the root file system, once per recipe; ``recipe/`` is what goes into it. ``cache`` keeps it.
 - ``qemu`` boots it and talks to it; ``package`` builds the Debian package and installs it there.
-- ``fleet`` sets up a server and robots in it.
+- ``fleet`` sets up a server and robots in it; ``bake`` bakes a robot's image and boots that.
 - ``shell`` boots one for a person to look around in: ``python -m tests.machine.shell``.
 - ``guest/`` holds what runs inside it.
 

@@ -57,25 +57,37 @@ def prepare(folder: Path, package: Path, ca: Path) -> None:
     )
 
 
+def kitchen() -> Path:
+    """A tree of Debian 13 with mkosi, made now if need be: an older host has none that is new enough.
+
+    Raises:
+        BuildError: it cannot be made.
+    """
+    packages = ["mkosi", "reprepro"]
+    files = (Path(__file__), Path(debian.__file__))
+    key = cache.fingerprint(*cache.file_parts(files), *(name.encode() for name in packages))
+
+    def fill(directory: Path) -> None:
+        debian.make_tree(directory / "tree", "trixie", packages, directory / "build.log")
+
+    return cache.cached("kitchen", key, fill) / "tree"
+
+
 def with_mkosi(folder: Path, release: str) -> Baked:
     """Bake a tree, on the mirror that this host uses, and make a disk of it.
 
     Raises:
         BuildError: it cannot be made.
     """
-    log = folder / "bake.log"
     sources = folder.parent / "mirror/etc/apt/sources.list.d"
     sources.mkdir(parents=True)
     # mkosi keeps off a file of this name; its own asks for archives that mirrors do not have.
     (sources / "mkosi.sources").write_text("".join(map(_stanza, debian.sources(release))))
-    tree_option = "--package-manager-tree" if _mkosi_version() < 25 else "--sandbox-tree"
-    cache.run(
-        [
-            *("mkosi", f"--directory={folder}", f"--release={release}", "--format=directory"),
-            *(f"{tree_option}={folder.parent / 'mirror'}", "--environment=INITRD=No", "build"),
-        ],
-        log,
-    )
+    command = [
+        *("mkosi", f"--directory={folder}", f"--release={release}", "--format=directory"),
+        *(f"--sandbox-tree={folder.parent / 'mirror'}", "--environment=INITRD=No", "build"),
+    ]
+    cache.run(debian.inside(kitchen(), folder.parent, command), folder / "bake.log")
     return to_disk(folder / "mkosi.output/robot", folder)
 
 
@@ -108,14 +120,6 @@ def to_disk(tree: Path, folder: Path) -> Baked:
     (kernel,) = (tree / "boot").glob("vmlinuz-*")
     shutil.copyfile(kernel, baked.kernel)
     return baked
-
-
-def _mkosi_version() -> int:
-    try:
-        said = subprocess.run(["mkosi", "--version"], capture_output=True, text=True, check=True).stdout
-    except FileNotFoundError:
-        raise cache.BuildError("mkosi is missing: run tests/machine/setup") from None
-    return int(re.findall(r"\d+", said)[0])
 
 
 def _stanza(line: str) -> str:

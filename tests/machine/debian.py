@@ -71,3 +71,26 @@ def make_tree(
         ],
         log,
     )
+
+
+_ENTER = """
+tree=$1 folder=$2
+shift 2
+mount --bind "$tree" "$tree"
+mount -t proc proc "$tree/proc"
+mount --rbind /sys "$tree/sys"
+mount --rbind /dev "$tree/dev"
+mount -t tmpfs tmpfs "$tree/run"
+mkdir -p "$tree$folder"
+mount --bind "$folder" "$tree$folder"
+cd "$tree"
+pivot_root . mnt # not chroot: in that nobody may make name spaces of his own
+umount -l /mnt
+cd "$folder"
+exec "$@"
+"""
+
+
+def inside(tree: Path, folder: Path, command: list[str]) -> list[str]:
+    """A command that runs ``command`` with ``tree`` as its root, and ``folder`` of this host in its place."""
+    return ["unshare", "--mount", "bash", "-euc", _ENTER, "bash", str(tree), str(folder), *command]

@@ -40,11 +40,15 @@ class Fleet:
         run(f"cd {_KEPT} && for robot in {' '.join(ROBOTS)}; do {ca} robot $robot; done")
         for user in (OPERATOR, STRANGER):
             run(f"useradd --create-home --shell /bin/bash {user}")
-        run(f"usermod --append --groups shadow-tunnel {OPERATOR}")
+        self.admit_operator()
         keys = "cd ~ && mkdir -pm 700 .ssh && ssh-keygen -q -t ed25519 -N '' -f .ssh/id_ed25519"
         run(f"{keys} && cp .ssh/id_ed25519.pub .ssh/authorized_keys", user=OPERATOR)
         run(f"cp -r ~{OPERATOR}/.ssh ~{STRANGER}/ && chown -R {STRANGER}: ~{STRANGER}/.ssh")
         self.machine.copy_to(_GUEST, "/srv/guest")
+
+    def admit_operator(self) -> None:
+        """Put the operator into the group that may visit robots."""
+        self.machine.run(f"usermod --append --groups shadow-tunnel {OPERATOR}")
 
     def reset(self) -> None:
         """The state after an installation, with keys in place: nothing runs, nothing is enabled."""
