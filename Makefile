@@ -14,7 +14,7 @@ COVERAGE := $(BUILD)/coverage.data
 
 # Variables for the command line, e.g. `make unit TESTS=tests/test_frames.py PYTEST_FLAGS=-x`.
 # TESTS          which tests
-# JOBS           how many test processes; 0: one, and in order
+# JOBS           how many test processes, and machines; 0: one, and in order
 # PYTEST_FLAGS   further options of pytest
 # RELEASE        the Debian release of `make test-machine`: trixie (13) or bookworm (12)
 # MACHINE_TESTS  which tests `make test-machine` runs
@@ -89,7 +89,7 @@ test-debian: setup ## the tests on Debian's own Python libraries
 test-machine: setup ## the package, systemd and kernel TLS, in a virtual machine
 	@$(ROOT) tests/machine/setup
 	$(call phase,test-machine,$(ROOT) env SHADOW_MACHINE=1 SHADOW_MACHINE_RELEASE=$(RELEASE) \
-	$(VENV)/python -m pytest -q --numprocesses=0 --durations=5 $(PYTEST_FLAGS) $(MACHINE_TESTS))
+	$(VENV)/python -m pytest -q --numprocesses=$(JOBS) --dist=loadfile --durations=10 $(PYTEST_FLAGS) $(MACHINE_TESTS))
 
 .PHONY: deb
 deb: ## build the Debian package into build/deb

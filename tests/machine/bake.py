@@ -64,8 +64,8 @@ def kitchen() -> Path:
         BuildError: it cannot be made.
     """
     packages = ["mkosi", "reprepro"]
-    files = (Path(__file__), Path(debian.__file__))
-    key = cache.fingerprint(*cache.file_parts(files), *(name.encode() for name in packages))
+    words = (name.encode() for name in packages)
+    key = cache.fingerprint(*words, *cache.file_parts([Path(debian.__file__)]))
 
     def fill(directory: Path) -> None:
         debian.make_tree(directory / "tree", "trixie", packages, directory / "build.log")

@@ -38,8 +38,8 @@ def builder(release: str) -> Path:
         BuildError: it cannot be made.
     """
     packages = [*build_dependencies(), "lintian"]
-    files = (Path(__file__), HERE / "debian.py")
-    key = cache.fingerprint(release.encode(), *cache.file_parts(files), *(name.encode() for name in packages))
+    words = (release.encode(), *(name.encode() for name in packages))
+    key = cache.fingerprint(*words, *cache.file_parts([HERE / "debian.py"]))
     fill = functools.partial(_fill, release, packages)
     return cache.cached(f"builder-{release}", key, fill) / "tree"
 
@@ -49,22 +49,22 @@ def _fill(release: str, packages: Sequence[str], directory: Path) -> None:
 
 
 def build(release: str) -> Path:
-    """Build the package from the working tree; where the .deb is.
+    """The package of the working tree as it is now; where the .deb is.
 
     Raises:
         BuildError: it cannot be built.
     """
     tree = builder(release)
-    folder = CHECKOUT / "build" / "deb" / release
-    done = subprocess.run(
-        [str(CHECKOUT / "scripts" / "deb"), str(folder), str(tree)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise cache.BuildError(f"scripts/deb failed:\n{done.stdout}{done.stderr}")
-    (package,) = folder.glob(f"{NAME}_*.deb")
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate"]
+    names = subprocess.run(listed, cwd=CHECKOUT, capture_output=True, check=True).stdout.split(b"\0")
+    paths = [path for name in names if (path := CHECKOUT / name.decode()).is_file()]
+    key = cache.fingerprint(str(tree).encode(), *cache.file_parts(sorted(paths)))
+
+    def fill(directory: Path) -> None:
+        script = str(CHECKOUT / "scripts" / "deb")
+        cache.run([script, str(directory), str(tree)], directory / "build.log")
+
+    (package,) = cache.cached(f"package-{release}", key, fill).glob(f"{NAME}_*.deb")
     return package
 
 
