@@ -214,6 +214,7 @@ class Session:
         self._id = welcome.session
         interval = min(max(welcome.keepalive, 0.1), KEEPALIVE_MAX)
         self._keepalive = Keepalive(interval, self._loop.time())
+        self._services.sweep_every(interval)
         watch_for_death(link.sock, self._keepalive.interval)
         channel.on_frame = self._control_frame
         channel.on_lost = self._control_lost
@@ -316,7 +317,6 @@ class Session:
             return
         if self._control is not None:
             self._control.send(Ping(round(now_, 3)))
-        self._services.bury_the_dead(self._keepalive.interval)
         self._timer = self._loop.call_later(self._keepalive.interval, self._keep_alive)
 
     def _end(self, error: PeerError) -> None:

@@ -46,15 +46,27 @@ class Services:
         self._loop = asyncio.get_running_loop()
         self._streams: dict[Pump, Stream] = {}
         self._connecting: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self.sweep_every(SERVICE_KEEPALIVE)  # until the server says what it wants
 
     @property
     def streams(self) -> int:
         """How many streams are running."""
         return len(self._streams)
 
-    def bury_the_dead(self, interval: float) -> None:
-        """Cut the streams whose server has been silent for ``MISSED_MAX`` keepalive intervals."""
+    def sweep_every(self, interval: float) -> None:
+        """From now on, cut streams whose server has been silent for ``MISSED_MAX`` keepalive intervals.
+
+        Whether there is a session or not: where the network has died there is none, and streams with
+        data under way would otherwise stay until TCP gives up, a quarter of an hour later.
+        """
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._sweeper = self._loop.call_later(interval, self._sweep, interval)
+
+    def _sweep(self, interval: float) -> None:
         self._relay.bury_the_dead(MISSED_MAX * interval)
+        self.sweep_every(interval)
 
     def connect(self, channel: Channel, start: Start) -> None:
         """Connect a visitor: answer START on ``channel``, then let the relay have it."""

@@ -1,11 +1,13 @@
 """The robot's local services: what a visitor and the log get when one cannot be reached."""
 
+import asyncio
 import socket
 
 import pytest
 
+from shadow.services import Services
 from tests.peer import FAILED, START, STARTED, WELCOME, Peer, server_context
-from tests.support import Tunnel, echo, exchange, free_port, serving
+from tests.support import DEADLINE, Tunnel, echo, exchange, free_port, serving
 
 
 def test_a_refused_service(tunnel: Tunnel) -> None:
@@ -93,3 +95,21 @@ def test_services_of_every_kind_at_once(tunnel: Tunnel) -> None:
         for name in ("four@011", "six@011", "011"):
             with tunnel.visit(name) as visitor:
                 assert exchange(visitor, name.encode()) == name.encode()
+
+
+def test_dead_streams_are_looked_for_without_a_session_too() -> None:
+    looks: list[float] = []
+
+    class Watched:
+        def bury_the_dead(self, silence: float) -> None:
+            looks.append(silence)
+
+    async def live() -> None:
+        services = Services("011", {}, Watched())  # type: ignore[arg-type]
+        services.sweep_every(60)
+        services.sweep_every(0.01)
+        while len(looks) < 3:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(live(), DEADLINE))
+    assert looks[0] == pytest.approx(0.03)

@@ -99,7 +99,7 @@ def test_an_abort_of_the_visitor_is_no_end_of_file(data: Fleet) -> None:
 
 
 # The tests of the modules that touch the kernel, where it has TLS. Elsewhere they run on OpenSSL alone.
-MODULES = ("link", "relay", "robots", "services", "splice", "tls")
+MODULES = ("link", "relay", "splice", "tls")
 
 
 def test_the_modules_own_tests_on_kernel_tls(fleet: Fleet) -> None:
