@@ -20,8 +20,8 @@ from .frames import PROTOCOL_VERSION, Dial, Frame, Hello, Ping, Refusal, Start, 
 from .journal import Event
 from .link import Link
 from .protocol import CONTROL, DATA, Backoff, Keepalive, Party
-from .relay import Relay
 from .services import Services
+from .vault import Vault
 
 SOFTWARE = f"shadow-client {__version__}"
 OnWelcome = Callable[[Channel, Welcome], None]
@@ -40,7 +40,7 @@ class Phase(enum.Enum):
 class Client:
     """One robot's client; ``start`` it, then it runs until ``stop`` or (``--once``) ``failure``."""
 
-    def __init__(self, config: ClientConfig, relay: Relay) -> None:
+    def __init__(self, config: ClientConfig, vault: Vault) -> None:
         """Check everything that can be checked while offline.
 
         Raises:
@@ -49,7 +49,8 @@ class Client:
             ClockError: (``--once`` only) our certificate is not valid yet.
         """
         self._config = config
-        self._services = Services(config.robot, config.services, relay)
+        self._vault = vault
+        self._services = Services(config.robot, config.services, vault)
         self._no_ktls = tls.check_kernel(config.ktls)
         self._settings: tls.Settings | None = None
         try:
@@ -78,8 +79,15 @@ class Client:
                 f"encrypting in userspace: {self._no_ktls}",
                 robot=self._config.robot,
             )
+        self._services.resume(self._still_trusted)
         self._task = asyncio.create_task(self._keep_connected())
         self._task.add_done_callback(self._stopped_trying)
+
+    def _still_trusted(self, link: Link) -> None:
+        if (
+            self._settings is not None
+        ):  # with a wrong clock nothing can be said; the server may well know better
+            tls.check_again(link.chain, self._settings)
 
     def reload(self) -> None:
         """Read certificates and CA again, for new connections.
@@ -101,7 +109,7 @@ class Client:
     @property
     def status(self) -> str:
         """A line for ``systemctl status``."""
-        streams = f"{self._services.streams} streams"
+        streams = f"{self._services.streams} streams{self._vault.remark}"
         if self._phase is Phase.CONNECTED:
             encryption = f"userspace TLS ({self._no_ktls})" if self._no_ktls else "kernel TLS"
             return f"Connected to {self._detail}, {streams}, {encryption}"
@@ -119,7 +127,9 @@ class Client:
         if name != self._config.robot:
             raise ConfigError(f"{files.crt} is for robot {name!r}, not for {self._config.robot!r} (--robot)")
         context = tls.make_context(credentials)
-        return tls.Settings(context, Purpose.ROBOT, self._config.ktls, self._config.server_name)
+        return tls.Settings(
+            context, Purpose.ROBOT, self._config.ktls, self._config.server_name, credentials.ca
+        )
 
     def _stopped_trying(self, task: asyncio.Task[None]) -> None:
         """A bug must end the daemon: one that lives, is fed, and never dials again helps nobody."""

@@ -12,7 +12,8 @@ from . import journal
 from .errors import ShadowError
 from .journal import Event
 from .relay import Relay
-from .sd_daemon import Notifier, watchdog_interval
+from .sd_daemon import Notifier, Store, watchdog_interval
+from .vault import Vault
 
 _STATUS_INTERVAL = 1.0  # seconds between looks at the status; systemd hears of it only if it changed
 
@@ -38,7 +39,7 @@ class Role(Protocol):
         """Set when the role cannot go on; the daemon then ends with that error."""
 
 
-def run(make_role: Callable[[Relay], Role]) -> None:
+def run(make_role: Callable[[Vault], Role]) -> None:
     """Run a daemon until SIGTERM or SIGINT.
 
     Raises:
@@ -49,15 +50,18 @@ def run(make_role: Callable[[Relay], Role]) -> None:
     asyncio.run(_live(make_role))
 
 
-async def _live(make_role: Callable[[Relay], Role]) -> None:
+async def _live(make_role: Callable[[Vault], Role]) -> None:
     notifier = Notifier()
     interval = watchdog_interval()
+    store = Store()
     relay = Relay()
     background: list[asyncio.Task[None]] = []
     try:
-        role = make_role(relay)
+        vault = Vault(relay, store)
+        role = make_role(vault)
         stopped = _stop_on_signals()
         await role.start()
+        store.close_rest()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, role, notifier)
         notifier.ready(role.status)
         background.append(asyncio.create_task(_report_status(role, notifier)))
@@ -66,7 +70,8 @@ async def _live(make_role: Callable[[Relay], Role]) -> None:
         failure = await _until_stopped(role, stopped)
         notifier.stopping("stopping")
         if failure is None:
-            journal.log(Event.STOPPING, logging.INFO, "stopping")
+            kept = f": {vault.protected} streams wait for the next start" if vault.protected else ""
+            journal.log(Event.STOPPING, logging.INFO, f"stopping{kept}")
         await role.stop()
         if failure is not None:
             raise failure

@@ -24,6 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from .errors import reason
+from .ledger import MOVED, STATE, Entry, Record, State
 from .link import Link, reset
 
 TURN_BUDGET = 2**18  # bytes per direction before the next stream gets its turn
@@ -66,25 +67,44 @@ class Flow(ABC):
     """Bytes from ``source`` to ``sink``.
 
     Attributes:
-        moved: bytes of plaintext taken from the source so far.
-        ended: the source has said end of file.
-        done: everything, the end included, has been passed on.
+        record: how far it is, in memory that may outlive the process.
+        readable: the source may have something; False once it would block.
+        writable: the sink may take something; False once it would block.
     """
 
-    __slots__ = ("done", "ended", "moved", "readable", "sink", "source", "writable")
+    __slots__ = ("readable", "record", "sink", "source", "writable")
 
-    def __init__(self, source: Side, sink: Side) -> None:
+    def __init__(self, source: Side, sink: Side, record: Record) -> None:
         self.source = source
         self.sink = sink
+        self.record = record
         self.readable = self.writable = True
-        self.moved = 0
-        self.ended = self.done = False
+
+    @property
+    def moved(self) -> int:
+        """Bytes of plaintext taken from the source so far."""
+        return int(self.record[MOVED])
+
+    @property
+    def ended(self) -> bool:
+        """The source has said end of file."""
+        return bool(self.record[STATE])
+
+    @property
+    def done(self) -> bool:
+        """Everything, the end included, has been passed on."""
+        return bool(self.record[STATE] == State.DONE)
+
+    def end(self) -> None:
+        """Note down that the source has said end of file."""
+        if not self.ended:
+            self.record[STATE] = State.ENDED
 
     @abstractmethod
     def fill(self) -> int:
         """Take from the source into the store; the bytes of plaintext taken.
 
-        Sets ``readable`` to False where the source would block and ``ended`` at its end of file.
+        Sets ``readable`` to False where the source would block, and calls ``end`` at its end of file.
         Called only while ``has_room``.
         """
 
@@ -105,6 +125,14 @@ class Flow(ABC):
     @abstractmethod
     def has_room(self) -> bool:
         """True if ``fill`` may be called."""
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What another process needs to go on with the store; nothing if it is memory."""
+        return []
+
+    def resume(self) -> None:  # noqa: B027 - most have nothing to do
+        """Go on with what another process has left."""
 
     def close(self) -> None:  # noqa: B027 - most stores are memory
         """Free the store."""
@@ -133,7 +161,7 @@ class Flow(ABC):
             taken = self.fill()
         except OSError as error:
             raise StreamCut(self.source, error) from error
-        self.moved += taken
+        self.record[MOVED] += taken
         return max(taken, _CALL_COST)
 
     def _drained(self) -> None:
@@ -144,10 +172,12 @@ class Flow(ABC):
 
     def _finished(self) -> None:
         try:
-            self.done = self.finish()
+            finished = self.finish()
         except OSError as error:
             raise StreamCut(self.sink, error) from error
-        if not self.done:
+        if finished:
+            self.record[STATE] = State.DONE
+        else:
             self.writable = False
 
 
@@ -159,19 +189,38 @@ class Pump:
         link: the TLS connection.
         up: plain to link.
         down: link to plain.
+        entry: what is known of it, in memory that may outlive the process.
+        kept: somebody else has copies of its descriptors, and will go on when this process ends.
         on_end: called once, from the relay's thread, when the stream is over and its sockets are closed.
-        cut: why it was cut off, or None after an orderly end.
     """
 
-    __slots__ = ("cut", "down", "link", "on_end", "plain", "up")
+    __slots__ = ("_cut", "down", "entry", "kept", "link", "on_end", "plain", "up")
 
-    def __init__(self, plain: socket.socket, link: Link, up: Flow, down: Flow) -> None:
+    def __init__(self, plain: socket.socket, link: Link, up: Flow, down: Flow, entry: Entry) -> None:
         self.plain = plain
         self.link = link
         self.up = up
         self.down = down
-        self.cut: StreamCut | None = None
+        self.entry = entry
+        self.kept = False
+        self._cut: StreamCut | None = None
         self.on_end: Callable[[Pump], object] | None = None
+
+    @property
+    def cut(self) -> StreamCut | None:
+        """Why it was cut off, or None."""
+        return self._cut
+
+    @cut.setter
+    def cut(self, why: StreamCut) -> None:
+        # Before any socket is touched: whoever resumes the stream must not take its ruins for an orderly end.
+        self.entry.cut = True
+        self._cut = why
+
+    @property
+    def descriptors(self) -> list[int]:
+        """All that the stream is made of: two sockets, and the stores of both directions."""
+        return [self.plain.fileno(), self.link.sock.fileno(), *self.up.descriptors, *self.down.descriptors]
 
     @property
     def over(self) -> bool:
@@ -197,15 +246,27 @@ class Pump:
         """Let both directions move bytes; True if there is more to do at once."""
         try:
             more = self.up.turn(budget)
-            return self.down.turn(budget) or more
+            more = self.down.turn(budget) or more
         except StreamCut as cut:
             self.cut = cut
-            return False
+            more = False
+        self.entry.tries = 0  # whatever brought the daemon down, it was not this stream
+        return more
+
+    def close_stores(self) -> None:
+        """Free the stores of both directions; the sockets stay as they are."""
+        for flow in (self.up, self.down):
+            flow.close()
+
+    def leave(self) -> None:
+        """Close our copies of what somebody else keeps: nothing is sent, nobody notices."""
+        self.close_stores()
+        self.plain.close()
+        self.link.sock.close()
 
     def close(self) -> None:
         """Close everything: in order after an orderly end, with a reset after a cut."""
-        for flow in (self.up, self.down):
-            flow.close()
+        self.close_stores()
         if self.cut is None:
             self.plain.close()
             self.link.sock.close()

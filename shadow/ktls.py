@@ -190,8 +190,10 @@ def send_alert(sock: socket.socket, alert: bytes) -> None:
     sock.sendmsg([alert], [(SOL_TLS, TLS_SET_RECORD_TYPE, bytes([RECORD_ALERT]))], socket.MSG_DONTWAIT)
 
 
-def read_control_record(sock: socket.socket) -> tuple[int, bytes]:
+def read_control_record(sock: socket.socket, flags: int = 0) -> tuple[int, bytes]:
     """Read the record at the head of the queue that is not application data: (content type, payload).
+
+    With ``socket.MSG_PEEK`` in ``flags`` it stays there.
 
     A record of application data comes back as type ``RECORD_DATA`` with (a part of) its payload.
 
@@ -199,7 +201,8 @@ def read_control_record(sock: socket.socket) -> tuple[int, bytes]:
         BlockingIOError: no complete record is there.
         OSError: the connection is gone, or the record cannot be decrypted (EBADMSG).
     """
-    data, ancillary, _flags, _address = sock.recvmsg(RECORD_MAX, socket.CMSG_SPACE(1), socket.MSG_DONTWAIT)
+    flags |= socket.MSG_DONTWAIT
+    data, ancillary, _flags, _address = sock.recvmsg(RECORD_MAX, socket.CMSG_SPACE(1), flags)
     for level, kind, value in ancillary:
         if level == SOL_TLS and kind == TLS_GET_RECORD_TYPE:
             return value[0], data

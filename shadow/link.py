@@ -13,6 +13,7 @@ import errno
 import socket
 import struct
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from cryptography import x509
 from OpenSSL import SSL
@@ -29,18 +30,23 @@ class Link(ABC):
     Attributes:
         sock: the TCP socket, non-blocking.
         suite: the cipher suite, by OpenSSL's name.
-        certificate: the peer's certificate, verified against our CA.
+        chain: the peer's certificate, verified against our CA, then the intermediates it showed.
         in_kernel: True if the kernel encrypts.
     """
 
-    __slots__ = ("_unsent", "certificate", "sock", "suite")
+    __slots__ = ("_unsent", "chain", "sock", "suite")
     in_kernel: bool
 
-    def __init__(self, sock: socket.socket, suite: str, certificate: x509.Certificate) -> None:
+    def __init__(self, sock: socket.socket, suite: str, chain: Sequence[x509.Certificate]) -> None:
         self.sock = sock
         self.suite = suite
-        self.certificate = certificate
+        self.chain = chain
         self._unsent = b""
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """The peer's own."""
+        return self.chain[0]
 
     @abstractmethod
     def read(self, size: int) -> bytes:
@@ -140,9 +146,9 @@ class UserspaceLink(Link):
     in_kernel = False
 
     def __init__(
-        self, sock: socket.socket, suite: str, certificate: x509.Certificate, ssl: SSL.Connection
+        self, sock: socket.socket, suite: str, chain: Sequence[x509.Certificate], ssl: SSL.Connection
     ) -> None:
-        super().__init__(sock, suite, certificate)
+        super().__init__(sock, suite, chain)
         self.ssl = ssl
 
     def read(self, size: int) -> bytes:

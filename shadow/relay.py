@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from . import splice, userspace
 from .flow import Pump, Side, StreamCut, is_dead
+from .ledger import Entry, private_entry
 from .link import Link, UserspaceLink
 
 _EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
@@ -36,22 +37,47 @@ class Relay:
         """How many streams are running."""
         return sum(worker.load for worker in self._workers)
 
-    def start(self, plain: socket.socket, link: Link, on_end: OnEnd) -> Pump:
+    def start(
+        self,
+        plain: socket.socket,
+        link: Link,
+        on_end: OnEnd,
+        entry: Entry | None = None,
+        before: Callable[[Pump], None] = lambda _pump: None,
+    ) -> Pump:
         """Begin to move bytes between two non-blocking sockets, which belong to the relay from now on.
 
         Args:
             plain: the visitor's or the service's socket.
             link: the TLS connection, with nothing left to flush.
             on_end: called from the relay's thread when the stream is over and its sockets are closed.
+            entry: where to note down how far it is, if that is to outlive the process.
+            before: called before the first byte is moved; what it raises is the caller's, as are the sockets
+                then.
 
         Raises:
             LocalError: no descriptors left; the sockets are still the caller's.
         """
-        worker = min(self._workers, key=lambda worker: worker.load)
-        pump = worker.make_pump(plain, link)
+        worker = self._idlest()
+        pump = worker.make_pump(plain, link, entry or private_entry())
+        try:
+            before(pump)
+        except BaseException:
+            pump.close_stores()
+            raise
+        self._adopt(worker, pump, on_end)
+        return pump
+
+    def resume(self, pump: Pump, on_end: OnEnd) -> None:
+        """Go on with a stream over kernel TLS that another process has left."""
+        self._adopt(self._idlest(), pump, on_end)
+
+    def _idlest(self) -> "_Worker":
+        return min(self._workers, key=lambda worker: worker.load)
+
+    def _adopt(self, worker: "_Worker", pump: Pump, on_end: OnEnd) -> None:
         pump.on_end = on_end
         worker.adopt(pump)
-        return pump
 
     def cut(self, pump: Pump, why: str) -> None:
         """Cut a stream off from this side; harmless if it has ended meanwhile."""
@@ -77,7 +103,10 @@ class Relay:
         return all(worker.answered for worker in self._workers)
 
     def stop(self) -> None:
-        """Cut all streams off and end the threads, for good; returns when they have ended."""
+        """End the threads, for good; returns when they have ended.
+
+        Streams that somebody else keeps are left as they are, the others are cut off.
+        """
         for worker in self._workers:
             worker.stop()
         for worker in self._workers:
@@ -104,10 +133,10 @@ class _Worker:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def make_pump(self, plain: socket.socket, link: Link) -> Pump:
+    def make_pump(self, plain: socket.socket, link: Link, entry: Entry) -> Pump:
         if isinstance(link, UserspaceLink):
             return userspace.make_pump(plain, link, self._scratch)
-        return splice.make_pump(plain, link)
+        return splice.make_pump(plain, link, entry)
 
     def adopt(self, pump: Pump) -> None:
         with self._lock:
@@ -201,11 +230,14 @@ class _Worker:
                 pump.cut = StreamCut(Side.LINK, error)
                 self._end(pump)
 
-    def _end(self, pump: Pump) -> None:
+    def _forget(self, pump: Pump) -> None:
         self._hungry.pop(pump, None)
         for sock in (pump.plain, pump.link.sock):
             del self._sides[sock.fileno()]
             self._epoll.unregister(sock)
+
+    def _end(self, pump: Pump) -> None:
+        self._forget(pump)
         pump.close()
         with self._lock:
             self.load -= 1
@@ -214,5 +246,9 @@ class _Worker:
 
     def _stop(self) -> None:
         for pump in {pump for pump, _side in self._sides.values()}:
-            self._cut(pump, "the daemon is stopping")
+            if pump.kept:
+                self._forget(pump)
+                pump.leave()
+            else:
+                self._cut(pump, "the daemon is stopping")
         self._stopping = True

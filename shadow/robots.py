@@ -7,30 +7,34 @@ has a session. Everything runs in the event loop's thread; the relay's threads r
 
 import asyncio
 import functools
-import itertools
 import logging
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from . import __version__, journal
 from .channel import Channel
 from .config import ServerConfig
+from .ending import Ending, Words, log_end
 from .errors import ConfigError, LocalError, PeerError, Refused
-from .flow import Pump, Side, reason_of
+from .flow import Pump
 from .frames import PROTOCOL_VERSION, Dial, Failed, Frame, Hello, Ping, Pong, Refusal, Start, Started, Welcome
 from .journal import Event
 from .names import DEFAULT_SERVICE, check_service_name, shorten
 from .protocol import CONTROL, Keepalive
-from .relay import Relay
+from .relay import OnEnd
 from .sockets import Sockets
 from .switchboard import Switchboard
-from .visitor import Visitor, has_left, make_visitor
+from .vault import Vault
+from .visitor import Visitor, has_left, make_visitor, remembered
 
 _STANDBYS_MAX = 128  # channels one robot may keep standing by
 _STANDBY_TRIES = 3  # channels one visitor is offered before it is turned away
 _FIGHT_AGE = 60.0  # seconds; a session replaced sooner than that, again, means two devices with one name
+
+_WORDS = Words(plain="visitor", link="robot", target="robot")
 
 SOFTWARE = f"shadow-server {__version__}"
 
@@ -54,7 +58,7 @@ class Surroundings:
     """What every robot needs of the server."""
 
     config: ServerConfig
-    relay: Relay
+    vault: Vault
     on_empty: Callable[["Robot"], None]
     on_exhausted: Callable[[OSError], None]
 
@@ -62,7 +66,7 @@ class Surroundings:
 class Robot:
     """One robot by its name."""
 
-    _stream_numbers = itertools.count(1)
+    _last_number = 0  # of the streams of all robots
 
     def __init__(self, name: str, around: Surroundings) -> None:
         self.name = name
@@ -223,7 +227,8 @@ class Robot:
     # Visitors
 
     def _visitor_came(self, service: str, sock: socket.socket) -> None:
-        visitor = make_visitor(sock, service, f"{next(self._stream_numbers):x}", self._loop.time())
+        Robot._last_number += 1
+        visitor = make_visitor(sock, service, f"{Robot._last_number:x}", self._loop.time())
         waiting = len(self.session.board.visitors) if self.session else 0
         if len(self.streams) + self._starting + waiting >= self._around.config.max_streams:
             self._turn_away(
@@ -324,7 +329,7 @@ class Robot:
             self._turn_away(visitor, str(error))
             return
         try:
-            pump = self._around.relay.start(visitor.sock, link, self._report_end)
+            pump = self._around.vault.start(visitor.sock, link, visitor.record, self._report_end)
         except LocalError as error:
             link.abort()
             self._turn_away(visitor, str(error))
@@ -340,27 +345,23 @@ class Robot:
             **visitor.facts,
         )
 
+    def resume_stream(self, pump: Pump, facts: Mapping[str, Any]) -> OnEnd:
+        """Take in a stream that the daemon before us has left; see ``vault.Welcome``."""
+        visitor = remembered(pump.plain, facts)
+        Robot._last_number = max(Robot._last_number, int(visitor.stream, 16))
+        self.streams[pump] = visitor
+        return self._report_end
+
     def _report_end(self, pump: Pump) -> None:
         self._loop.call_soon_threadsafe(self._stream_ended, pump)
 
     def _stream_ended(self, pump: Pump) -> None:
+        self._around.vault.ended(pump)
         visitor = self.streams.pop(pump)
         duration = self._loop.time() - visitor.since
-        text = f"{pump.up.moved} bytes to the robot, {pump.down.moved} bytes from it, {duration:.1f} s"
-        event, level, how = Event.STREAM_ENDED, logging.INFO, "ended"
-        if pump.cut is not None:
-            who = "visitor" if pump.cut.side is Side.PLAIN else "robot"
-            event, how = Event.STREAM_ABORTED, f"cut off by the {who} ({reason_of(pump.cut.error)})"
-        journal.log(
-            event,
-            level,
-            f"robot {self.name}: stream {visitor.stream} {how}: {text}",
-            robot=self.name,
-            bytes_to_robot=pump.up.moved,
-            bytes_from_robot=pump.down.moved,
-            duration=round(duration, 3),
-            **visitor.facts,
-        )
+        service, moved = visitor.service or "default", (pump.up.moved, pump.down.moved)
+        ending = Ending(self.name, service, visitor.stream, *moved, duration)
+        log_end(pump, ending, _WORDS, visitor_uid=visitor.uid, visitor_pid=visitor.pid)
         self.report_if_empty()
 
     def report_if_empty(self) -> None:

@@ -3,15 +3,17 @@
 See sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3). Outside systemd all of it does nothing.
 """
 
+import contextlib
 import fcntl
 import os
 import socket
 import time
+from collections.abc import Callable
 
 import sdnotify
 from systemd import daemon as _daemon
 
-from .errors import ConfigError, printable
+from .errors import ConfigError, LocalError, printable, reason
 
 
 class Notifier:
@@ -73,24 +75,89 @@ def watchdog_interval() -> float | None:
     return int(usec) / 1e6
 
 
-def listening_sockets(name: str) -> list[socket.socket]:
+class Store:
+    """What the service manager passed to us, and what it keeps for us: its file descriptor store.
+
+    See sd_listen_fds(3), and sd_notify(3) on FDSTORE=1. What is stored comes back when the service starts
+    again, whatever ended it; ``systemctl stop`` drops it.
+
+    Attributes:
+        limit: how many descriptors may be stored; 0 if there is no store.
+    """
+
+    def __init__(self) -> None:
+        """Take what was passed.
+
+        Raises:
+            ConfigError: ``FDSTORE`` is not a number.
+        """
+        limit = os.environ.get("FDSTORE", "0")  # FileDescriptorStoreMax=; from systemd 254 on, or our units
+        if not limit.isdecimal():
+            raise ConfigError(f"FDSTORE={limit!r} in the environment is not a number")
+        self.limit = int(limit) if "NOTIFY_SOCKET" in os.environ else 0
+        self._count = 0
+        self._passed = list(_daemon.listen_fds_with_names(unset_environment=True).items())
+        for descriptor, _name in self._passed:
+            # systemd passes them without the flag, or they could not have survived its execve().
+            fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+
+    @property
+    def free(self) -> int:
+        """How many more may be stored; what is too much, the service manager closes without a word."""
+        return self.limit - self._count
+
+    def take(self, wanted: Callable[[str], object]) -> list[tuple[str, int]]:
+        """The passed descriptors with names that are wanted; they are the caller's."""
+        taken = [(name, descriptor) for descriptor, name in self._passed if wanted(name)]
+        self._passed = [(descriptor, name) for descriptor, name in self._passed if not wanted(name)]
+        return taken
+
+    def count(self, number: int) -> None:
+        """Descriptors that came out of the store are in it still."""
+        self._count += number
+
+    def add(self, name: str, descriptor: int) -> None:
+        """Store a copy of a descriptor; ``name`` is ASCII, without a colon, and used once.
+
+        Raises:
+            LocalError: the service manager cannot be reached.
+        """
+        try:
+            _daemon.notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", fds=[descriptor])
+        except OSError as error:
+            raise LocalError(f"the service manager cannot be reached: {reason(error)}") from error
+        self._count += 1
+
+    def remove(self, name: str) -> None:
+        """Drop what is stored under a name."""
+        self._count -= 1
+        self._drop(name)
+
+    def close_rest(self) -> list[str]:
+        """Close what nobody has taken, and have it dropped; the names."""
+        names = [name for _descriptor, name in self._passed]
+        for descriptor, name in self._passed:
+            os.close(descriptor)
+            self._drop(name)
+        self._passed = []
+        return names
+
+    @staticmethod
+    def _drop(name: str) -> None:
+        with contextlib.suppress(OSError):  # then it stays until the service is stopped
+            _daemon.notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+
+def listening_sockets(name: str, store: Store) -> list[socket.socket]:
     """The listening sockets that systemd passed under ``FileDescriptorName=name``.
 
     A socket without a name of its own (``systemd-socket-activate`` without ``--fdname``) counts too.
-    All passed descriptors are marked close-on-exec; those with other names are closed.
 
     Raises:
         ConfigError: what was passed is not a listening stream socket.
     """
-    sockets = []
-    for descriptor, its_name in _daemon.listen_fds_with_names(unset_environment=True).items():
-        # systemd passes them without the flag, or they could not have survived its execve().
-        fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
-        if its_name in {name, "unknown", ""}:
-            sockets.append(_listening_socket(descriptor, its_name))
-        else:
-            os.close(descriptor)
-    return sockets
+    passed = store.take(lambda its_name: its_name in {name, "unknown", ""})
+    return [_listening_socket(descriptor, its_name) for its_name, descriptor in passed]
 
 
 def _listening_socket(descriptor: int, name: str) -> socket.socket:

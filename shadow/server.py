@@ -5,6 +5,8 @@ import contextlib
 import datetime as dt
 import logging
 import socket
+from collections.abc import Mapping
+from typing import Any
 
 from . import journal, sd_daemon, tls
 from .address import describe
@@ -12,16 +14,17 @@ from .certificates import Purpose, common_name, load_credentials
 from .channel import Channel, watch_for_death
 from .config import ServerConfig
 from .errors import ConfigError, IdentityError, PeerError, Refused, ShadowError
-from .flow import reason_of
+from .flow import Pump, reason_of
 from .frames import Frame, Hello, Refusal
 from .journal import Event
 from .link import Link
 from .listener import Acceptor, listen_tcp
 from .names import check_robot_name, shorten
 from .protocol import MISSED_MAX, Party, speaks_our_version
-from .relay import Relay
+from .relay import OnEnd
 from .robots import Robot, Surroundings, is_control
 from .sockets import check_folder
+from .vault import Vault
 
 SOCKET_NAME = "shadow-server"
 """``FileDescriptorName=`` of the socket unit."""
@@ -30,7 +33,7 @@ SOCKET_NAME = "shadow-server"
 class Server:
     """One server; ``start`` it, then it runs until ``stop``."""
 
-    def __init__(self, config: ServerConfig, relay: Relay) -> None:
+    def __init__(self, config: ServerConfig, vault: Vault) -> None:
         """Check everything that can be checked without accepting anybody.
 
         Raises:
@@ -39,7 +42,7 @@ class Server:
             LocalError: kernel TLS is required and missing.
         """
         self._config = config
-        self._around = Surroundings(config, relay, self._robot_is_empty, self._exhausted)
+        self._around = Surroundings(config, vault, self._robot_is_empty, self._exhausted)
         self._robots: dict[str, Robot] = {}
         self._greetings: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
@@ -59,11 +62,12 @@ class Server:
             ConfigError: no port, neither from systemd nor by ``--lport``.
             LocalError: the port is taken.
         """
-        self._sockets = sd_daemon.listening_sockets(SOCKET_NAME)
+        self._sockets = sd_daemon.listening_sockets(SOCKET_NAME, self._around.vault.store)
         if not self._sockets:
             if self._config.lport is None:
                 raise ConfigError("no socket from systemd and no --lport: nothing to listen on")
             self._sockets = listen_tcp(self._config.lport, ipv4=self._config.ipv4, ipv6=self._config.ipv6)
+        self._around.vault.resume(self._resume_stream)
         self._acceptors = [Acceptor(sock, self._accepted, self._exhausted) for sock in self._sockets]
         self._sweep()
         where = ", ".join(describe(sock.getsockname()) for sock in self._sockets)
@@ -79,7 +83,7 @@ class Server:
 
     def _sweep(self) -> None:
         """Once in an interval, cut the streams whose robots have vanished."""
-        self._around.relay.bury_the_dead(MISSED_MAX * self._config.keepalive)
+        self._around.vault.relay.bury_the_dead(MISSED_MAX * self._config.keepalive)
         self._sweeper = asyncio.get_running_loop().call_later(self._config.keepalive, self._sweep)
 
     def reload(self) -> None:
@@ -110,14 +114,15 @@ class Server:
         connected = sum(robot.session is not None for robot in self._robots.values())
         streams = sum(len(robot.streams) for robot in self._robots.values())
         encryption = f"userspace TLS ({self._no_ktls})" if self._no_ktls else "kernel TLS"
-        return f"{connected} robots, {streams} streams, {encryption}"
+        return f"{connected} robots, {streams} streams{self._around.vault.remark}, {encryption}"
 
     def _load(self) -> tls.Settings:
         files = self._config.files
         credentials = load_credentials(
             files.ca, files.crt, files.key, Purpose.SERVER, dt.datetime.now(dt.UTC)
         )
-        return tls.Settings(tls.make_context(credentials), Purpose.SERVER, self._config.ktls)
+        context = tls.make_context(credentials)
+        return tls.Settings(context, Purpose.SERVER, self._config.ktls, ca=credentials.ca)
 
     # Greeting: from accept to HELLO
 
@@ -214,6 +219,14 @@ class Server:
                 raise Refused("limit", f"{self._config.max_robots} robots are connected (--max-robots)")
             robot = self._robots[name] = Robot(name, self._around)
         return robot
+
+    def _resume_stream(self, pump: Pump, facts: Mapping[str, Any]) -> OnEnd:
+        tls.check_again(pump.link.chain, self._settings)
+        name = check_robot_name(common_name(pump.link.certificate))
+        robot = self._robots.get(name)
+        if robot is None:
+            robot = self._robots[name] = Robot(name, self._around)
+        return robot.resume_stream(pump, facts)
 
     def _robot_is_empty(self, robot: Robot) -> None:
         if self._robots.get(robot.name) is robot:

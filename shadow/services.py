@@ -2,21 +2,26 @@
 
 import asyncio
 import errno
+import functools
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from . import journal
 from .address import Endpoint, dial, resolve
 from .channel import Channel, keep_probing
-from .errors import LocalError, PeerError, Unreachable, reason
-from .flow import Pump, Side, reason_of
+from .ending import Ending, Words, log_end
+from .errors import LocalError, PeerError, Unreachable, printable, reason
+from .flow import Pump
 from .frames import Failed, Frame, Start, Started
 from .journal import Event
+from .link import Link
 from .names import shorten
 from .protocol import MISSED_MAX
-from .relay import Relay
+from .relay import OnEnd
+from .vault import Vault
 
 CONNECT_TIMEOUT = (
     5.0  # seconds a local service has to accept; half of the server's --start-timeout by default
@@ -24,6 +29,7 @@ CONNECT_TIMEOUT = (
 SERVICE_KEEPALIVE = 30.0  # seconds between probes of an idle connection to a service on another host
 STREAMS_MAX = 4096  # streams at once; a robot does not take more from its server, whatever it asks for
 
+_WORDS = Words(plain="service", link="server", target="service")
 _CODES = {errno.ECONNREFUSED: "refused", errno.ETIMEDOUT: "timeout"}
 
 
@@ -39,10 +45,10 @@ class Stream:
 class Services:
     """The services of one robot."""
 
-    def __init__(self, robot: str, endpoints: Mapping[str, Endpoint], relay: Relay) -> None:
+    def __init__(self, robot: str, endpoints: Mapping[str, Endpoint], vault: Vault) -> None:
         self._robot = robot
         self._endpoints = endpoints
-        self._relay = relay
+        self._vault = vault
         self._loop = asyncio.get_running_loop()
         self._streams: dict[Pump, Stream] = {}
         self._connecting: set[asyncio.Task[None]] = set()
@@ -65,7 +71,7 @@ class Services:
         self._sweeper = self._loop.call_later(interval, self._sweep, interval)
 
     def _sweep(self, interval: float) -> None:
-        self._relay.bury_the_dead(MISSED_MAX * interval)
+        self._vault.relay.bury_the_dead(MISSED_MAX * interval)
         self.sweep_every(interval)
 
     def connect(self, channel: Channel, start: Start) -> None:
@@ -107,7 +113,8 @@ class Services:
             sock.close()
             return
         try:
-            pump = self._relay.start(sock, link, self._report_end)
+            facts = {"service": start.service, "stream": start.stream, "since": self._loop.time()}
+            pump = self._vault.start(sock, link, facts, self._report_end)
         except LocalError as error:
             sock.close()
             link.abort()
@@ -116,40 +123,37 @@ class Services:
         self._started(pump, start)
 
     def _started(self, pump: Pump, start: Start) -> None:
-        stream = Stream(start.stream, start.service or "default", self._loop.time())
+        stream = Stream(start.stream[:64], start.service or "default", self._loop.time())
         self._streams[pump] = stream
         journal.log(
             Event.STREAM_STARTED,
             logging.INFO,
-            f"robot {self._robot}: stream {shorten(stream.id)} to service {stream.service} started",
+            f"robot {self._robot}: stream {printable(stream.id)} to service {stream.service} started",
             robot=self._robot,
             service=stream.service,
             stream=stream.id,
             ktls="yes" if pump.link.in_kernel else "no",
         )
 
+    def resume(self, check: Callable[[Link], None]) -> None:
+        """Go on with the streams that the client before us has left; ``check`` says whether its link may."""
+        self._vault.resume(functools.partial(self._resume_stream, check))
+
+    def _resume_stream(self, check: Callable[[Link], None], pump: Pump, facts: Mapping[str, Any]) -> OnEnd:
+        check(pump.link)
+        service = str(facts["service"]) or "default"
+        self._streams[pump] = Stream(str(facts["stream"]), service, float(facts["since"]))
+        return self._report_end
+
     def _report_end(self, pump: Pump) -> None:
         self._loop.call_soon_threadsafe(self._ended, pump)
 
     def _ended(self, pump: Pump) -> None:
+        self._vault.ended(pump)
         stream = self._streams.pop(pump)
-        event, how = Event.STREAM_ENDED, "ended"
-        if pump.cut is not None:
-            who = "service" if pump.cut.side is Side.PLAIN else "server"
-            event, how = Event.STREAM_ABORTED, f"cut off by the {who} ({reason_of(pump.cut.error)})"
         duration = self._loop.time() - stream.since
-        journal.log(
-            event,
-            logging.INFO,
-            f"robot {self._robot}: stream {shorten(stream.id)} {how}: {pump.down.moved} bytes to the "
-            f"service, {pump.up.moved} bytes from it, {duration:.1f} s",
-            robot=self._robot,
-            service=stream.service,
-            stream=stream.id,
-            bytes_to_robot=pump.down.moved,
-            bytes_from_robot=pump.up.moved,
-            duration=round(duration, 3),
-        )
+        moved = (pump.down.moved, pump.up.moved)
+        log_end(pump, Ending(self._robot, stream.service, stream.id, *moved, duration), _WORDS)
 
     def _fail(self, channel: Channel, start: Start, code: str, text: str) -> None:
         self._log_failure(start, text)

@@ -15,14 +15,19 @@ What the kernel does, and the code therefore heeds (``net/tls/tls_sw.c``, ``tls_
 Bytes wait in pipes rather than in buffers of ours because a pipe can outlive the process.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
 import socket
+import struct
+import termios
+from collections.abc import Sequence
 
 from . import ktls
 from .errors import LocalError, reason
 from .flow import Flow, Pump, Side, is_writable, shutdown_write
+from .ledger import MARK, STATE, Entry, Record, State
 from .link import Link, check_close_notify, truncated
 
 PAGE = os.sysconf("SC_PAGESIZE")
@@ -30,6 +35,8 @@ RECORD_SLOTS = 17  # pipe slots one record may take: MAX_SKB_FRAGS (include/linu
 _DOWN_PIPE = 2**18  # bytes: room for three records before the pipe has to be drained
 _CHUNK = 2**16  # bytes asked of a plain socket: all of a pipe of default size
 _FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
+_INT = struct.Struct("i")
+_BYTES_ACKED = struct.Struct("=120xQ")
 
 
 class Pipe:
@@ -44,22 +51,13 @@ class Pipe:
 
     __slots__ = ("held", "reader", "slots", "writer")
 
-    def __init__(self, size: int | None = None) -> None:
-        try:
-            self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise LocalError(f"no pipe for a stream: {reason(error)}") from error
-        if size is not None:
-            # Past fs.pipe-user-pages-soft an unprivileged process gets smaller pipes, and EPERM here
-            # (pipe(7)). What counts is the size we have in the end.
-            try:
-                fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, size)
-            except OSError as error:
-                if error.errno != errno.EPERM:
-                    self.close()
-                    raise LocalError(f"no pipe for a stream: {reason(error)}") from error
-        self.slots = fcntl.fcntl(self.writer, fcntl.F_GETPIPE_SZ) // PAGE
-        self.held = 0
+    def __init__(self, reader: int, writer: int) -> None:
+        """Two ends of a pipe, new or not; what is inside counts."""
+        self.reader = reader
+        self.writer = writer
+        self.slots = fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ) // PAGE
+        self.held: int
+        (self.held,) = _INT.unpack(fcntl.ioctl(reader, termios.FIONREAD, bytes(_INT.size)))
 
     def close(self) -> None:
         """Close both ends."""
@@ -67,15 +65,43 @@ class Pipe:
         os.close(self.writer)
 
 
+def make_pipe(size: int | None = None) -> Pipe:
+    """A new pipe; of ``size`` bytes if the kernel grants them.
+
+    Raises:
+        LocalError: no descriptors left.
+    """
+    try:
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise LocalError(f"no pipe for a stream: {reason(error)}") from error
+    if size is not None:
+        # Past fs.pipe-user-pages-soft an unprivileged process gets smaller pipes, and EPERM here
+        # (pipe(7)). What counts is the size we have in the end.
+        try:
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, size)
+        except OSError as error:
+            if error.errno != errno.EPERM:
+                os.close(reader)
+                os.close(writer)
+                raise LocalError(f"no pipe for a stream: {reason(error)}") from error
+    return Pipe(reader, writer)
+
+
 class _SpliceFlow(Flow):
     """What both directions share: the pipe, and draining it into the sink."""
 
     __slots__ = ("_pipe", "_sink_descriptor")
 
-    def __init__(self, source: Side, sink: Side, sink_descriptor: int, pipe: Pipe) -> None:
-        super().__init__(source, sink)
+    def __init__(self, source: Side, sink: Side, sink_descriptor: int, pipe: Pipe, record: Record) -> None:
+        super().__init__(source, sink, record)
         self._sink_descriptor = sink_descriptor
         self._pipe = pipe
+
+    @property
+    def descriptors(self) -> list[int]:
+        """See ``Flow.descriptors``."""
+        return [self._pipe.reader, self._pipe.writer]
 
     @property
     def holds(self) -> bool:
@@ -102,8 +128,8 @@ class UpFlow(_SpliceFlow):
 
     __slots__ = ("_link", "_plain")
 
-    def __init__(self, plain: socket.socket, link: Link, pipe: Pipe) -> None:
-        super().__init__(Side.PLAIN, Side.LINK, link.sock.fileno(), pipe)
+    def __init__(self, plain: socket.socket, link: Link, pipe: Pipe, record: Record) -> None:
+        super().__init__(Side.PLAIN, Side.LINK, link.sock.fileno(), pipe, record)
         self._plain = plain
         self._link = link
 
@@ -120,18 +146,29 @@ class UpFlow(_SpliceFlow):
             self.readable = False
             return 0
         self._pipe.held += taken
-        self.ended = taken == 0
+        if taken == 0:
+            self.end()
         return taken
 
     def finish(self) -> bool:
-        """See ``Flow.finish``."""
-        if not is_writable(self._link.sock):
+        """See ``Flow.finish``.
+
+        The daemon may die between any two of these lines, and whoever goes on must not send a second
+        close_notify: it would be answered with a reset. So the number of bytes ever written is noted down
+        first; if it has grown, close_notify is among them.
+        """
+        sock, record = self._link.sock, self.record
+        if not is_writable(sock):
             return False
-        try:
-            ktls.send_alert(self._link.sock, ktls.ALERT_CLOSE_NOTIFY)
-        except BlockingIOError:
-            return False
-        shutdown_write(self._link.sock)
+        if record[STATE] != State.FINISHING:
+            record[MARK] = written(sock)
+            record[STATE] = State.FINISHING
+        if written(sock) == record[MARK]:
+            try:
+                ktls.send_alert(sock, ktls.ALERT_CLOSE_NOTIFY)
+            except BlockingIOError:
+                return False
+        shutdown_write(sock)
         return True
 
 
@@ -140,11 +177,13 @@ class DownFlow(_SpliceFlow):
 
     __slots__ = ("_link", "_plain", "_records")
 
-    def __init__(self, plain: socket.socket, link: Link, pipe: Pipe) -> None:
-        super().__init__(Side.LINK, Side.PLAIN, plain.fileno(), pipe)
+    def __init__(self, plain: socket.socket, link: Link, pipe: Pipe, record: Record) -> None:
+        super().__init__(Side.LINK, Side.PLAIN, plain.fileno(), pipe, record)
         self._plain = plain
         self._link = link
-        self._records = 0  # spliced since the pipe was last empty
+        # Spliced since the pipe was last empty. In what another process has left they cannot be counted:
+        # then the pipe is full until it is empty.
+        self._records = pipe.slots
 
     @property
     def has_room(self) -> bool:
@@ -183,8 +222,19 @@ class DownFlow(_SpliceFlow):
         return ktls.RECORD_MAX if self._pipe.slots >= RECORD_SLOTS else (self._pipe.slots - 1) * PAGE
 
     def _control_record(self) -> None:
-        check_close_notify(*ktls.read_control_record(self._link.sock))
-        self.ended = True
+        """Take close_notify from the queue, having noted it down: behind it there is only a FIN.
+
+        Should the daemon die in between, whoever goes on would otherwise find a FIN alone, a truncation.
+        """
+        check_close_notify(*ktls.read_control_record(self._link.sock, socket.MSG_PEEK))
+        self.end()
+        ktls.read_control_record(self._link.sock)
+
+    def resume(self) -> None:
+        """See ``Flow.resume``."""
+        if self.ended:
+            with contextlib.suppress(OSError):  # it may or may not have taken it from the queue
+                ktls.read_control_record(self._link.sock)
 
     def _nothing_came(self) -> None:
         """Tell the end from a record of length zero, of which splice says the same.
@@ -209,16 +259,45 @@ class DownFlow(_SpliceFlow):
         return True
 
 
-def make_pump(plain: socket.socket, link: Link) -> Pump:
+def make_pump(plain: socket.socket, link: Link, entry: Entry) -> Pump:
     """The pump of a stream over kernel TLS.
 
     Raises:
         LocalError: no descriptors left for its pipes; the sockets stay open and are the caller's.
     """
-    up = Pipe()
+    up = make_pipe()
     try:
-        down = Pipe(_DOWN_PIPE)
+        down = make_pipe(_DOWN_PIPE)
     except BaseException:
         up.close()
         raise
-    return Pump(plain, link, UpFlow(plain, link, up), DownFlow(plain, link, down))
+    return _pump(plain, link, up, down, entry)
+
+
+def resume_pump(plain: socket.socket, link: Link, pipe_ends: Sequence[int], entry: Entry) -> Pump:
+    """The pump of a stream that another process has left; its pipes as ``Pump.descriptors`` lists them."""
+    pump = _pump(plain, link, Pipe(*pipe_ends[:2]), Pipe(*pipe_ends[2:]), entry)
+    pump.down.resume()
+    return pump
+
+
+def _pump(plain: socket.socket, link: Link, up: Pipe, down: Pipe, entry: Entry) -> Pump:
+    flows = UpFlow(plain, link, up, entry.up), DownFlow(plain, link, down, entry.down)
+    return Pump(plain, link, *flows, entry)
+
+
+def written(sock: socket.socket) -> int:
+    """Bytes ever written to a TCP socket, acknowledged or not; exact up to a constant.
+
+    ``tcpi_bytes_acked`` (include/uapi/linux/tcp.h) and what waits or is under way (tcp(7), SIOCOUTQ).
+    """
+    while True:
+        before = _bytes_acked(sock)
+        (queued,) = _INT.unpack(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(_INT.size)))
+        if before == _bytes_acked(sock):  # an acknowledgement in between would be counted twice
+            return before + int(queued)
+
+
+def _bytes_acked(sock: socket.socket) -> int:
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
+    return int(_BYTES_ACKED.unpack(info)[0])

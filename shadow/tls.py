@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import enum
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,12 +53,14 @@ class Settings:
         purpose: which side we are.
         ktls: whether the kernel is to encrypt.
         server_name: (robot) what the server's certificate must be for: a host name or an IP address.
+        ca: the certificates that peers are checked against, the same as in ``context``.
     """
 
     context: SSL.Context
     purpose: Purpose
     ktls: Ktls
     server_name: str = ""
+    ca: Sequence[x509.Certificate] = ()
 
 
 def make_context(credentials: Credentials) -> SSL.Context:
@@ -139,9 +141,26 @@ async def handshake(sock: socket.socket, settings: Settings) -> Link:
         if not is_ip_address(settings.server_name):  # RFC 6066, section 3: literal addresses not permitted
             connection.set_tlsext_host_name(settings.server_name.encode("idna"))
     last_flight = await _run(sock, connection)
-    certificate = _peer_certificate(connection)
-    _check_identity(certificate, settings)
-    return _hand_over(sock, connection, settings, certificate, last_flight)
+    chain = _peer_chain(connection)
+    _check_identity(chain[0], settings)
+    return _hand_over(sock, connection, settings, chain, last_flight)
+
+
+def check_again(chain: Sequence[x509.Certificate], settings: Settings) -> None:
+    """Make sure that a peer who was let in once would be let in today.
+
+    Raises:
+        IdentityError: it would not; the message says why.
+    """
+    store = crypto.X509Store()
+    for authority in settings.ca:
+        store.add_cert(crypto.X509.from_cryptography(authority))
+    leaf, *intermediates = (crypto.X509.from_cryptography(certificate) for certificate in chain)
+    try:
+        crypto.X509StoreContext(store, leaf, intermediates).verify_certificate()
+    except crypto.X509StoreContextError as error:
+        raise IdentityError(f"its certificate is not good any more: {error}") from error
+    _check_identity(chain[0], settings)
 
 
 async def _run(sock: socket.socket, connection: SSL.Connection) -> bytes:
@@ -198,11 +217,14 @@ async def _read_exactly(loop: asyncio.AbstractEventLoop, sock: socket.socket, si
     return data
 
 
-def _peer_certificate(connection: SSL.Connection) -> x509.Certificate:
+def _peer_chain(connection: SSL.Connection) -> list[x509.Certificate]:
     certificate = connection.get_peer_certificate()
     if certificate is None:  # pragma: no cover - VERIFY_FAIL_IF_NO_PEER_CERT came first
         raise IdentityError("the peer showed no certificate")
-    return certificate.to_cryptography()
+    leaf = certificate.to_cryptography()
+    # With the leaf on a client, without it on a server (SSL_get_peer_cert_chain(3)).
+    shown = [other.to_cryptography() for other in connection.get_peer_cert_chain() or []]
+    return [leaf, *(other for other in shown if other != leaf)]
 
 
 def _check_identity(certificate: x509.Certificate, settings: Settings) -> None:
@@ -243,7 +265,7 @@ def _hand_over(
     sock: socket.socket,
     connection: SSL.Connection,
     settings: Settings,
-    certificate: x509.Certificate,
+    chain: Sequence[x509.Certificate],
     last_flight: bytes,
 ) -> Link:
     suite = connection.get_cipher_name() or ""
@@ -263,10 +285,10 @@ def _hand_over(
             explicit_nonce=next_explicit_nonce(last_flight),
         )
         if taken:
-            return KernelLink(sock, suite, certificate)
+            return KernelLink(sock, suite, chain)
     if settings.ktls is Ktls.REQUIRE:
         raise HandshakeError(f"--ktls=require, but the kernel does not take {suite}")
-    return UserspaceLink(sock, suite, certificate, connection)
+    return UserspaceLink(sock, suite, chain, connection)
 
 
 def next_explicit_nonce(flight: bytes) -> int:

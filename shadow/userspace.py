@@ -9,6 +9,7 @@ import socket
 from OpenSSL import SSL
 
 from .flow import Flow, Pump, Side, is_writable, shutdown_write
+from .ledger import Record, private_entry
 from .link import UserspaceLink, tls_failure, truncated
 
 _CHUNK = 2**17  # bytes per system call: eight full records
@@ -20,8 +21,8 @@ class UpFlow(Flow):
 
     __slots__ = ("_link", "_plain", "_scratch", "_store")
 
-    def __init__(self, plain: socket.socket, link: UserspaceLink, scratch: bytearray) -> None:
-        super().__init__(Side.PLAIN, Side.LINK)
+    def __init__(self, plain: socket.socket, link: UserspaceLink, scratch: bytearray, record: Record) -> None:
+        super().__init__(Side.PLAIN, Side.LINK, record)
         self._plain = plain
         self._link = link
         self._scratch = memoryview(scratch)
@@ -44,7 +45,8 @@ class UpFlow(Flow):
         except BlockingIOError:
             self.readable = False
             return 0
-        self.ended = taken == 0
+        if taken == 0:
+            self.end()
         self._encrypt(self._scratch[:taken])
         return taken
 
@@ -79,8 +81,8 @@ class DownFlow(Flow):
 
     __slots__ = ("_link", "_plain", "_scratch", "_store")
 
-    def __init__(self, plain: socket.socket, link: UserspaceLink, scratch: bytearray) -> None:
-        super().__init__(Side.LINK, Side.PLAIN)
+    def __init__(self, plain: socket.socket, link: UserspaceLink, scratch: bytearray, record: Record) -> None:
+        super().__init__(Side.LINK, Side.PLAIN, record)
         self._plain = plain
         self._link = link
         self._scratch = memoryview(scratch)
@@ -124,7 +126,7 @@ class DownFlow(Flow):
         except SSL.WantReadError:
             self._link.forbid_replies()
         except SSL.ZeroReturnError:
-            self.ended = True
+            self.end()
         except SSL.Error as error:
             raise tls_failure(error) from error
         return total
@@ -151,7 +153,9 @@ class DownFlow(Flow):
 
 def make_pump(plain: socket.socket, link: UserspaceLink, scratch: bytearray) -> Pump:
     """The pump of a stream over userspace TLS; ``scratch`` is shared by all streams of one thread."""
-    return Pump(plain, link, UpFlow(plain, link, scratch), DownFlow(plain, link, scratch))
+    entry = private_entry()  # a stream whose keys are in OpenSSL cannot outlive the process
+    up, down = UpFlow(plain, link, scratch, entry.up), DownFlow(plain, link, scratch, entry.down)
+    return Pump(plain, link, up, down, entry)
 
 
 def make_scratch() -> bytearray:

@@ -5,7 +5,9 @@ import contextlib
 import select
 import socket
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 _UCRED = struct.Struct("iII")  # pid, uid, gid (unix(7), SO_PEERCRED)
 
@@ -33,6 +35,12 @@ class Visitor:
             "visitor_pid": self.pid,
         }
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``remembered`` needs, fit for JSON; ``since`` is of CLOCK_MONOTONIC, the same everywhere."""
+        names = ("service", "stream", "uid", "pid", "since")
+        return {name: getattr(self, name) for name in names}
+
     def close(self) -> None:
         """Turn the visitor away."""
         if self.timer is not None:
@@ -44,6 +52,17 @@ def make_visitor(sock: socket.socket, service: str, stream: str, now: float) -> 
     """The visitor behind an accepted connection; the kernel tells who it is."""
     pid, uid, _gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return Visitor(sock, service, stream, uid, pid, now)
+
+
+def remembered(sock: socket.socket, record: Mapping[str, Any]) -> Visitor:
+    """The visitor that another process has noted down.
+
+    Raises:
+        KeyError, TypeError, ValueError: the record is not one of a visitor.
+    """
+    number = int(record["stream"], 16)
+    who = int(record["uid"]), int(record["pid"])
+    return Visitor(sock, str(record["service"]), f"{number:x}", *who, float(record["since"]))
 
 
 def has_left(sock: socket.socket) -> bool:

@@ -94,8 +94,10 @@ def _fields(call: ast.Call) -> frozenset[str]:
         if keyword.arg is not None:
             fields.add(keyword.arg.upper())
         else:
-            assert ast.unparse(keyword.value) == "visitor.facts", f"unknown: {ast.unparse(keyword)}"
-            fields |= _visitor_fields()
+            unparsed = ast.unparse(keyword.value)
+            assert unparsed in {"visitor.facts", "facts"}, f"unknown: {ast.unparse(keyword)}"
+            if unparsed == "visitor.facts":  # the others may or may not be there
+                fields |= _visitor_fields()
     return frozenset(fields)
 
 

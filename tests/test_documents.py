@@ -28,7 +28,10 @@ SECTIONS = (
 )  # fmt: skip
 SETTINGS = {"shadow-server": "server.env", "shadow-client": "client.env and client@_NAME_.env"}
 UNIT_OF = {"shadow-server": "shadow-server.service", "shadow-client": "shadow-client@.service"}
-MODULES = {"shadow-server": {"server", "robots"}, "shadow-client": {"client", "services"}}
+MODULES = {
+    "shadow-server": {"server", "robots", "ending", "vault"},
+    "shadow-client": {"client", "services", "ending", "vault"},
+}
 # Options of other commands in examples, and two words that stand for any of ours.
 FOREIGN = {
     "--now", "--create", "--with-key", "--tpm2-pcrs", "--since", "--output-fields", "--unix-socket", "--arg",
@@ -159,7 +162,7 @@ def test_settings_in_files(command: str) -> None:
 @pytest.mark.parametrize("command", parsers.DAEMONS)
 def test_variables_in_units(command: str) -> None:
     terms = definitions(sections(read(f"{UNIT_OF[command]}.8"))["ENVIRONMENT"])
-    said = dict(re.findall(r"^\*(SHADOW_\w+)\*=(\S+)$", "\n".join(terms), re.M))
+    said = dict(re.findall(r"^\*(SHADOW_\w+|FDSTORE)\*=(\S+)$", "\n".join(terms), re.M))
     assert said == set_by(UNIT_OF[command])
 
 

@@ -8,13 +8,14 @@ import pytest
 
 from shadow.errors import reason
 from shadow.flow import Flow, Pump, Side, StreamCut, is_dead, is_writable, reason_of, shutdown_write
+from shadow.ledger import private_entry
 
 
 class Scripted(Flow):
     """A flow whose source and sink do as told."""
 
     def __init__(self, supply: list[int | OSError], room: int = 10**9) -> None:
-        super().__init__(Side.PLAIN, Side.LINK)
+        super().__init__(Side.PLAIN, Side.LINK, private_entry().up)
         self.supply = supply
         self.store = 0
         self.room = room
@@ -29,7 +30,8 @@ class Scripted(Flow):
         step = self.supply.pop(0)
         if isinstance(step, OSError):
             raise step
-        self.ended = step == 0
+        if step == 0:
+            self.end()
         self.store += step
         return step
 
@@ -121,7 +123,7 @@ def pump() -> tuple[Pump, _Link, socket.socket]:
     far, _other = socket.socketpair()
     _other.close()
     link = _Link(far)
-    return Pump(plain, link, Scripted([]), Scripted([])), link, near  # type: ignore[arg-type]
+    return Pump(plain, link, Scripted([]), Scripted([]), private_entry()), link, near  # type: ignore[arg-type]
 
 
 def test_readiness_goes_to_the_right_flows() -> None:

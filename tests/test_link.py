@@ -101,7 +101,7 @@ class FakeKernelSocket:
 def kernel_link(authority: Authority, fake: FakeKernelSocket) -> KernelLink:
     from shadow.certificates import load_certificates  # noqa: PLC0415
 
-    return KernelLink(fake, "suite", load_certificates(authority.ca, "CA")[0])  # type: ignore[arg-type]
+    return KernelLink(fake, "suite", load_certificates(authority.ca, "CA"))  # type: ignore[arg-type]
 
 
 def test_the_kernels_kind(authority: Authority) -> None:

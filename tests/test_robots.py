@@ -161,7 +161,7 @@ def test_the_log_tells_who_came_and_how_much_moved(tunnel: Tunnel) -> None:
             assert exchange(visitor, b"12345") == b"12345"
         server.wait_for_log(rf"robot 011: stream 1 started for uid {os.getuid()}")
         server.wait_for_log(r"robot 011: stream 1 ended: 5 bytes to the robot, 5 bytes from it, \d+\.\d s")
-        client.wait_for_log(r"stream '1' ended: 5 bytes to the service, 5 bytes from it")
+        client.wait_for_log(r"stream 1 ended: 5 bytes to the service, 5 bytes from it")
 
 
 def test_half_close_in_both_directions(tunnel: Tunnel) -> None:

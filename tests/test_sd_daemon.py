@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shadow.errors import ConfigError
-from shadow.sd_daemon import Notifier, watchdog_interval
+from shadow.sd_daemon import Notifier, Store, watchdog_interval
 from tests.support import CHECKOUT, free_port
 
 
@@ -74,8 +74,8 @@ def test_a_bad_watchdog_variable(monkeypatch: pytest.MonkeyPatch, usec: str) -> 
 
 REPORT = """
 import fcntl
-from shadow.sd_daemon import listening_sockets
-for sock in listening_sockets("shadow-server"):
+from shadow.sd_daemon import Store, listening_sockets
+for sock in listening_sockets("shadow-server", Store()):
     flags = fcntl.fcntl(sock, fcntl.F_GETFD)
     print(sock.getsockname()[1], sock.getblocking(), flags & fcntl.FD_CLOEXEC)
 """
@@ -130,3 +130,60 @@ os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES="s
         [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=60
     )
     assert "ConfigError: socket 'shadow-server' from systemd does not listen" in result.stderr
+
+
+STORE = """
+import os, sys
+from shadow.sd_daemon import Store
+store = Store()
+print(store.limit, store.free, store.take(lambda name: name == "mine"))
+reader, writer = os.pipe()
+os.write(writer, b"inside")
+store.add("s1", reader)
+print(store.free)
+store.remove("s1")
+print(store.free, store.close_rest())
+"""
+
+
+def test_the_store(tmp_path: Path) -> None:
+    """What is said to the service manager, and the descriptor that goes with it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        program = f"""
+import os
+os.dup2(os.open("/dev/null", os.O_RDONLY), 3)
+os.dup2(os.open("/dev/null", os.O_RDONLY), 4)
+os.environ.update(LISTEN_FDS="2", LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES="mine:other")
+{STORE}
+"""
+        environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "FDSTORE": "7"}
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=CHECKOUT, capture_output=True, text=True, check=True, timeout=60, env=environment,
+        )  # fmt: skip
+        assert done.stdout.splitlines() == ["7 7 [('mine', 3)]", "6", "7 ['other']"]
+        text, (descriptor,), _flags, _address = socket.recv_fds(manager, 1000, 1)
+        assert text == b"FDSTORE=1\nFDNAME=s1\nFDPOLL=0"
+        assert os.read(descriptor, 100) == b"inside"
+        os.close(descriptor)
+        assert manager.recv(1000) == b"FDSTOREREMOVE=1\nFDNAME=s1"
+        assert manager.recv(1000) == b"FDSTOREREMOVE=1\nFDNAME=other"
+
+
+@pytest.mark.parametrize(("variables", "limit"), [({}, 0), ({"FDSTORE": "5"}, 0)])
+def test_there_is_no_store_outside_systemd(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], limit: int
+) -> None:
+    for name in ("NOTIFY_SOCKET", "FDSTORE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert Store().limit == limit
+
+
+def test_a_bad_store_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FDSTORE", "many")
+    with pytest.raises(ConfigError, match="FDSTORE='many'"):
+        Store()

@@ -101,6 +101,10 @@ def test_dead_streams_are_looked_for_without_a_session_too() -> None:
     looks: list[float] = []
 
     class Watched:
+        @property
+        def relay(self) -> "Watched":
+            return self
+
         def bury_the_dead(self, silence: float) -> None:
             looks.append(silence)
 

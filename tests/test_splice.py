@@ -14,7 +14,8 @@ import pytest
 from shadow import ktls, splice
 from shadow.errors import LocalError
 from shadow.flow import Pump
-from shadow.splice import PAGE, RECORD_SLOTS, DownFlow, Pipe, UpFlow, make_pump
+from shadow.ledger import private_entry
+from shadow.splice import PAGE, RECORD_SLOTS, DownFlow, UpFlow, make_pipe, make_pump
 from tests.support import random_bytes
 
 
@@ -69,7 +70,7 @@ def move(ends: Ends, pump: Pump, data: bytes, *, up: bool) -> bytes:
 
 @pytest.mark.parametrize("up", [True, False])
 def test_byte_exact(ends: Ends, up: bool) -> None:  # noqa: FBT001
-    pump = make_pump(ends.plain, ends.link)
+    pump = make_pump(ends.plain, ends.link, private_entry())
     data = random_bytes(5_000_000, 1)
     assert move(ends, pump, data, up=up) == data
     assert (pump.up if up else pump.down).moved == len(data)
@@ -80,7 +81,7 @@ def test_byte_exact(ends: Ends, up: bool) -> None:  # noqa: FBT001
 def test_pipes_too_small_for_a_record_still_lose_nothing(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past fs.pipe-user-pages-soft the kernel gives pipes of two pages."""
     monkeypatch.setattr(splice, "_DOWN_PIPE", 2 * PAGE)
-    pump = make_pump(ends.plain, ends.link)
+    pump = make_pump(ends.plain, ends.link, private_entry())
     down = pump.down
     assert isinstance(down, DownFlow)
     assert down._pipe.slots == 2
@@ -100,14 +101,14 @@ def test_a_pipe_that_may_not_grow_is_used_as_it_is(monkeypatch: pytest.MonkeyPat
         return int(original(descriptor, command, argument))
 
     monkeypatch.setattr(fcntl, "fcntl", refuse)
-    pipe = Pipe(2**20)
+    pipe = make_pipe(2**20)
     assert pipe.slots * PAGE == original(pipe.writer, fcntl.F_GETPIPE_SZ)
     pipe.close()
 
 
 def test_a_record_is_asked_for_only_if_it_surely_fits(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel drops what a full pipe does not take, so the count of slots is what byte-exactness is."""
-    flow = DownFlow(ends.plain, ends.link, Pipe(4 * RECORD_SLOTS * PAGE))
+    flow = DownFlow(ends.plain, ends.link, make_pipe(4 * RECORD_SLOTS * PAGE), private_entry().down)
     slots = flow._pipe.slots
     asked: list[int] = []
 
@@ -139,7 +140,7 @@ def test_running_out_of_descriptors_leaves_the_sockets_alone(
 
     monkeypatch.setattr(os, "pipe2", only_one)
     with pytest.raises(LocalError, match="no pipe for a stream: Too many open files"):
-        make_pump(ends.plain, ends.link)
+        make_pump(ends.plain, ends.link, private_entry())
     monkeypatch.undo()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(made[0][0])
@@ -148,7 +149,7 @@ def test_running_out_of_descriptors_leaves_the_sockets_alone(
 
 
 def test_a_fin_is_a_truncation(ends: Ends) -> None:
-    pump = make_pump(ends.plain, ends.link)
+    pump = make_pump(ends.plain, ends.link, private_entry())
     assert move(ends, pump, b"half", up=False) == b"half"
     ends.far.shutdown(socket.SHUT_WR)
     while pump.cut is None:
@@ -170,8 +171,8 @@ def scripted(
         return step
 
     monkeypatch.setattr(os, "splice", answer)
-    monkeypatch.setattr(ktls, "read_control_record", lambda _sock: record)
-    return DownFlow(ends.plain, ends.link, Pipe())
+    monkeypatch.setattr(ktls, "read_control_record", lambda _sock, _flags=0: record)
+    return DownFlow(ends.plain, ends.link, make_pipe(), private_entry().down)
 
 
 def test_close_notify_ends_the_flow(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +219,7 @@ def test_the_end_is_told_by_close_notify_then_fin(ends: Ends, monkeypatch: pytes
     order: list[str] = []
     monkeypatch.setattr(ktls, "send_alert", lambda _sock, alert: order.append(repr(alert)))
     monkeypatch.setattr(splice, "shutdown_write", lambda _sock: order.append("FIN"))
-    flow = UpFlow(ends.plain, ends.link, Pipe())
+    flow = UpFlow(ends.plain, ends.link, make_pipe(), private_entry().up)
     assert flow.finish()
     assert order == [r"b'\x01\x00'", "FIN"]
 

@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from OpenSSL import SSL
 
 from shadow import ktls, tls
@@ -119,3 +120,21 @@ def test_no_session_can_be_resumed(authority: Authority) -> None:
     context = authority.context(Purpose.SERVER)
     assert context.get_session_cache_mode() == 0
     assert context.set_options(0) & SSL.OP_NO_TICKET
+
+
+def test_who_was_let_in_once_is_checked_again(authority: Authority, tmp_path: Path) -> None:
+    def chain(path: Path) -> list[x509.Certificate]:
+        return [x509.load_pem_x509_certificate(path.read_bytes())]
+
+    ours = load_credentials(authority.ca, *authority.server(), Purpose.SERVER, now())
+    today = tls.Settings(tls.make_context(ours), Purpose.SERVER, Ktls.AUTO, ca=ours.ca)
+    crt, _key = authority.robot()
+    tls.check_again(chain(crt), today)
+    other = Authority(tmp_path / "other")
+    with pytest.raises(IdentityError, match="not good any more: "):
+        tls.check_again(chain(other.robot()[0]), today)
+    expired, _key = authority.issue("expired", "011", Purpose.ROBOT, days=(-3, -1))
+    with pytest.raises(IdentityError, match=r"not good any more: .*expired"):
+        tls.check_again(chain(expired), today)
+    with pytest.raises(IdentityError, match="not a robot's"):
+        tls.check_again(chain(authority.server()[0]), today)

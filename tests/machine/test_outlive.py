@@ -1,0 +1,188 @@
+"""Live connections outlive the daemons: killed, restarted, upgraded, shot by the watchdog."""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from .fleet import PORT, Fleet
+from .qemu import Background
+
+SERVER, CLIENT = "shadow-server.service", "shadow-client@011.service"
+SERVICE_PORT = 9000
+SOCKET = "/run/shadow-tunnel/data@011.sock"
+MIB = 2**20
+QUICK = "[Service]\nRestartSec=100ms\nRestartSteps=0\n"
+
+
+@pytest.fixture
+def data(fleet: Fleet) -> Fleet:
+    """A robot with a second service; keepalives as users have them, for the machine is busy here."""
+    fleet.settings("client", rhost="localhost", rport=PORT, service=f"data=127.0.0.1:{SERVICE_PORT}")
+    fleet.settings("server", keepalive=10)
+    for unit in (SERVER, CLIENT):
+        fleet.drop_in(unit, QUICK)
+    fleet.start("011")
+    fleet.machine.wait_until(f"[[ -S {SOCKET} ]]")
+    return fleet
+
+
+@pytest.fixture
+def service(data: Fleet) -> Iterator[Background]:
+    """Exchanges 64 MiB with each visitor."""
+    words = ["python3", "/srv/guest/traffic.py", "serve", str(SERVICE_PORT), str(64 * MIB)]
+    with data.machine.background(words) as running:
+        data.machine.wait_until(f"ss -tlnH 'sport = {SERVICE_PORT}' | grep .")
+        yield running
+
+
+def visitor(fleet: Fleet, *options: object) -> Background:
+    """Somebody who exchanges 64 MiB, so slowly that much happens meanwhile."""
+    words = ["python3", "/srv/guest/traffic.py", "visit", SOCKET, str(64 * MIB), *map(str, options)]
+    return fleet.machine.background(words, user="alice")
+
+
+def kill(fleet: Fleet, unit: str) -> None:
+    """End a daemon where it stands, and wait until systemd has another one."""
+    before = fleet.pid(unit)
+    fleet.machine.run(f"kill -KILL {before}")
+    fleet.machine.wait_until(f"[[ $(systemctl show --value -p MainPID {unit}) != @(0|{before}) ]]")
+    fleet.wait_for(unit, "ActiveState", "^active$")
+
+
+def streams(fleet: Fleet, unit: str) -> int:
+    """Streams that the service manager keeps: all descriptors but the ledger."""
+    return int(fleet.show(unit, "NFileDescriptorStore")) - 1
+
+
+def assert_whole(output: bytes, service: Background) -> None:
+    """Both ends have received exactly what the other has sent, and an orderly end."""
+    assert service.process.stdout is not None
+    here: dict[str, Any] = json.loads(output)
+    there: dict[str, Any] = json.loads(service.process.stdout.readline())
+    assert not {name for end in (here, there) for name in end if "error" in name}, (here, there)
+    assert here["sent"] == there["sent"] == 64 * MIB
+    assert (there["received"], there["received_sha256"]) == (here["sent"], here["sent_sha256"])
+    assert (here["received"], here["received_sha256"]) == (there["sent"], there["sent_sha256"])
+
+
+def assert_nothing_left(fleet: Fleet) -> None:
+    for unit in (SERVER, CLIENT):
+        fleet.machine.wait_until(f"[[ $(systemctl show --value -p NFileDescriptorStore {unit}) == 1 ]]")
+
+
+def test_every_stream_is_kept_while_it_runs_and_no_longer(data: Fleet, service: Background) -> None:
+    with visitor(data, "--slow", 8 * MIB) as running:
+        for unit in (SERVER, CLIENT):
+            data.wait_for(unit, "NFileDescriptorStore", "^2$")
+        status, output, _errors = running.finish()
+    assert status == 0
+    assert_whole(output, service)
+    assert_nothing_left(data)
+
+
+@pytest.mark.parametrize("unit", [SERVER, CLIENT])
+@pytest.mark.parametrize("how", ["kill", "restart"])
+def test_a_transfer_goes_on(data: Fleet, service: Background, unit: str, how: str) -> None:
+    cursor = data.machine.cursor()
+    with visitor(data, "--slow", 8 * MIB) as running:
+        data.wait_for(unit, "NFileDescriptorStore", "^2$")
+        if how == "kill":
+            kill(data, unit)
+        else:
+            data.machine.run(["systemctl", "restart", unit])
+        data.wait_for_event(cursor, "^1 streams of the daemon before this one go on", "-u", unit)
+        assert running.process.poll() is None  # it was in the middle
+        status, output, errors = running.finish()
+    assert status == 0, errors
+    assert_whole(output, service)
+    assert_nothing_left(data)
+
+
+def test_without_the_store_a_transfer_is_lost(data: Fleet, service: Background) -> None:
+    """The control: were the store not what saves streams, the other tests would show nothing."""
+    data.drop_in(SERVER, "[Service]\nFileDescriptorStoreMax=0\nEnvironment=FDSTORE=0\n")
+    data.machine.run(["systemctl", "restart", SERVER])
+    data.wait_for(CLIENT, "StatusText", "^Connected to ")
+    data.machine.wait_until(f"[[ -S {SOCKET} ]]")
+    with visitor(data, "--slow", 8 * MIB) as running:
+        data.wait_for(CLIENT, "NFileDescriptorStore", "^2$")
+        kill(data, SERVER)
+        _status, output, _errors = running.finish()
+    assert json.loads(output)["received"] < 64 * MIB
+    assert service.process.stdout is not None
+    service.process.stdout.readline()
+
+
+def test_thirty_kills_at_random_moments(data: Fleet, service: Background) -> None:
+    choice = random.Random(4)  # noqa: S311 - the moments are random, the order of victims repeats
+    with visitor(data, "--slow", MIB // 4) as running:
+        data.wait_for(SERVER, "NFileDescriptorStore", "^2$")
+        for number in range(30):
+            unit = choice.choice([SERVER, CLIENT])
+            if number % 10 == 9:
+                data.machine.run(["systemctl", "restart", unit])
+            else:
+                kill(data, unit)
+            assert running.process.poll() is None, number
+            time.sleep(choice.random())  # not waiting for anything: the moment of the next one
+        status, output, errors = running.finish(timeout=600)
+    assert status == 0, errors
+    assert_whole(output, service)
+    assert_nothing_left(data)
+
+
+def test_an_interactive_session_survives_both(data: Fleet) -> None:
+    with data.machine.background(data.ssh("cat"), user="alice") as session:
+        assert session.process.stdin is not None
+        assert session.process.stdout is not None
+        for number, unit in enumerate((SERVER, CLIENT, SERVER)):
+            line = f"line {number}\n".encode()
+            session.process.stdin.write(line)
+            session.process.stdin.flush()
+            assert session.process.stdout.readline() == line
+            kill(data, unit)
+        session.process.stdin.write(b"last\n")
+        session.process.stdin.close()
+        assert session.process.stdout.read() == b"last\n"
+        assert session.wait() == 0
+    assert_nothing_left(data)
+
+
+def test_stop_ends_streams_for_both_sides(data: Fleet, service: Background) -> None:
+    with visitor(data, "--slow", MIB) as running:
+        data.wait_for(SERVER, "NFileDescriptorStore", "^2$")
+        data.machine.run("systemctl stop shadow-server.socket shadow-server.service")
+        _status, output, _errors = running.finish()
+        assert json.loads(output)["received"] < 64 * MIB
+    assert service.process.stdout is not None
+    assert "error" in service.process.stdout.readline().decode()
+    data.wait_for(CLIENT, "NFileDescriptorStore", "^1$")
+
+
+def test_a_visitor_who_leaves_in_the_gap_is_noticed(data: Fleet, service: Background) -> None:
+    data.drop_in(SERVER, "[Service]\nRestartSec=5\nRestartSteps=0\n")
+    with visitor(data, "--slow", MIB) as running:
+        data.wait_for(SERVER, "NFileDescriptorStore", "^2$")
+        data.machine.run(f"kill -KILL {data.pid(SERVER)}")
+        running.signal("KILL")
+        data.wait_for(SERVER, "ActiveState", "^active$")
+    assert service.process.stdout is not None
+    there = json.loads(service.process.stdout.readline())
+    assert "error" in " ".join(there), there
+    assert_nothing_left(data)
+
+
+def test_the_service_that_dies_in_the_gap_is_noticed(data: Fleet, service: Background) -> None:
+    data.drop_in(CLIENT, "[Service]\nRestartSec=5\nRestartSteps=0\n")
+    with visitor(data, "--slow", MIB) as running:
+        data.wait_for(CLIENT, "NFileDescriptorStore", "^2$")
+        data.machine.run(f"kill -KILL {data.pid(CLIENT)}")
+        service.signal("KILL")
+        _status, output, _errors = running.finish()
+    assert json.loads(output)["received"] < 64 * MIB
+    data.wait_for(CLIENT, "ActiveState", "^active$")
+    assert_nothing_left(data)

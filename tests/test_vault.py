@@ -1,0 +1,313 @@
+"""The vault: what is kept of a stream, and how the next daemon goes on with it.
+
+There is no service manager here and need not be kernel TLS: a dictionary keeps the descriptors, and a plain
+TCP socket plays the link, which splice does not mind. tests/machine/test_outlive.py has the real ones.
+"""
+
+import gc
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from shadow import journal, parcel
+from shadow.errors import LocalError
+from shadow.flow import Pump
+from shadow.journal import Event
+from shadow.link import KernelLink
+from shadow.relay import Relay
+from shadow.vault import Vault
+from tests.support import DEADLINE, Authority, wait_for
+
+
+@pytest.fixture(autouse=True)
+def no_ledger_is_left() -> Iterator[None]:
+    """Its memory is given back with the last entry: others count descriptors."""
+    yield
+    gc.collect()
+
+
+class Store:
+    """What the service manager does."""
+
+    def __init__(self, limit: int = 10) -> None:
+        self.limit = limit
+        self.kept: dict[str, int] = {}
+        self._passed: list[tuple[str, int]] = []
+
+    @property
+    def free(self) -> int:
+        return self.limit - len(self.kept)
+
+    def start_again(self) -> None:
+        """The next process gets copies of everything."""
+        self._passed = [(name, os.dup(descriptor)) for name, descriptor in self.kept.items()]
+
+    def take(self, wanted: Callable[[str], object]) -> list[tuple[str, int]]:
+        taken = [entry for entry in self._passed if wanted(entry[0])]
+        self._passed = [entry for entry in self._passed if not wanted(entry[0])]
+        return taken
+
+    def count(self, _number: int) -> None:
+        pass
+
+    def add(self, name: str, descriptor: int) -> None:
+        assert name not in self.kept
+        self.kept[name] = os.dup(descriptor)
+
+    def remove(self, name: str) -> None:
+        os.close(self.kept.pop(name))
+
+    def close(self) -> None:
+        for descriptor in self.kept.values():
+            os.close(descriptor)
+
+
+class Daemon:
+    """A relay and a vault, as a daemon has them."""
+
+    def __init__(self, store: Store, *, resume: bool = True) -> None:
+        self.relay = Relay(threads=1)
+        self.vault = Vault(self.relay, store)  # type: ignore[arg-type]
+        self.resumed: list[tuple[Pump, Mapping[str, Any]]] = []
+        self.ended: list[Pump] = []
+        self.count = self.vault.resume(self._welcome) if resume else 0
+
+    def _welcome(self, pump: Pump, facts: Mapping[str, Any]) -> Callable[[Pump], object]:
+        if facts["robot"] == "unwanted":
+            raise LocalError("nobody wants it")
+        self.resumed.append((pump, facts))
+        return self.ended.append
+
+    def start(self, ends: "Ends", **facts: object) -> Pump:
+        return self.vault.start(ends.plain, ends.link, {"robot": "011", **facts}, self.ended.append)
+
+    def stop(self) -> None:
+        self.relay.stop()
+
+    def reap(self) -> None:
+        wait_for(lambda: self.ended, "the stream's end")
+        self.vault.ended(self.ended.pop())
+
+
+class Ends:
+    """``near`` ─ plain │ link ─ ``far``."""
+
+    def __init__(self, certificate: x509.Certificate) -> None:
+        self.near, self.plain = socket.socketpair()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.far = socket.create_connection(listener.getsockname())
+            sock, _address = listener.accept()
+        for end in (self.plain, sock):
+            end.setblocking(False)
+        for end in (self.near, self.far):
+            end.settimeout(DEADLINE)
+        self.link = KernelLink(sock, "ECDHE-ECDSA-AES128-GCM-SHA256", [certificate])
+
+    def close(self) -> None:
+        for end in (self.near, self.far, self.plain, self.link.sock):
+            end.close()
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    made = Store()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def ends(authority: Authority) -> Iterator[Ends]:
+    crt, _key = authority.robot()
+    made = Ends(x509.load_pem_x509_certificate(crt.read_bytes()))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Event, str]]:
+    lines: list[tuple[Event, str]] = []
+    monkeypatch.setattr(journal, "log", lambda event, _level, text, **_facts: lines.append((event, text)))
+    return lines
+
+
+def both_ways(ends: Ends) -> None:
+    ends.near.sendall(b"up")
+    assert ends.far.recv(100) == b"up"
+    ends.far.sendall(b"down")
+    assert ends.near.recv(100) == b"down"
+
+
+def test_a_stream_goes_on_in_the_next_daemon(store: Store, ends: Ends, said: list[tuple[Event, str]]) -> None:
+    first = Daemon(store)
+    first.start(ends, uid=1000)
+    both_ways(ends)
+    first.stop()
+    ends.near.sendall(b"sent in the gap")
+    store.start_again()
+    second = Daemon(store)
+    assert second.count == 1
+    assert ends.far.recv(100) == b"sent in the gap"
+    both_ways(ends)
+    ((pump, facts),) = second.resumed
+    assert (facts["robot"], facts["uid"]) == ("011", 1000)
+    assert (pump.up.moved, pump.down.moved) == (19, 8)  # those of the first daemon, too
+    assert pump.link.suite == ends.link.suite
+    assert pump.link.certificate == ends.link.certificate
+    assert (Event.STREAMS_RESUMED, "1 streams of the daemon before this one go on") in said
+    second.relay.cut(pump, "enough")
+    second.reap()
+    assert list(store.kept) == ["ledger"]
+    second.stop()
+
+
+def test_what_lies_in_the_pipes_is_not_lost(store: Store, ends: Ends) -> None:
+    first = Daemon(store)
+    first.start(ends)
+    both_ways(ends)
+    first.stop()
+    with socket.socket(fileno=os.dup(store.kept["s0"])) as box:
+        _facts, descriptors = parcel.unpack(box)
+    os.write(descriptors[3], b"in the up pipe, ")
+    os.write(descriptors[5], b"in the down pipe, ")
+    parcel.close_all(descriptors)
+    ends.near.sendall(b"behind it")
+    ends.far.sendall(b"behind it")
+    store.start_again()
+    second = Daemon(store)
+    for end, where in ((ends.far, "up"), (ends.near, "down")):
+        expected = f"in the {where} pipe, behind it".encode()
+        received = b""
+        while len(received) < len(expected):
+            received += end.recv(100)
+        assert received == expected
+    second.stop()
+
+
+def test_nothing_is_kept_of_what_has_ended(store: Store, ends: Ends) -> None:
+    daemon = Daemon(store)
+    daemon.start(ends)
+    assert set(store.kept) == {"ledger", "s0"}
+    assert daemon.vault.protected == 1
+    ends.far.close()
+    daemon.reap()
+    assert set(store.kept) == {"ledger"}
+    assert daemon.vault.protected == 0
+    daemon.stop()
+
+
+def test_past_the_limit_streams_run_unprotected(authority: Authority, said: list[tuple[Event, str]]) -> None:
+    store = Store(limit=2)
+    crt, _key = authority.robot()
+    three = [Ends(x509.load_pem_x509_certificate(crt.read_bytes())) for _ in range(3)]
+    daemon = Daemon(store)
+    for ends in three:
+        daemon.start(ends)
+        both_ways(ends)
+    assert (daemon.vault.protected, daemon.vault.unprotected) == (1, 2)
+    assert [event for event, _text in said] == [Event.STORE_FULL]
+    three[2].far.close()
+    daemon.reap()
+    assert daemon.vault.unprotected == 1
+    daemon.stop()
+    with pytest.raises(ConnectionResetError):  # nobody goes on with it
+        three[1].far.recv(1)
+    for ends in three:
+        ends.close()
+    store.close()
+
+
+def test_without_a_store_nothing_is_kept(ends: Ends, said: list[tuple[Event, str]]) -> None:
+    store = Store(limit=0)
+    daemon = Daemon(store)
+    daemon.start(ends)
+    both_ways(ends)
+    assert store.kept == {}
+    assert daemon.vault.unprotected == 1
+    daemon.stop()
+    assert said == []
+
+
+def test_a_stream_that_was_being_cut_off_is_not_taken_for_whole(store: Store, ends: Ends) -> None:
+    first = Daemon(store)
+    pump = first.start(ends)
+    both_ways(ends)
+    first.stop()
+    pump.entry.cut = True
+    store.start_again()
+    second = Daemon(store)
+    second.reap()
+    with pytest.raises(ConnectionResetError):
+        ends.far.recv(100)
+    assert set(store.kept) == {"ledger"}
+    second.stop()
+
+
+def test_a_stream_that_brings_the_daemon_down_is_given_up(
+    store: Store, ends: Ends, said: list[tuple[Event, str]]
+) -> None:
+    first = Daemon(store)
+    pump = first.start(ends)
+    first.stop()
+    pump.entry.tries = 2
+    store.start_again()
+    second = Daemon(store)
+    assert second.count == 0
+    ((event, text),) = said
+    assert event == Event.STREAM_GIVEN_UP
+    assert "ended 2 times when it went on" in text
+    assert set(store.kept) == {"ledger"}
+    with pytest.raises(ConnectionResetError):
+        ends.far.recv(100)
+    second.stop()
+
+
+@pytest.mark.parametrize("kind", ["unwanted", "version", "short", "slot", "junk", "facts"])
+def test_what_makes_no_sense_is_dropped_and_the_others_go_on(
+    authority: Authority, store: Store, ends: Ends, said: list[tuple[Event, str]], kind: str
+) -> None:
+    crt, _key = authority.robot()
+    other = Ends(x509.load_pem_x509_certificate(crt.read_bytes()))
+    first = Daemon(store)
+    first.start(other, **({"robot": "unwanted"} if kind == "unwanted" else {}))
+    first.start(ends)
+    first.stop()
+    damage(store, "s0", kind)
+    store.start_again()
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    second = Daemon(store)
+    assert second.count == 1
+    both_ways(ends)
+    assert [event for event, _text in said] == [Event.STREAM_GIVEN_UP, Event.STREAMS_RESUMED]
+    assert set(store.kept) == {"ledger", "s1"}
+    assert len(os.listdir("/proc/self/fd")) <= before + 12  # noqa: PTH208
+    second.stop()
+    other.close()
+
+
+def damage(store: Store, name: str, kind: str) -> None:
+    """Put something else in the place of a parcel."""
+    if kind == "unwanted":
+        return
+    with socket.socket(fileno=os.dup(store.kept[name])) as box:
+        facts, descriptors = parcel.unpack(box)
+    try:
+        if kind == "short":
+            made = parcel.pack(facts, descriptors[:3])
+        elif kind == "slot":
+            made = parcel.pack({**facts, "slot": 10**9}, descriptors)
+        elif kind == "facts":
+            made = parcel.pack({"slot": 0}, descriptors)
+        else:
+            text = b"junk" if kind == "junk" else b'{"version": 99}'
+            made, outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            socket.send_fds(outside, [text], descriptors)
+            outside.close()
+    finally:
+        parcel.close_all(descriptors)
+    store.remove(name)
+    with made:
+        store.add(name, made.fileno())
