@@ -142,3 +142,10 @@ def test_a_renegotiation_attempt_ends_its_own_connection_only(fleet: Fleet) -> N
         event["MESSAGE"] for event in fleet.events(cursor, "ROBOT=013") if "disconnected" in event["MESSAGE"]
     )
     assert said.endswith("the peer tried to renegotiate: TLS record of type 22"), said
+
+
+def test_records_of_length_zero_do_no_harm(fleet: Fleet) -> None:
+    fleet.start("011")
+    said = fleet.machine.run(["python3", "/srv/guest/empty_record.py"]).stdout
+    assert json.loads(said) == "onetwo"  # all of it, and an end behind it
+    assert fleet.machine.run(fleet.ssh("id -un"), user="alice").stdout == "alice\n"
