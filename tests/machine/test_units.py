@@ -122,7 +122,7 @@ def test_a_daemon_that_hangs_is_restarted_by_the_watchdog(fleet: Fleet, unit: st
     fleet.start("011")
     before, cursor = fleet.pid(unit), fleet.machine.cursor()
     fleet.machine.run(f"kill -STOP {before}")
-    fleet.wait_for_event(cursor, "Watchdog timeout", f"UNIT={unit}")
+    fleet.wait_for_event(cursor, "Failed with result 'watchdog'", f"UNIT={unit}")
     fleet.machine.wait_until(f"[[ $(systemctl show --value -p MainPID {unit}) != @(0|{before}) ]]")
     fleet.wait_for(unit, "ActiveState", "^active$")
     fleet.wait_for(CLIENT, "StatusText", "^Connected to ")
