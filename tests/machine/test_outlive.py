@@ -117,22 +117,27 @@ def test_without_the_store_a_transfer_is_lost(data: Fleet, service: Background) 
     service.process.stdout.readline()
 
 
+@pytest.mark.timeout(1500, func_only=True)
 def test_thirty_kills_at_random_moments(data: Fleet, service: Background) -> None:
     choice = random.Random(4)  # noqa: S311 - the moments are random, the order of victims repeats
-    with visitor(data, "--slow", MIB // 4) as running:
-        data.wait_for(SERVER, "NFileDescriptorStore", "^2$")
-        for number in range(30):
-            unit = choice.choice([SERVER, CLIENT])
-            if number % 10 == 9:
-                data.machine.run(["systemctl", "restart", unit])
-            else:
-                kill(data, unit)
-            assert running.process.poll() is None, number
-            time.sleep(choice.random())  # not waiting for anything: the moment of the next one
-        status, output, errors = running.finish(timeout=600)
-    assert status == 0, errors
-    assert_whole(output, service)
-    assert_nothing_left(data)
+    kills = 0
+    while kills < 30:
+        with visitor(data, "--slow", MIB // 2) as running:
+            data.wait_for(SERVER, "NFileDescriptorStore", "^2$")
+            while kills < 30 and running.process.poll() is None:
+                kills += 1
+                unit = choice.choice([SERVER, CLIENT])
+                if kills % 10 == 0:
+                    data.machine.run(["systemctl", "restart", unit])
+                else:
+                    kill(data, unit)
+                time.sleep(choice.random())  # not waiting for anything: the moment of the next one
+            status, output, errors = running.finish(timeout=600)
+        assert status == 0, errors
+        assert_whole(output, service)
+        assert_nothing_left(data)
+        data.wait_for(CLIENT, "StatusText", "^Connected to ")  # for the next visitor
+        data.machine.wait_until(f"[[ -S {SOCKET} ]]")
 
 
 def test_an_interactive_session_survives_both(data: Fleet) -> None:
