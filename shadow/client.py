@@ -84,9 +84,7 @@ class Client:
         self._task.add_done_callback(self._stopped_trying)
 
     def _still_trusted(self, link: Link) -> None:
-        if (
-            self._settings is not None
-        ):  # with a wrong clock nothing can be said; the server may well know better
+        if self._settings is not None:  # else our clock is wrong, and nothing can be said
             tls.check_again(link.chain, self._settings)
 
     def reload(self) -> None:

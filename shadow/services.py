@@ -6,7 +6,7 @@ import functools
 import logging
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from . import journal
@@ -112,18 +112,17 @@ class Services:
         except PeerError:
             sock.close()
             return
+        stream = Stream(start.stream[:64], start.service or "default", self._loop.time())
         try:
-            facts = {"service": start.service, "stream": start.stream, "since": self._loop.time()}
-            pump = self._vault.start(sock, link, facts, self._report_end)
+            pump = self._vault.start(sock, link, asdict(stream), self._report_end)
         except LocalError as error:
             sock.close()
             link.abort()
             self._log_failure(start, str(error))
             return
-        self._started(pump, start)
+        self._started(pump, stream)
 
-    def _started(self, pump: Pump, start: Start) -> None:
-        stream = Stream(start.stream[:64], start.service or "default", self._loop.time())
+    def _started(self, pump: Pump, stream: Stream) -> None:
         self._streams[pump] = stream
         journal.log(
             Event.STREAM_STARTED,
@@ -141,8 +140,7 @@ class Services:
 
     def _resume_stream(self, check: Callable[[Link], None], pump: Pump, facts: Mapping[str, Any]) -> OnEnd:
         check(pump.link)
-        service = str(facts["service"]) or "default"
-        self._streams[pump] = Stream(str(facts["stream"]), service, float(facts["since"]))
+        self._streams[pump] = Stream(str(facts["id"]), str(facts["service"]), float(facts["since"]))
         return self._report_end
 
     def _report_end(self, pump: Pump) -> None:

@@ -100,9 +100,9 @@ class Vault:
     def ended(self, pump: Pump) -> None:
         """A stream is over: what is kept of it can go."""
         slot = self._slots.pop(pump, None)
-        if slot is not None and self._ledger is not None:
+        if slot is not None:
             self.store.remove(f"{_PREFIX}{slot}")
-            self._ledger.give_back(slot)
+            self._ledger_give_back(slot)
         elif pump.link.in_kernel:
             self.unprotected -= 1
 

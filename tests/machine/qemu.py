@@ -442,6 +442,14 @@ class Background:
         here = self._pid_file
         self.machine.run(f"until [[ -s {here} ]]; do sleep 0.05; done; kill -s {name} -- -$(<{here})")
 
+    def ask(self, line: bytes) -> bytes:
+        """Send a line to its standard input; the next line of its standard output."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(line)
+        self.process.stdin.flush()
+        return self.process.stdout.readline()
+
     def wait(self, timeout: float = COMMAND_DEADLINE) -> int:
         """Its exit status, when it has ended."""
         return self.process.wait(timeout)

@@ -30,11 +30,7 @@ def test_the_kernel_encrypts_both_directions_on_both_ends(fleet: Fleet, cipher: 
     fleet.drop_in(SERVER, only(cipher))
     fleet.start("011")
     with fleet.machine.background(fleet.ssh("cat"), user="alice") as visitor:
-        assert visitor.process.stdin is not None
-        assert visitor.process.stdout is not None
-        visitor.process.stdin.write(b"hello\n")
-        visitor.process.stdin.flush()
-        assert visitor.process.stdout.readline() == b"hello\n"
+        assert visitor.ask(b"hello\n") == b"hello\n"
         expected = [TLS_1_2, CIPHERS[cipher]]
         ends = [fleet.connections(unit) for unit in (SERVER, CLIENT)]
         said = fleet.machine.run(["ss", "-tineOH", "state", "established", f"( sport = {PORT} )"]).stdout

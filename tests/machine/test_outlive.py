@@ -146,9 +146,7 @@ def test_an_interactive_session_survives_both(data: Fleet) -> None:
         assert session.process.stdout is not None
         for number, unit in enumerate((SERVER, CLIENT, SERVER)):
             line = f"line {number}\n".encode()
-            session.process.stdin.write(line)
-            session.process.stdin.flush()
-            assert session.process.stdout.readline() == line
+            assert session.ask(line) == line
             kill(data, unit)
         session.process.stdin.write(b"last\n")
         session.process.stdin.close()

@@ -9,7 +9,7 @@ import pytest
 
 from . import package
 from .fleet import Fleet
-from .qemu import Background, Machine
+from .qemu import Machine
 
 UNITS = ("shadow-server.socket", "shadow-server.service", "shadow-client@.service")
 COMMANDS = ("shadow-ca", "shadow-client", "shadow-server")
@@ -86,10 +86,10 @@ def test_an_upgrade_restarts_both_daemons_and_cuts_nobody(fleet: Fleet, release:
     server, client = fleet.pid("shadow-server"), fleet.pid("shadow-client@011")
     settings = fleet.machine.read("/etc/shadow-tunnel/client.env")
     with fleet.machine.background(fleet.ssh("cat"), user="alice") as session:
-        say(session, b"before\n")
+        assert session.ask(b"before\n") == b"before\n"
         # The files are those of the package that was there: it need not be put back.
         package.install(fleet.machine, rebuilt(package.build(release), "0.1.0+upgrade", tmp_path))
-        say(session, b"after\n")
+        assert session.ask(b"after\n") == b"after\n"
     assert fleet.machine.run("dpkg-query -W -f '${Version}' shadow-tunnel").stdout == "0.1.0+upgrade"
     assert fleet.pid("shadow-server") not in {0, server}
     assert fleet.pid("shadow-client@011") not in {0, client}
@@ -98,15 +98,6 @@ def test_an_upgrade_restarts_both_daemons_and_cuts_nobody(fleet: Fleet, release:
     assert fleet.machine.run(fleet.ssh("id -un"), user="alice").stdout == "alice\n"
     assert fleet.machine.read("/etc/shadow-tunnel/client.env") == settings
     assert fleet.machine.run("systemctl is-enabled shadow-client@011").stdout == "enabled\n"
-
-
-def say(session: Background, line: bytes) -> None:
-    """Send a line to a cat, and get it back."""
-    assert session.process.stdin is not None
-    assert session.process.stdout is not None
-    session.process.stdin.write(line)
-    session.process.stdin.flush()
-    assert session.process.stdout.readline() == line
 
 
 def rebuilt(deb: Path, version: str, folder: Path) -> Path:

@@ -188,16 +188,10 @@ def test_reload_reads_certificates_again_and_cuts_nobody(fleet: Fleet) -> None:
     fleet.start("011")
     before, cursor = fleet.pid(SERVER), fleet.machine.cursor()
     with fleet.machine.background(fleet.ssh("cat"), user="alice") as visitor:
-        assert visitor.process.stdin is not None
-        assert visitor.process.stdout is not None
-        visitor.process.stdin.write(b"before\n")
-        visitor.process.stdin.flush()
-        assert visitor.process.stdout.readline() == b"before\n"
+        assert visitor.ask(b"before\n") == b"before\n"
         fleet.machine.run(["systemctl", "reload", SERVER, CLIENT])
         fleet.wait_for_event(cursor, "^reloaded: ", "-u", SERVER)
-        visitor.process.stdin.write(b"after\n")
-        visitor.process.stdin.flush()
-        assert visitor.process.stdout.readline() == b"after\n"
+        assert visitor.ask(b"after\n") == b"after\n"
     assert fleet.pid(SERVER) == before
 
 
