@@ -7,13 +7,14 @@ link is somebody else's, and not a byte of it has been touched.
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from .errors import FrameError, PeerError
+from .errors import FrameError, LocalError, PeerError
 from .flow import reason_of
 from .frames import Decoder, Frame, encode
-from .link import Link
-from .protocol import Conversation, Party
+from .link import KernelLink, Link
+from .protocol import Conversation, Party, State
 
 KEEPALIVE_MAX = 10800.0  # seconds; TCP_KEEPIDLE ends at 32767 (tcp(7))
 UNSENT_MAX = 2**16  # bytes a peer may leave unread before it is given up
@@ -45,9 +46,16 @@ class Channel:
         "on_lost",
     )
 
-    def __init__(self, link: Link, us: Party, on_frame: OnFrame, on_lost: OnLost) -> None:
+    def __init__(
+        self,
+        link: Link,
+        us: Party,
+        on_frame: OnFrame,
+        on_lost: OnLost,
+        conversation: Conversation | None = None,
+    ) -> None:
         self.link = link
-        self.conversation = Conversation(us)
+        self.conversation = conversation or Conversation(us)
         self.on_frame = on_frame
         self.on_lost = on_lost
         self._decoder = Decoder()
@@ -89,6 +97,24 @@ class Channel:
         # From here on a pause of the reader's is its own business; see Relay.bury_the_dead.
         self.link.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
         return self.link
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``remembered`` needs besides the socket, fit for JSON.
+
+        Raises:
+            LocalError: no other process could go on with it.
+        """
+        if not (self._live and isinstance(self.link, KernelLink)):
+            raise LocalError("encryption in userspace ends with it")
+        if not (self._decoder.idle and self.link.flushed):
+            raise LocalError("in the middle of a frame")
+        return {**self.link.record, "role": self.conversation.role, "state": self.conversation.state.value}
+
+    def leave(self) -> None:
+        """Close our descriptor without a word: another process goes on with the connection."""
+        self._stop_watching()
+        self.link.sock.close()
 
     def close(self) -> None:
         """End the connection in order."""
@@ -163,6 +189,20 @@ class Channel:
         else:
             self.abort()
         self.on_lost(error)
+
+
+def remembered(link: Link, record: Mapping[str, Any], us: Party) -> Channel:
+    """The channel that another process has noted down; set ``on_frame`` and ``on_lost`` at once.
+
+    Raises:
+        KeyError, TypeError, ValueError: the record is not one of a channel.
+    """
+    conversation = Conversation(us, str(record["role"]), State(record["state"]))
+    return Channel(link, us, _unheard, _unheard, conversation)
+
+
+def _unheard(_what: object) -> None:
+    """Nothing is read before the event loop comes around."""
 
 
 def _lost(error: OSError) -> PeerError:

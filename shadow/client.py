@@ -4,29 +4,22 @@ import asyncio
 import contextlib
 import datetime as dt
 import enum
-import itertools
 import logging
 import time
-from collections.abc import Callable
 
-from . import __version__, journal, tls
-from .address import Target, dial, resolve
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from . import depot, journal, tls
 from .certificates import Purpose, common_name, load_credentials
-from .channel import KEEPALIVE_MAX, Channel, watch_for_death
+from .client_session import Session
 from .config import ClientConfig
-from .errors import ClockError, ConfigError, HandshakeError, IdentityError, PeerError, Refused, ShadowError
-from .flow import reason_of
-from .frames import PROTOCOL_VERSION, Dial, Frame, Hello, Ping, Refusal, Start, Welcome
+from .depot import Depot
+from .errors import ClockError, ConfigError, HandshakeError, IdentityError, Refused, ShadowError
 from .journal import Event
 from .link import Link
-from .protocol import CONTROL, DATA, Backoff, Keepalive, Party
+from .protocol import Backoff
 from .services import Services
 from .vault import Vault
-
-SOFTWARE = f"shadow-client {__version__}"
-OnWelcome = Callable[[Channel, Welcome], None]
-
-_CHANNELS_MAX = 256  # data channels opening or standing by, whatever the server asks for
 
 
 class Phase(enum.Enum):
@@ -60,6 +53,7 @@ class Client:
                 raise
         self.failure: asyncio.Future[ShadowError] = asyncio.get_running_loop().create_future()
         self._session: Session | None = None
+        self._left: Session | None = None  # by the client before us
         self._task: asyncio.Task[None] | None = None
         self._backoff = Backoff()
         self._phase = Phase.DIALLING
@@ -80,8 +74,15 @@ class Client:
                 robot=self._config.robot,
             )
         self._services.resume(self._still_trusted)
+        self._resume_session()
         self._task = asyncio.create_task(self._keep_connected())
         self._task.add_done_callback(self._stopped_trying)
+
+    def _resume_session(self) -> None:
+        if self._settings is not None:
+            session = Session(self._config, self._settings, self._services)
+            session.resume(depot.collect(self._vault.store), self._still_trusted)
+            self._left = session if session.connected else None
 
     def _still_trusted(self, link: Link) -> None:
         if self._settings is not None:  # else our clock is wrong, and nothing can be said
@@ -98,7 +99,13 @@ class Client:
             self._session.settings = self._settings
 
     async def stop(self) -> None:
-        """End the session in order."""
+        """Leave the session for the next client, or end it in order."""
+        session = self._session or self._left
+        if session is not None and self._vault.store.limit:
+            with contextlib.closing(Depot(self._vault.store)) as left:
+                if session.park(left):
+                    text = f"robot {self._config.robot} remains connected for the next start"
+                    journal.log(Event.STOPPING, logging.INFO, text, robot=self._config.robot)
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -125,8 +132,9 @@ class Client:
         if name != self._config.robot:
             raise ConfigError(f"{files.crt} is for robot {name!r}, not for {self._config.robot!r} (--robot)")
         context = tls.make_context(credentials)
+        fingerprint = credentials.chain[0].fingerprint(SHA256()).hex()
         return tls.Settings(
-            context, Purpose.ROBOT, self._config.ktls, self._config.server_name, credentials.ca
+            context, Purpose.ROBOT, self._config.ktls, self._config.server_name, credentials.ca, fingerprint
         )
 
     def _stopped_trying(self, task: asyncio.Task[None]) -> None:
@@ -153,11 +161,13 @@ class Client:
         try:
             if self._settings is None:
                 self._settings = self._load()
-            self._session = Session(self._config, self._settings, self._services)
+            self._session = self._left or Session(self._config, self._settings, self._services)
+            self._left = None
             try:
-                await self._session.open()
+                if not self._session.connected:
+                    await self._session.open()
                 self._phase = Phase.CONNECTED
-                self._detail = f"{self._session.target} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+                self._detail = f"{self._session.target} since {self._session.since}"
                 return await self._session.lost
             finally:
                 self._session.close()
@@ -174,212 +184,3 @@ class Client:
         level = logging.ERROR if fatal else logging.WARNING
         text = f"no session with {self._config.server}: {error}; next try in {wait:.1f} s"
         journal.log(event, level, text, robot=self._config.robot)
-
-
-class Session:
-    """One control channel and the data channels that belong to it.
-
-    Attributes:
-        settings: how new connections do their handshake; a reload replaces it.
-        target: the server's address in use; data channels go to the very same one, since only the server
-            behind it knows this session.
-        lost: set to what ended the session.
-    """
-
-    def __init__(self, config: ClientConfig, settings: tls.Settings, services: Services) -> None:
-        self.settings = settings
-        self.target: Target | None = None
-        self._loop = asyncio.get_running_loop()
-        self.lost: asyncio.Future[PeerError] = self._loop.create_future()
-        self._config = config
-        self._services = services
-        self._control: Channel | None = None
-        self._closed = False
-        self._id = ""
-        self._keepalive = Keepalive(config.connect_timeout, self._loop.time())
-        self._timer: asyncio.TimerHandle | None = None
-        self._opening: set[asyncio.Task[None]] = set()
-        self._standbys: set[Channel] = set()
-        self._failures = Backoff()
-
-    async def open(self) -> None:
-        """Dial, shake hands, say HELLO and hear WELCOME.
-
-        Raises:
-            ShadowError: it did not come about; the session is good for nothing but ``close``.
-        """
-        targets = await resolve(self._config.server, self._config.connect_timeout)
-        link = await self._connect(targets)
-        hello = Hello(
-            PROTOCOL_VERSION, CONTROL, self._config.robot, tuple(self._config.services), software=SOFTWARE
-        )
-        await self._greet(link, hello, self._welcomed)
-        self._fill_up()
-
-    def _welcomed(self, channel: Channel, welcome: Welcome) -> None:
-        link = channel.link
-        self._control = channel
-        self._id = welcome.session
-        interval = min(max(welcome.keepalive, 0.1), KEEPALIVE_MAX)
-        self._keepalive = Keepalive(interval, self._loop.time())
-        self._services.sweep_every(interval)
-        watch_for_death(link.sock, self._keepalive.interval)
-        channel.on_frame = self._control_frame
-        channel.on_lost = self._control_lost
-        self._timer = self._loop.call_later(self._keepalive.interval, self._keep_alive)
-        encryption = "kernel TLS" if link.in_kernel else "userspace TLS"
-        journal.log(
-            Event.SESSION_STARTED,
-            logging.INFO,
-            f"robot {self._config.robot} connected to {self.target} ({encryption}, {link.suite})",
-            robot=self._config.robot,
-            peer=str(self.target),
-            suite=link.suite,
-            session=self._id[:8],
-        )
-
-    def close(self) -> None:
-        """End the session; its streams go on."""
-        self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        for task in self._opening:
-            task.cancel()
-        for channel in list(self._standbys):
-            channel.close()
-        if self._control is not None:
-            self._control.close()
-
-    # Connections
-
-    async def _connect(self, targets: list[Target]) -> Link:
-        """Dial and shake hands, within one deadline."""
-        try:
-            async with asyncio.timeout(self._config.connect_timeout):
-                sock, self.target = await dial(targets, self._config.connect_timeout)
-                watch_for_death(sock, self._keepalive.interval)
-                try:
-                    return await tls.handshake(sock, self.settings)
-                except BaseException:
-                    sock.close()
-                    raise
-        except TimeoutError:
-            raise PeerError(f"no handshake within {self._config.connect_timeout:g} s") from None
-        except OSError as error:
-            raise PeerError(f"connection lost: {reason_of(error)}") from error
-
-    async def _greet(self, link: Link, hello: Hello, welcomed: OnWelcome) -> None:
-        """Say HELLO, wait for WELCOME and call ``welcomed`` with it.
-
-        It is called as the frame is read, not when this coroutine comes around: START may be right behind
-        WELCOME, and must find the channel with its new owner.
-
-        Raises:
-            Refused: the server said no.
-            PeerError: the connection broke, or it took too long.
-        """
-        answer: asyncio.Future[None] = self._loop.create_future()
-
-        def on_frame(frame: Frame) -> None:
-            if isinstance(frame, Refusal) and not answer.done():
-                answer.set_exception(Refused(frame.code, frame.text))
-            elif isinstance(frame, Welcome) and frame.version != PROTOCOL_VERSION:
-                answer.set_exception(PeerError(f"the server speaks protocol version {frame.version}"))
-            elif isinstance(frame, Welcome) and not answer.done():
-                answer.set_result(None)
-                welcomed(channel, frame)
-
-        def on_lost(error: PeerError | None) -> None:
-            if not answer.done():
-                answer.set_exception(error or PeerError("the server hung up"))
-
-        channel = Channel(link, Party.ROBOT, on_frame, on_lost)
-        try:
-            channel.send(hello)
-            async with asyncio.timeout(self._config.connect_timeout):
-                await answer
-        except TimeoutError:
-            raise PeerError(f"no WELCOME within {self._config.connect_timeout:g} s") from None
-        finally:
-            if not (answer.done() and not answer.cancelled() and answer.exception() is None):
-                channel.abort()
-
-    # Control channel
-
-    def _control_frame(self, frame: Frame) -> None:
-        self._keepalive.heard(self._loop.time())
-        if isinstance(frame, Dial):
-            self._open_channels(frame.count)
-        elif isinstance(frame, Refusal):
-            self._end(Refused(frame.code, frame.text))
-
-    def _control_lost(self, error: PeerError | None) -> None:
-        self._end(error or PeerError("the server hung up"))
-
-    def _keep_alive(self) -> None:
-        now_ = self._loop.time()
-        if self._keepalive.is_dead(now_):
-            if self._control is not None:
-                self._control.abort()
-            self._end(PeerError(f"nothing heard for {3 * self._keepalive.interval:g} s"))
-            return
-        if self._control is not None:
-            self._control.send(Ping(round(now_, 3)))
-        self._timer = self._loop.call_later(self._keepalive.interval, self._keep_alive)
-
-    def _end(self, error: PeerError) -> None:
-        if not self.lost.done():
-            self.lost.set_result(error)
-
-    # Data channels
-
-    def _fill_up(self) -> None:
-        """Have as many channels standing by as configured; timers may come after the session's end."""
-        if self._closed:
-            return
-        self._open_channels(self._config.standby - len(self._standbys) - len(self._opening))
-
-    def _open_channels(self, count: int) -> None:
-        room = _CHANNELS_MAX - len(self._standbys) - len(self._opening)
-        for _ in itertools.repeat(None, max(0, min(count, room))):
-            task = self._loop.create_task(self._open_channel())
-            self._opening.add(task)
-            task.add_done_callback(self._opened)
-
-    def _opened(self, task: asyncio.Task[None]) -> None:
-        self._opening.discard(task)
-        self._fill_up()
-
-    async def _open_channel(self) -> None:
-        """Open one data channel and let it stand by; after a failure wait, in the place of the next try."""
-        assert self.target is not None  # noqa: S101 - the control channel came first
-        hello = Hello(PROTOCOL_VERSION, DATA, self._config.robot, session=self._id)
-        try:
-            await self._greet(await self._connect([self.target]), hello, self._stand_by)
-        except ShadowError as error:
-            wait = self._failures.wait()
-            text = f"cannot open a data channel: {error}; next try in {wait:.1f} s"
-            journal.log(Event.SESSION_LOST, logging.WARNING, text, robot=self._config.robot)
-            await asyncio.sleep(wait)
-
-    def _stand_by(self, channel: Channel, _welcome: Welcome) -> None:
-        if self._closed:
-            channel.close()
-            return
-        self._standbys.add(channel)
-        channel.on_frame = lambda frame: self._data_frame(channel, frame)
-        channel.on_lost = lambda _error: self._standby_lost(channel)
-
-    def _standby_lost(self, channel: Channel) -> None:
-        self._standbys.discard(channel)
-        if not self.lost.done():
-            self._loop.call_later(self._failures.wait(), self._fill_up)
-
-    def _data_frame(self, channel: Channel, frame: Frame) -> None:
-        self._standbys.discard(channel)
-        if isinstance(frame, Start):
-            self._failures.lived(self._failures.healthy_after)  # channels are good for something
-            self._services.connect(channel, frame)
-        else:
-            channel.close()
-        self._fill_up()

@@ -8,14 +8,17 @@ Reading follows the rules of RFC 5246, section 7.2.1: only close_notify ends a c
 without it is a truncation, and reads as ``ConnectionAbortedError``, never as an end of file.
 """
 
+import base64
 import contextlib
 import errno
 import socket
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from . import ktls
@@ -112,6 +115,12 @@ class KernelLink(Link):
     __slots__ = ()
     in_kernel = True
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``remembered`` needs besides the socket, fit for JSON."""
+        chain = (certificate.public_bytes(Encoding.DER) for certificate in self.chain)
+        return {"suite": self.suite, "chain": [base64.b64encode(der).decode() for der in chain]}
+
     def read(self, size: int) -> bytes:
         """See ``Link.read``."""
         try:
@@ -133,6 +142,18 @@ class KernelLink(Link):
         """See ``Link.send_close_notify``."""
         with contextlib.suppress(OSError):
             ktls.send_alert(self.sock, ktls.ALERT_CLOSE_NOTIFY)
+
+
+def remembered(sock: socket.socket, record: Mapping[str, Any]) -> KernelLink:
+    """The connection that another process has noted down.
+
+    Raises:
+        KeyError, TypeError, ValueError: the record is not one of a connection.
+    """
+    chain = [x509.load_der_x509_certificate(base64.b64decode(text)) for text in record["chain"]]
+    if not chain:
+        raise ValueError("a connection without the peer's certificate")
+    return KernelLink(sock, str(record["suite"]), chain)
 
 
 class UserspaceLink(Link):

@@ -6,8 +6,10 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import ConfigError, LocalError, reason
 
@@ -48,50 +50,76 @@ def _listen(family: int, address: tuple[str, int], *, dual: bool) -> socket.sock
     return sock
 
 
+@dataclass(frozen=True, slots=True)
 class UnixListener:
     """A robot's unix socket: the file and the listening socket behind it.
 
     Attributes:
         path: the file.
         sock: listening, non-blocking.
+        identity: device and inode of the file.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Bind ``path`` with ``SOCKET_MODE``, replacing a stale socket but nothing else.
+    path: Path
+    sock: socket.socket
+    identity: tuple[int, int]
 
-        Raises:
-            ConfigError: the path is too long.
-            LocalError: something is in the way, or the folder cannot be written.
-        """
-        if len(os.fsencode(path)) > _SUN_PATH_MAX:
-            raise ConfigError(
-                f"socket path {path} is longer than {_SUN_PATH_MAX} bytes; use a shorter --ldir"
-            )
-        self.path = path
-        try:
-            _remove_stale(path)
-            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        except OSError as error:  # no descriptors left
-            raise LocalError(f"cannot make the socket {path}: {reason(error)}") from error
-        # The mode must be right from the first moment, so by umask rather than chmod. It is the process's,
-        # but no other thread of ours makes files.
-        previous = os.umask(0o777 & ~SOCKET_MODE)
-        try:
-            self.sock.bind(os.fspath(path))
-            self.sock.listen(BACKLOG)
-            self._identity = _identity(path)
-        except OSError as error:
-            self.sock.close()
-            raise LocalError(f"cannot make the socket {path}: {reason(error)}") from error
-        finally:
-            os.umask(previous)
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``remembered`` needs besides the socket, fit for JSON."""
+        return {"identity": self.identity}
+
+    @property
+    def in_place(self) -> bool:
+        """True if the file is still there, and ours: who connects to the path comes here."""
+        with contextlib.suppress(OSError):
+            return _identity(self.path) == self.identity
+        return False
 
     def close(self) -> None:
         """Close the socket; remove the file if it is still ours."""
-        with contextlib.suppress(OSError):
-            if _identity(self.path) == self._identity:
+        if self.in_place:
+            with contextlib.suppress(OSError):
                 self.path.unlink()
         self.sock.close()
+
+
+def remembered(sock: socket.socket, record: Mapping[str, Any]) -> UnixListener:
+    """The listener that another process has noted down.
+
+    Raises:
+        KeyError, TypeError, ValueError: the record is not one of a listener.
+    """
+    device, inode = record["identity"]
+    return UnixListener(Path(os.fsdecode(sock.getsockname())), sock, (int(device), int(inode)))
+
+
+def listen_unix(path: Path) -> UnixListener:
+    """Bind ``path`` with ``SOCKET_MODE``, replacing a stale socket but nothing else.
+
+    Raises:
+        ConfigError: the path is too long.
+        LocalError: something is in the way, or the folder cannot be written.
+    """
+    if len(os.fsencode(path)) > _SUN_PATH_MAX:
+        raise ConfigError(f"socket path {path} is longer than {_SUN_PATH_MAX} bytes; use a shorter --ldir")
+    try:
+        _remove_stale(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    except OSError as error:  # no descriptors left
+        raise LocalError(f"cannot make the socket {path}: {reason(error)}") from error
+    # The mode must be right from the first moment, so by umask rather than chmod. It is the process's,
+    # but no other thread of ours makes files.
+    previous = os.umask(0o777 & ~SOCKET_MODE)
+    try:
+        sock.bind(os.fspath(path))
+        sock.listen(BACKLOG)
+        return UnixListener(path, sock, _identity(path))
+    except OSError as error:
+        sock.close()
+        raise LocalError(f"cannot make the socket {path}: {reason(error)}") from error
+    finally:
+        os.umask(previous)
 
 
 def _identity(path: Path) -> tuple[int, int]:

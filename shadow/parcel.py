@@ -1,8 +1,11 @@
-"""Parcels: a few descriptors and a word about them, as one descriptor that the service manager can keep.
+"""Parcels: descriptors and a word about them, as one descriptor that the service manager can keep.
 
 PID 1 compares each new descriptor with every one it has, so a stream costs one and not six. A parcel is
-the receiving end of a ``SOCK_SEQPACKET`` pair (unix(7)) in whose queue lies one message: JSON, with the
-descriptors as SCM_RIGHTS. Reading it leaves it there, for the next time.
+the receiving end of a ``SOCK_SEQPACKET`` pair (unix(7)) in whose queue lie letters. A letter is one message:
+JSON, with descriptors as SCM_RIGHTS.
+
+The parcel of a stream has one letter, which is looked at and left there, for the next time (``pack``,
+``unpack``). Others are filled with as many as they take, and emptied once (``Packer``, ``empty``).
 """
 
 import contextlib
@@ -10,8 +13,8 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from .errors import LocalError, reason
 
@@ -19,41 +22,117 @@ VERSION = 1
 DESCRIPTORS_MAX = 253  # SCM_MAX_FD (include/net/scm.h)
 _TEXT_MAX = 2**16
 _DESCRIPTOR = struct.Struct("i")
+_QUEUE = 212992  # bytes of memory for letters: the kernel's usual limit, which it doubles (socket(7))
+
+
+class Letter(NamedTuple):
+    """What goes into a parcel.
+
+    Attributes:
+        facts: fit for JSON.
+        descriptors: in a parcel as copies.
+    """
+
+    facts: Mapping[str, Any]
+    descriptors: Sequence[int]
+
+
+class Packer:
+    """Fills one parcel with letters, until it is full or sealed by ``close``.
+
+    Attributes:
+        parcel: to be kept; the caller's.
+    """
+
+    def __init__(self) -> None:
+        """Make an empty one.
+
+        Raises:
+            LocalError: no descriptors left.
+        """
+        try:
+            self.parcel, self._outside = socket.socketpair(
+                socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK
+            )
+        except OSError as error:
+            raise LocalError(f"cannot hand over to the service manager: {reason(error)}") from error
+        self._outside.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _QUEUE)
+
+    def put(self, letter: Letter) -> bool:
+        """Add a letter; False if the parcel is full.
+
+        Raises:
+            LocalError: too much for one letter, or for what a user may have under way (unix(7),
+                ETOOMANYREFS).
+        """
+        text = json.dumps({"version": VERSION, **letter.facts}).encode()
+        if len(text) > _TEXT_MAX:
+            raise LocalError(f"cannot hand over to the service manager: {len(text)} bytes are too much")
+        try:
+            socket.send_fds(self._outside, [text], list(letter.descriptors))
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise LocalError(f"cannot hand over to the service manager: {reason(error)}") from error
+        return True
+
+    def close(self) -> None:
+        """Seal the parcel."""
+        self._outside.close()
 
 
 def pack(facts: Mapping[str, Any], descriptors: Sequence[int]) -> socket.socket:
-    """Make a parcel; the descriptors stay open here, too.
+    """Make a parcel of one letter; the descriptors stay open here, too.
 
     Raises:
-        LocalError: no descriptors left, or too much for one parcel.
+        LocalError: no descriptors left, or too much for one letter.
     """
-    text = json.dumps({"version": VERSION, **facts}).encode()
-    try:
-        inside, outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    except OSError as error:
-        raise LocalError(f"cannot hand over to the service manager: {reason(error)}") from error
-    with outside:
+    with contextlib.closing(Packer()) as packer:
         try:
-            socket.send_fds(outside, [text], list(descriptors))
-        except OSError as error:
-            inside.close()
-            raise LocalError(f"cannot hand over to the service manager: {reason(error)}") from error
-    return inside
+            packer.put(Letter(facts, descriptors))
+        except BaseException:
+            packer.parcel.close()
+            raise
+    return packer.parcel
 
 
-def unpack(parcel: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """What is in a parcel: the facts, and descriptors that are the caller's. The parcel stays as it is.
+def unpack(parcel: socket.socket) -> Letter:
+    """What is in the first letter; its descriptors are the caller's. The parcel stays as it is.
 
     Raises:
         LocalError: it is none of ours, or of another version.
     """
-    room = socket.CMSG_SPACE(DESCRIPTORS_MAX * _DESCRIPTOR.size)
-    # Not socket.recv_fds(): it ignores its flags (fixed in Python 3.14).
-    flags = socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
     try:
-        text, ancillary, said, _address = parcel.recvmsg(_TEXT_MAX, room, flags)
+        letter = _read(parcel, socket.MSG_PEEK)
     except OSError as error:
         raise LocalError(f"a parcel cannot be read: {reason(error)}") from error
+    if letter is None:
+        raise LocalError("a parcel is empty")
+    return letter
+
+
+def empty(parcel: socket.socket) -> Iterator[Letter | LocalError]:
+    """Take all letters out; their descriptors are the caller's. One that is none of ours is an error."""
+    while True:
+        try:
+            letter: Letter | LocalError | None = _read(parcel, 0)
+        except OSError as error:
+            yield LocalError(f"a parcel cannot be read: {reason(error)}")
+            return
+        except LocalError as error:
+            letter = error
+        if letter is None:
+            return
+        yield letter
+
+
+def _read(parcel: socket.socket, flags: int) -> Letter | None:
+    room = socket.CMSG_SPACE(DESCRIPTORS_MAX * _DESCRIPTOR.size)
+    # Not socket.recv_fds(): it ignores its flags (fixed in Python 3.14).
+    flags |= socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+    text, ancillary, said, _address = parcel.recvmsg(_TEXT_MAX, room, flags)
+    if not text and not ancillary:  # an empty message would look the same; nobody sends one
+        return None
     descriptors = [
         number
         for level, kind, data in ancillary
@@ -61,7 +140,7 @@ def unpack(parcel: socket.socket) -> tuple[dict[str, Any], list[int]]:
         for (number,) in _DESCRIPTOR.iter_unpack(data[: len(data) - len(data) % _DESCRIPTOR.size])
     ]
     try:
-        return _facts(text, said), descriptors
+        return Letter(_facts(text, said), descriptors)
     except LocalError:
         close_all(descriptors)
         raise
@@ -77,6 +156,28 @@ def _facts(text: bytes, flags: int) -> dict[str, Any]:
     if not isinstance(facts, dict) or facts.pop("version", None) != VERSION:
         raise LocalError(f"a parcel is not of version {VERSION}")
     return facts
+
+
+def as_sockets(descriptors: Sequence[int], count: int | None = None) -> list[socket.socket]:
+    """The same descriptors as sockets, non-blocking; all are closed if one is none.
+
+    Raises:
+        LocalError: one is none, or there are not ``count``.
+    """
+    made: list[socket.socket] = []
+    if count not in {None, len(descriptors)}:
+        close_all(descriptors)
+        raise LocalError(f"{len(descriptors)} descriptors and not {count}")
+    try:
+        for descriptor in descriptors:
+            made.append(socket.socket(fileno=descriptor))
+            made[-1].setblocking(False)
+    except OSError as error:
+        for sock in made:
+            sock.close()
+        close_all(descriptors[len(made) :])
+        raise LocalError(f"a parcel has what is no socket: {reason(error)}") from error
+    return made
 
 
 def close_all(descriptors: Sequence[int]) -> None:

@@ -84,10 +84,10 @@ class Conversation:
 
     __slots__ = ("_us", "role", "state")
 
-    def __init__(self, us: Party) -> None:
+    def __init__(self, us: Party, role: str = "", state: State = State.OPENING) -> None:
         self._us = us
-        self.role = ""
-        self.state = State.OPENING
+        self.role = role
+        self.state = state
 
     def sent(self, frame: Frame) -> None:
         """Note that we send ``frame``.

@@ -11,7 +11,7 @@ import logging
 import secrets
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from . import __version__, journal
@@ -22,11 +22,11 @@ from .errors import ConfigError, LocalError, PeerError, Refused
 from .flow import Pump
 from .frames import PROTOCOL_VERSION, Dial, Failed, Frame, Hello, Ping, Pong, Refusal, Start, Started, Welcome
 from .journal import Event
-from .names import DEFAULT_SERVICE, check_service_name, shorten
+from .names import shorten
 from .protocol import CONTROL, Keepalive
 from .relay import OnEnd
+from .session import Session, checked_services
 from .sockets import Sockets
-from .switchboard import Switchboard
 from .vault import Vault
 from .visitor import Visitor, has_left, make_visitor, remembered
 
@@ -37,20 +37,6 @@ _FIGHT_AGE = 60.0  # seconds; a session replaced sooner than that, again, means 
 _WORDS = Words(plain="visitor", link="robot", target="robot")
 
 SOFTWARE = f"shadow-server {__version__}"
-
-
-@dataclass(eq=False, slots=True)
-class Session:
-    """A robot's control channel and what belongs to it."""
-
-    channel: Channel
-    id: str
-    services: tuple[str, ...]
-    keepalive: Keepalive
-    peer: str
-    since: float
-    board: Switchboard[Visitor, Channel] = field(default_factory=Switchboard)
-    timer: asyncio.TimerHandle | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +58,16 @@ class Robot:
         self.name = name
         self.session: Session | None = None
         self.streams: dict[Pump, Visitor] = {}
+        self.starting: dict[Visitor, Channel] = {}
+        self.sockets = Sockets(around.config.ldir, name, self._visitor_came, around.on_exhausted)
         self._around = around
         self._loop = asyncio.get_running_loop()
-        self._sockets = Sockets(around.config.ldir, name, self._visitor_came, around.on_exhausted)
-        self._starting = 0
         self._hasty_takeovers = 0
+
+    @classmethod
+    def _note_number(cls, visitor: Visitor) -> None:
+        """No other stream is to have the number that this one has from the daemon before us."""
+        cls._last_number = max(cls._last_number, int(visitor.stream, 16))
 
     # Sessions
 
@@ -86,13 +77,13 @@ class Robot:
         Raises:
             Refused: the robot cannot be served; the caller tells it.
         """
-        services = _checked_services(hello)
+        services = checked_services(hello)
         try:
-            self._sockets.open(services)
+            self.sockets.open(services)
         except (ConfigError, LocalError) as error:
             journal.log(Event.SOCKET_FAILED, logging.ERROR, f"robot {self.name}: {error}", robot=self.name)
             if self.session is None:
-                self._sockets.close()
+                self.sockets.close()
             raise Refused("socket", "the server cannot make the robot's socket") from error
         if self.session is not None:
             self._give_way(self.session, peer)
@@ -105,10 +96,7 @@ class Robot:
             peer,
             now,
         )
-        self.session = session
-        channel.on_frame = functools.partial(self._control_frame, session)
-        channel.on_lost = functools.partial(self._session_lost, session)
-        session.timer = self._loop.call_at(session.keepalive.deadline, self._check_alive, session)
+        self.have_session(session)
         channel.send(Welcome(PROTOCOL_VERSION, session.id, self._around.config.keepalive, SOFTWARE))
         encryption = "kernel TLS" if channel.link.in_kernel else "userspace TLS"
         journal.log(
@@ -121,6 +109,29 @@ class Robot:
             session=session.id[:8],
         )
 
+    def have_session(self, session: Session) -> None:
+        """Listen to a session that has been welcomed, by us or by the daemon before us."""
+        self.session = session
+        session.channel.on_frame = functools.partial(self._control_frame, session)
+        session.channel.on_lost = functools.partial(self._session_lost, session)
+        session.timer = self._loop.call_at(session.keepalive.deadline, self._check_alive, session)
+
+    def leave_session(self) -> None:
+        """Forget the session: another process goes on with it. What belongs to it is the caller's."""
+        session, self.session = self.session, None
+        if session is not None:
+            if session.timer is not None:
+                session.timer.cancel()
+            session.channel.leave()
+
+    def open_sockets(self) -> None:
+        """Make the sockets that the session should have; it ends if that is not possible."""
+        if self.session is not None:
+            try:
+                self.sockets.open(self.session.services)
+            except (ConfigError, LocalError) as error:
+                self.end_session(str(error))
+
     def end_session(self, why: str, refusal: Refusal | None = None) -> None:
         """End the session, if there is one: its sockets vanish, its streams go on."""
         session = self.session
@@ -128,7 +139,7 @@ class Robot:
             return
         self.session = None
         self._retire(session, refusal)
-        self._sockets.close()
+        self.sockets.close()
         journal.log(
             Event.ROBOT_DISCONNECTED,
             logging.INFO,
@@ -157,7 +168,7 @@ class Robot:
         self.session = None
         self._retire(old, Refusal("superseded", f"the same name connected from {peer}"))
         for visitor in waiting:
-            self._loop.call_soon(self._seat, visitor)
+            self._loop.call_soon(self.seat, visitor)
 
     def _retire(self, session: Session, refusal: Refusal | None) -> None:
         if session.timer is not None:
@@ -202,12 +213,12 @@ class Robot:
             raise Refused("no-session", "the session is over; connect the control channel first")
         if len(session.board.standbys) >= _STANDBYS_MAX:
             raise Refused("limit", f"{_STANDBYS_MAX} channels are standing by already")
-        channel.on_lost = functools.partial(self._standby_lost, session, channel)
         channel.send(Welcome(PROTOCOL_VERSION, session.id, session.keepalive.interval))
-        self._serve(session, channel)
+        self.serve(session, channel)
 
-    def _serve(self, session: Session, channel: Channel) -> None:
+    def serve(self, session: Session, channel: Channel) -> None:
         """Start the next visitor on a channel, or let the channel stand by."""
+        channel.on_lost = functools.partial(self._standby_lost, session, channel)
         while True:
             visitor, dials = session.board.channel_came(channel)
             if dials:
@@ -230,14 +241,19 @@ class Robot:
         Robot._last_number += 1
         visitor = make_visitor(sock, service, f"{Robot._last_number:x}", self._loop.time())
         waiting = len(self.session.board.visitors) if self.session else 0
-        if len(self.streams) + self._starting + waiting >= self._around.config.max_streams:
+        if len(self.streams) + len(self.starting) + waiting >= self._around.config.max_streams:
             self._turn_away(
                 visitor, f"the robot has {self._around.config.max_streams} visitors (--max-streams)"
             )
             return
-        self._seat(visitor)
+        self.seat(visitor)
 
-    def _seat(self, visitor: Visitor, *, again: bool = False) -> None:
+    def have_visitor(self, visitor: Visitor) -> None:
+        """Take in a visitor that the daemon before us has accepted."""
+        self._note_number(visitor)
+        self.seat(visitor)
+
+    def seat(self, visitor: Visitor, *, again: bool = False) -> None:
         """Find a channel for a visitor, or let it wait for one."""
         session = self.session
         if session is None:
@@ -280,8 +296,14 @@ class Robot:
     def _start(self, visitor: Visitor, channel: Channel) -> None:
         if visitor.timer is not None:
             visitor.timer.cancel()
-        self._starting += 1
         visitor.tries += 1
+        channel.send(Start(visitor.service, visitor.stream))
+        self.expect_answer(visitor, channel)
+
+    def expect_answer(self, visitor: Visitor, channel: Channel) -> None:
+        """START has been said on this channel, by us or by the daemon before us."""
+        self._note_number(visitor)
+        self.starting[visitor] = channel
         deadline = self._around.config.start_timeout
         visitor.timer = self._loop.call_later(
             deadline,
@@ -292,12 +314,11 @@ class Robot:
         )
         channel.on_frame = functools.partial(self._start_answered, visitor, channel)
         channel.on_lost = functools.partial(self._start_failed, visitor, channel)
-        channel.send(Start(visitor.service, visitor.stream))
 
     def _start_answered(self, visitor: Visitor, channel: Channel, frame: Frame) -> None:
         if visitor.timer is not None:
             visitor.timer.cancel()
-        self._starting -= 1
+        del self.starting[visitor]
         if isinstance(frame, Failed):
             channel.close()
             why = f"{shorten(frame.code)}: {shorten(frame.text)}"
@@ -311,13 +332,13 @@ class Robot:
         if visitor.timer is not None:
             visitor.timer.cancel()
             visitor.timer = None
-        self._starting -= 1
+        del self.starting[visitor]
         channel.abort()
         if visitor.tries >= _STANDBY_TRIES:
             self._turn_away(visitor, f"{_STANDBY_TRIES} channels failed, the last with: {error or 'hung up'}")
             self.report_if_empty()
         else:
-            self._seat(visitor, again=True)
+            self.seat(visitor, again=True)
             self.report_if_empty()
 
     # Streams
@@ -348,7 +369,7 @@ class Robot:
     def resume_stream(self, pump: Pump, facts: Mapping[str, Any]) -> OnEnd:
         """Take in a stream that the daemon before us has left; see ``vault.Welcome``."""
         visitor = remembered(pump.plain, facts)
-        Robot._last_number = max(Robot._last_number, int(visitor.stream, 16))
+        self._note_number(visitor)
         self.streams[pump] = visitor
         return self._report_end
 
@@ -366,18 +387,8 @@ class Robot:
 
     def report_if_empty(self) -> None:
         """Tell the server if there is neither session nor stream any more."""
-        if self.session is None and not self.streams and not self._starting:
+        if self.session is None and not self.streams and not self.starting:
             self._around.on_empty(self)
-
-
-def _checked_services(hello: Hello) -> tuple[str, ...]:
-    try:
-        named = [check_service_name(name) for name in hello.services if name != DEFAULT_SERVICE]
-    except ConfigError as error:
-        raise Refused("bad-service", str(error)) from error
-    if DEFAULT_SERVICE in hello.services:
-        named.append(DEFAULT_SERVICE)
-    return tuple(sorted(set(named)))
 
 
 def is_control(hello: Hello) -> bool:

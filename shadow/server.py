@@ -8,11 +8,12 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from . import journal, sd_daemon, tls
+from . import depot, journal, parking, sd_daemon, tls
 from .address import describe
 from .certificates import Purpose, common_name, load_credentials
 from .channel import Channel, watch_for_death
 from .config import ServerConfig
+from .depot import Depot
 from .errors import ConfigError, IdentityError, PeerError, Refused, ShadowError
 from .flow import Pump, reason_of
 from .frames import Frame, Hello, Refusal
@@ -67,7 +68,9 @@ class Server:
             if self._config.lport is None:
                 raise ConfigError("no socket from systemd and no --lport: nothing to listen on")
             self._sockets = listen_tcp(self._config.lport, ipv4=self._config.ipv4, ipv6=self._config.ipv6)
-        self._around.vault.resume(self._resume_stream)
+        vault = self._around.vault
+        vault.resume(self._resume_stream)
+        parking.resume(depot.collect(vault.store), self._robots, self._known_robot)
         self._acceptors = [Acceptor(sock, self._accepted, self._exhausted) for sock in self._sockets]
         self._sweep()
         where = ", ".join(describe(sock.getsockname()) for sock in self._sockets)
@@ -103,10 +106,22 @@ class Server:
         for task in self._greetings:
             task.cancel()
         await asyncio.gather(*self._greetings, return_exceptions=True)
-        for robot in list(self._robots.values()):
-            robot.end_session("the server is stopping")
+        self._leave_or_end()
         for sock in self._sockets:
             sock.close()
+
+    def _leave_or_end(self) -> None:
+        """Whether we are stopped for good or only restarted, nobody tells: systemd drops what is left."""
+        parked, store = 0, self._around.vault.store
+        with contextlib.closing(Depot(store)) as left:
+            for robot in list(self._robots.values()):
+                if store.limit:
+                    parked += parking.park(robot, left)
+                else:
+                    robot.end_session("the server is stopping")
+        if parked:
+            text = f"{parked} robots wait for the next start"
+            journal.log(Event.STOPPING, logging.INFO, text, robots=parked)
 
     @property
     def status(self) -> str:
@@ -211,22 +226,31 @@ class Server:
             raise Refused("name-mismatch", f"the certificate is for {shorten(name)}")
         if not speaks_our_version(hello):
             raise Refused("version", f"protocol version {hello.version} is not spoken here")
-        robot = self._robots.get(name)
-        if robot is None:
+        if name not in self._robots:
             if not is_control(hello):
                 raise Refused("no-session", "connect the control channel first")
             if len(self._robots) >= self._config.max_robots:
                 raise Refused("limit", f"{self._config.max_robots} robots are connected (--max-robots)")
-            robot = self._robots[name] = Robot(name, self._around)
-        return robot
+        return self._robot(name)
 
     def _resume_stream(self, pump: Pump, facts: Mapping[str, Any]) -> OnEnd:
-        tls.check_again(pump.link.chain, self._settings)
-        name = check_robot_name(common_name(pump.link.certificate))
+        return self._known_robot(pump.link).resume_stream(pump, facts)
+
+    def _known_robot(self, link: Link) -> Robot:
+        """The robot whose connection the daemon before us has left.
+
+        Raises:
+            PeerError: it would not be let in today.
+        """
+        tls.check_again(link.chain, self._settings)
+        return self._robot(check_robot_name(common_name(link.certificate)))
+
+    def _robot(self, name: str) -> Robot:
+        """The robot of this name, made now if need be."""
         robot = self._robots.get(name)
         if robot is None:
             robot = self._robots[name] = Robot(name, self._around)
-        return robot.resume_stream(pump, facts)
+        return robot
 
     def _robot_is_empty(self, robot: Robot) -> None:
         if self._robots.get(robot.name) is robot:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .errors import ConfigError
-from .listener import Acceptor, UnixListener
+from .listener import Acceptor, UnixListener, listen_unix
 from .names import socket_name
 
 
@@ -42,9 +42,36 @@ class Sockets:
             self._close(service)
         for service in services:
             if service not in self._listeners:
-                listener = UnixListener(self._ldir / socket_name(self._robot, service))
-                on_accept = functools.partial(self._on_visitor, service)
-                self._listeners[service] = (listener, Acceptor(listener.sock, on_accept, self._on_exhausted))
+                self._add(service, listen_unix(self._path(service)))
+
+    def _add(self, service: str, listener: UnixListener) -> None:
+        on_accept = functools.partial(self._on_visitor, service)
+        self._listeners[service] = (listener, Acceptor(listener.sock, on_accept, self._on_exhausted))
+
+    def _path(self, service: str) -> Path:
+        return self._ldir / socket_name(self._robot, service)
+
+    def park(self) -> list[tuple[str, UnixListener]]:
+        """Stop accepting; the services and their sockets are the caller's.
+
+        Who connects from now on waits until a process that has the socket goes on accepting.
+        """
+        parked = []
+        for service, (listener, acceptor) in self._listeners.items():
+            acceptor.close()
+            parked.append((service, listener))
+        self._listeners.clear()
+        return parked
+
+    def resume(self, service: str, listener: UnixListener) -> None:
+        """Go on accepting on a parked socket.
+
+        One whose file is elsewhere by now, or somebody else's, is closed; ``open`` makes another.
+        """
+        if listener.path == self._path(service) and listener.in_place:
+            self._add(service, listener)
+        else:
+            listener.close()
 
     def close(self) -> None:
         """Remove them all."""

@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import OpenSSL
-import service_identity
 from cryptography import x509
 from OpenSSL import SSL, crypto
-from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 
 from . import ktls
 from .address import is_ip_address
@@ -54,6 +52,7 @@ class Settings:
         ktls: whether the kernel is to encrypt.
         server_name: (robot) what the server's certificate must be for: a host name or an IP address.
         ca: the certificates that peers are checked against, the same as in ``context``.
+        fingerprint: of our own certificate.
     """
 
     context: SSL.Context
@@ -61,6 +60,7 @@ class Settings:
     ktls: Ktls
     server_name: str = ""
     ca: Sequence[x509.Certificate] = ()
+    fingerprint: str = ""
 
 
 def make_context(credentials: Credentials) -> SSL.Context:
@@ -235,7 +235,18 @@ def _check_identity(certificate: x509.Certificate, settings: Settings) -> None:
         return
     if not has_purpose(certificate, Purpose.SERVER):
         raise IdentityError("the peer's certificate is not a server's (serverAuth)")
-    name = settings.server_name
+    _check_server_name(certificate, settings.server_name)
+
+
+def _check_server_name(certificate: x509.Certificate, name: str) -> None:
+    # Only robots check names, and these are a quarter of what the server would import at its start: while it
+    # starts, streams wait.
+    import service_identity  # noqa: PLC0415
+    from service_identity.cryptography import (  # noqa: PLC0415
+        verify_certificate_hostname,
+        verify_certificate_ip_address,
+    )
+
     try:
         if is_ip_address(name):
             verify_certificate_ip_address(certificate, name.partition("%")[0])

@@ -7,21 +7,17 @@ in the pipes, then with the sockets. What cannot be read from those is in the ``
 All methods are for the event loop's thread.
 """
 
-import base64
 import logging
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
-
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from . import journal, ledger, parcel, splice
 from .errors import LocalError, printable
 from .flow import Pump, Side, StreamCut
 from .journal import Event
 from .ledger import Ledger
-from .link import KernelLink, Link
+from .link import KernelLink, Link, remembered
 from .relay import OnEnd, Relay
 from .sd_daemon import Store
 
@@ -29,6 +25,7 @@ _LEDGER = "ledger"
 _PREFIX = "s"  # and the stream's slot: all names together travel in one variable of the environment
 _TRIES = 2  # times a stream may bring the daemon down by being resumed
 _DESCRIPTORS = 6  # of a stream: two sockets, two pipes
+_RESERVE = 16  # of the store, one part in so many is for the depot
 
 Welcome = Callable[[Pump, Mapping[str, Any]], OnEnd]
 """Takes in a stream that goes on, with the facts it was kept with; returns who is told of its end.
@@ -85,7 +82,7 @@ class Vault:
         """
         if not link.in_kernel:
             return self.relay.start(plain, link, on_end)
-        if self._ledger is None or self.store.free <= 0:
+        if self._ledger is None or self.store.free <= self.store.limit // _RESERVE:
             self._not_kept()
             return self.relay.start(plain, link, on_end)
         slot = self._ledger.take()
@@ -111,8 +108,7 @@ class Vault:
         count = 0
         for name, descriptor in self.store.take(lambda name: name.startswith(_PREFIX)):
             self.store.count(1)
-            with socket.socket(fileno=descriptor) as box:
-                count += self._resume(name, box, welcome)
+            count += self._resume(name, descriptor, welcome)
         if count:
             text = f"{count} streams of the daemon before this one go on"
             journal.log(Event.STREAMS_RESUMED, logging.INFO, text, streams=count)
@@ -136,22 +132,18 @@ class Vault:
         self.unprotected += 1
 
     def _keep(self, pump: Pump, slot: int, facts: Mapping[str, Any]) -> None:
-        chain = (certificate.public_bytes(Encoding.DER) for certificate in pump.link.chain)
-        facts = {
-            **facts,
-            "slot": slot,
-            "suite": pump.link.suite,
-            "chain": [base64.b64encode(certificate).decode() for certificate in chain],
-        }
-        with parcel.pack(facts, pump.descriptors) as box:
+        assert isinstance(pump.link, KernelLink)  # noqa: S101 - others are not kept
+        with parcel.pack({**facts, "slot": slot, **pump.link.record}, pump.descriptors) as box:
             self.store.add(f"{_PREFIX}{slot}", box.fileno())
         self._slots[pump] = slot
         pump.kept = True
 
-    def _resume(self, name: str, box: socket.socket, welcome: Welcome) -> bool:
+    def _resume(self, name: str, descriptor: int, welcome: Welcome) -> bool:
         """Go on with one stream; whatever is wrong with it ends that stream, and no other."""
         try:
-            pump, slot, facts = self._unpack(box)
+            (box,) = parcel.as_sockets([descriptor])
+            with box:
+                pump, slot, facts = self._unpack(box)
         except (LocalError, KeyError, TypeError, ValueError) as error:
             self._give_up(name, f"{type(error).__name__}: {error}")
             return False
@@ -173,20 +165,25 @@ class Vault:
         self.relay.resume(pump, on_end)
         return True
 
-    def _unpack(self, box: socket.socket) -> tuple[Pump, int, dict[str, Any]]:
+    def _unpack(self, box: socket.socket) -> tuple[Pump, int, Mapping[str, Any]]:
         facts, descriptors = parcel.unpack(box)
-        try:
-            if len(descriptors) != _DESCRIPTORS or self._ledger is None:
-                raise LocalError(f"{len(descriptors)} descriptors are no stream")
-            slot, suite = int(facts["slot"]), str(facts["suite"])
-            chain = [x509.load_der_x509_certificate(base64.b64decode(text)) for text in facts["chain"]]
-            entry = self._ledger.retake(slot)
-        except BaseException:
+        if len(descriptors) != _DESCRIPTORS or self._ledger is None:
             parcel.close_all(descriptors)
+            raise LocalError(f"{len(descriptors)} descriptors are no stream")
+        pipes = descriptors[2:]
+        try:
+            plain, sock = parcel.as_sockets(descriptors[:2])
+        except BaseException:
+            parcel.close_all(pipes)
             raise
-        plain, sock = (socket.socket(fileno=descriptor) for descriptor in descriptors[:2])
-        link = KernelLink(sock, suite, chain)
-        return splice.resume_pump(plain, link, descriptors[2:], entry), slot, facts
+        try:
+            slot, link = int(facts["slot"]), remembered(sock, facts)
+            return splice.resume_pump(plain, link, pipes, self._ledger.retake(slot)), slot, facts
+        except BaseException:
+            plain.close()
+            sock.close()
+            parcel.close_all(pipes)
+            raise
 
     def _ledger_give_back(self, slot: int) -> None:
         if self._ledger is not None:

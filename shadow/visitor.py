@@ -38,7 +38,7 @@ class Visitor:
     @property
     def record(self) -> dict[str, Any]:
         """What ``remembered`` needs, fit for JSON; ``since`` is of CLOCK_MONOTONIC, the same everywhere."""
-        names = ("service", "stream", "uid", "pid", "since")
+        names = ("service", "stream", "uid", "pid", "since", "tries")
         return {name: getattr(self, name) for name in names}
 
     def close(self) -> None:
@@ -62,7 +62,8 @@ def remembered(sock: socket.socket, record: Mapping[str, Any]) -> Visitor:
     """
     number = int(record["stream"], 16)
     who = int(record["uid"]), int(record["pid"])
-    return Visitor(sock, str(record["service"]), f"{number:x}", *who, float(record["since"]))
+    when = float(record["since"]), int(record["tries"])
+    return Visitor(sock, str(record["service"]), f"{number:x}", *who, *when)
 
 
 def has_left(sock: socket.socket) -> bool:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from shadow import journal
+from shadow.journal import Event
 from tests.support import Authority, Tunnel, wait_for
 
 
@@ -18,6 +20,14 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def tunnel(authority: Authority, tmp_path: Path) -> Iterator[Tunnel]:
     with Tunnel(authority, tmp_path) as made:
         yield made
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Event, str]]:
+    """What is logged in this process."""
+    lines: list[tuple[Event, str]] = []
+    monkeypatch.setattr(journal, "log", lambda event, _level, text, **_facts: lines.append((event, text)))
+    return lines
 
 
 @pytest.fixture(autouse=True)

@@ -2,17 +2,21 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
+from cryptography import x509
 
-from shadow.channel import UNSENT_MAX, Channel, watch_for_death
-from shadow.errors import FrameError, PeerError
+from shadow import link
+from shadow.channel import UNSENT_MAX, Channel, remembered, watch_for_death
+from shadow.errors import FrameError, LocalError, PeerError
 from shadow.frames import Dial, Frame, Hello, Ping, Pong, Start, Started, Welcome, encode
-from shadow.link import Link
+from shadow.link import KernelLink, Link
 from shadow.protocol import CONTROL, DATA, Party
 from shadow.tls import Ktls
+from tests.frame_end import FrameEnd, tcp_pair
 from tests.support import DEADLINE, Authority, linked
 
 
@@ -181,3 +185,52 @@ def test_the_kernel_watches_for_death_within_three_intervals() -> None:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30000
         watch_for_death(sock, 0.1)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 1
+
+
+def test_openssls_state_cannot_be_left_to_another_process(authority: Authority) -> None:
+    async def body(ends: Ends) -> None:
+        with pytest.raises(LocalError, match="encryption in userspace ends with it"):
+            _ = ends.channel.record
+
+    with_ends(authority, body)
+
+
+def test_another_process_goes_on_where_this_one_left(authority: Authority) -> None:
+    crt, _key = authority.robot()
+    certificate = x509.load_pem_x509_certificate(crt.read_bytes())
+
+    async def body() -> None:
+        near, far = tcp_pair()
+        end = FrameEnd(far)
+        frames: list[Frame] = []
+        before = Channel(KernelLink(near, "a suite", [certificate]), Party.SERVER, frames.append, fail)
+        await end.say(HELLO)
+        async with asyncio.timeout(DEADLINE):
+            while not frames:
+                await asyncio.sleep(0.005)
+        before.send(Welcome(1))
+        assert isinstance(await end.hear(), Welcome)
+        record = json.loads(json.dumps(before.record))
+        copy = near.dup()
+        before.leave()
+        assert not before.live
+        assert end.is_silent
+        await end.say(Ping(1.0))
+
+        after = remembered(link.remembered(copy, record), record, Party.SERVER)
+        after.on_frame, after.on_lost = frames.append, fail
+        async with asyncio.timeout(DEADLINE):
+            while len(frames) < 2:
+                await asyncio.sleep(0.005)
+        assert frames == [HELLO, Ping(1.0)]
+        assert after.link.suite == "a suite"
+        assert after.link.certificate == certificate
+        after.send(Pong(1.0))
+        assert await end.hear() == Pong(1.0)
+        after.abort()
+        far.close()
+
+    def fail(error: PeerError | None) -> None:
+        raise AssertionError(error)
+
+    asyncio.run(body())

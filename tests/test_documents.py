@@ -29,8 +29,8 @@ SECTIONS = (
 SETTINGS = {"shadow-server": "server.env", "shadow-client": "client.env and client@_NAME_.env"}
 UNIT_OF = {"shadow-server": "shadow-server.service", "shadow-client": "shadow-client@.service"}
 MODULES = {
-    "shadow-server": {"server", "robots", "ending", "vault"},
-    "shadow-client": {"client", "services", "ending", "vault"},
+    "shadow-server": {"server", "robots", "parking", "ending", "vault"},
+    "shadow-client": {"client", "client_session", "services", "ending", "vault"},
 }
 # Options of other commands in examples, and two words that stand for any of ours.
 FOREIGN = {

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from shadow.errors import ConfigError, LocalError
-from shadow.listener import Acceptor, UnixListener, listen_tcp
+from shadow.listener import Acceptor, listen_tcp, listen_unix
 from tests.support import free_port
 
 
 def test_a_robots_socket_is_for_owner_and_group_only(tmp_path: Path) -> None:
     previous = os.umask(0)
     try:
-        listener = UnixListener(tmp_path / "011.sock")
+        listener = listen_unix(tmp_path / "011.sock")
         assert os.umask(0) == 0, "the process's umask must be as before"
     finally:
         os.umask(previous)
@@ -33,7 +33,7 @@ def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "011.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    listener = UnixListener(path)
+    listener = listen_unix(path)
     with socket.socket(socket.AF_UNIX) as visitor:
         visitor.connect(str(path))
     listener.close()
@@ -45,7 +45,7 @@ def test_a_live_socket_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
         other.bind(str(path))
         other.listen()
         with pytest.raises(LocalError, match=r"another process listens on .*011\.sock"):
-            UnixListener(path)
+            listen_unix(path)
         with socket.socket(socket.AF_UNIX) as visitor:
             visitor.connect(str(path))
 
@@ -64,14 +64,14 @@ def test_what_is_not_a_socket_is_left_alone(tmp_path: Path, kind: str) -> None:
         os.mkfifo(path)
     before = path.lstat()
     with pytest.raises(LocalError, match="in the way and not a socket"):
-        UnixListener(path)
+        listen_unix(path)
     assert path.lstat() == before
     assert target.read_text() == "precious"
 
 
 def test_closing_removes_only_our_own_file(tmp_path: Path) -> None:
     path = tmp_path / "011.sock"
-    listener = UnixListener(path)
+    listener = listen_unix(path)
     path.unlink()
     path.write_text("somebody else's")
     listener.close()
@@ -80,14 +80,14 @@ def test_closing_removes_only_our_own_file(tmp_path: Path) -> None:
 
 def test_a_path_too_long_is_told_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="longer than 107 bytes; use a shorter --ldir"):
-        UnixListener(tmp_path / ("x" * 120))
+        listen_unix(tmp_path / ("x" * 120))
     longest = Path("/tmp") / ("x" * (107 - len("/tmp/")))  # noqa: S108
-    UnixListener(longest).close()
+    listen_unix(longest).close()
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match=r"cannot make the socket .*: No such file or directory"):
-        UnixListener(tmp_path / "missing" / "011.sock")
+        listen_unix(tmp_path / "missing" / "011.sock")
 
 
 @pytest.mark.parametrize(

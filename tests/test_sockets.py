@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from shadow.errors import ConfigError, LocalError
+from shadow.listener import remembered
 from shadow.sockets import Sockets, check_folder
 from tests.support import DEADLINE
 
@@ -58,3 +59,56 @@ def test_check_folder_without_permission(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("os.access", lambda *_arguments: False)  # root may write anywhere
     with pytest.raises(ConfigError, match="is not writable for us"):
         check_folder(tmp_path)
+
+
+def test_parked_sockets_keep_who_comes_until_somebody_goes_on(tmp_path: Path) -> None:
+    async def body() -> None:
+        visitors: list[str] = []
+
+        def came(service: str, connection: socket.socket) -> None:
+            visitors.append(service)
+            connection.close()
+
+        before = Sockets(tmp_path, "011", came, lambda _error: None)
+        before.open(("", "web"))
+        parked = before.park()
+        before.close()
+        assert {path.name for path in tmp_path.iterdir()} == {"011.sock", "web@011.sock"}
+        with socket.socket(socket.AF_UNIX) as visitor:
+            visitor.connect(str(tmp_path / "web@011.sock"))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert not visitors
+            after = Sockets(tmp_path, "011", came, lambda _error: None)
+            for service, listener in parked:
+                after.resume(service, remembered(listener.sock, listener.record))
+            async with asyncio.timeout(DEADLINE):
+                while not visitors:
+                    await asyncio.sleep(0.005)
+            assert visitors == ["web"]
+        after.close()
+        assert not list(tmp_path.iterdir())
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("what", ["gone", "somebody else's", "of another robot"])
+def test_a_parked_socket_that_is_good_for_nothing_is_closed(tmp_path: Path, what: str) -> None:
+    async def body() -> None:
+        def sockets(robot: str) -> Sockets:
+            return Sockets(tmp_path, robot, lambda *_visit: None, lambda _error: None)
+
+        before, after = sockets("011"), sockets("012" if what == "of another robot" else "011")
+        before.open(("",))
+        ((service, listener),) = before.park()
+        if what in {"gone", "somebody else's"}:
+            listener.path.unlink()
+        if what == "somebody else's":
+            listener.path.write_text("precious")
+        after.resume(service, listener)
+        assert listener.sock.fileno() == -1
+        after.close()
+        left = [path.read_text() for path in tmp_path.iterdir()]
+        assert left == (["precious"] if what == "somebody else's" else [])
+
+    asyncio.run(body())

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from shadow import journal, parcel
+from shadow import parcel
 from shadow.errors import LocalError
 from shadow.flow import Pump
 from shadow.journal import Event
 from shadow.link import KernelLink
 from shadow.relay import Relay
 from shadow.vault import Vault
+from tests.store import Store
 from tests.support import DEADLINE, Authority, wait_for
 
 
@@ -28,42 +29,6 @@ def no_ledger_is_left() -> Iterator[None]:
     """Its memory is given back with the last entry: others count descriptors."""
     yield
     gc.collect()
-
-
-class Store:
-    """What the service manager does."""
-
-    def __init__(self, limit: int = 10) -> None:
-        self.limit = limit
-        self.kept: dict[str, int] = {}
-        self._passed: list[tuple[str, int]] = []
-
-    @property
-    def free(self) -> int:
-        return self.limit - len(self.kept)
-
-    def start_again(self) -> None:
-        """The next process gets copies of everything."""
-        self._passed = [(name, os.dup(descriptor)) for name, descriptor in self.kept.items()]
-
-    def take(self, wanted: Callable[[str], object]) -> list[tuple[str, int]]:
-        taken = [entry for entry in self._passed if wanted(entry[0])]
-        self._passed = [entry for entry in self._passed if not wanted(entry[0])]
-        return taken
-
-    def count(self, _number: int) -> None:
-        pass
-
-    def add(self, name: str, descriptor: int) -> None:
-        assert name not in self.kept
-        self.kept[name] = os.dup(descriptor)
-
-    def remove(self, name: str) -> None:
-        os.close(self.kept.pop(name))
-
-    def close(self) -> None:
-        for descriptor in self.kept.values():
-            os.close(descriptor)
 
 
 class Daemon:
@@ -125,13 +90,6 @@ def ends(authority: Authority) -> Iterator[Ends]:
     made = Ends(x509.load_pem_x509_certificate(crt.read_bytes()))
     yield made
     made.close()
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Event, str]]:
-    lines: list[tuple[Event, str]] = []
-    monkeypatch.setattr(journal, "log", lambda event, _level, text, **_facts: lines.append((event, text)))
-    return lines
 
 
 def both_ways(ends: Ends) -> None:
@@ -265,7 +223,7 @@ def test_a_stream_that_brings_the_daemon_down_is_given_up(
     second.stop()
 
 
-@pytest.mark.parametrize("kind", ["unwanted", "version", "short", "slot", "junk", "facts"])
+@pytest.mark.parametrize("kind", ["unwanted", "version", "short", "slot", "junk", "facts", "files", "file"])
 def test_what_makes_no_sense_is_dropped_and_the_others_go_on(
     authority: Authority, store: Store, ends: Ends, said: list[tuple[Event, str]], kind: str
 ) -> None:
@@ -299,6 +257,11 @@ def damage(store: Store, name: str, kind: str) -> None:
             made = parcel.pack(facts, descriptors[:3])
         elif kind == "slot":
             made = parcel.pack({**facts, "slot": 10**9}, descriptors)
+        elif kind == "files":
+            made = parcel.pack(facts, [store.kept["ledger"]] * 6)
+        elif kind == "file":
+            os.dup2(store.kept["ledger"], store.kept[name])
+            return
         elif kind == "facts":
             made = parcel.pack({"slot": 0}, descriptors)
         else:

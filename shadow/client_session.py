@@ -1,0 +1,345 @@
+"""A robot's session with its server, as the robot sees it: a control channel, and channels standing by."""
+
+import asyncio
+import itertools
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from . import __version__, journal, parcel, tls
+from . import channel as channels
+from . import link as links
+from .address import Target, dial, resolve
+from .channel import KEEPALIVE_MAX, Channel, watch_for_death
+from .config import ClientConfig
+from .depot import Depot
+from .errors import LocalError, PeerError, Refused, ShadowError, printable
+from .flow import reason_of
+from .frames import PROTOCOL_VERSION, Dial, Frame, Hello, Ping, Refusal, Start, Welcome
+from .journal import Event
+from .link import Link
+from .parcel import Letter
+from .protocol import CONTROL, DATA, Backoff, Keepalive, Party
+from .services import Services
+
+SOFTWARE = f"shadow-client {__version__}"
+Check = Callable[[Link], None]
+"""Raises ShadowError if the server behind the link would not be trusted today."""
+OnWelcome = Callable[[Channel, Welcome], None]
+
+_CHANNELS_MAX = 256  # data channels opening or standing by, whatever the server asks for
+
+
+class Session:
+    """One control channel and the data channels that belong to it.
+
+    Attributes:
+        settings: how new connections do their handshake; a reload replaces it.
+        since: when it was welcomed, for humans.
+        target: the server's address in use; data channels go to the very same one, since only the server
+            behind it knows this session.
+        lost: set to what ended the session.
+    """
+
+    def __init__(self, config: ClientConfig, settings: tls.Settings, services: Services) -> None:
+        self.settings = settings
+        self.since = ""
+        self.target: Target | None = None
+        self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[PeerError] = self._loop.create_future()
+        self._certificate = settings.fingerprint  # which the server has seen
+        self._config = config
+        self._services = services
+        self._control: Channel | None = None
+        self._closed = False
+        self._id = ""
+        self._keepalive = Keepalive(config.connect_timeout, self._loop.time())
+        self._timer: asyncio.TimerHandle | None = None
+        self._opening: set[asyncio.Task[None]] = set()
+        self._standbys: set[Channel] = set()
+        self._failures = Backoff()
+
+    async def open(self) -> None:
+        """Dial, shake hands, say HELLO and hear WELCOME.
+
+        Raises:
+            ShadowError: it did not come about; the session is good for nothing but ``close``.
+        """
+        targets = await resolve(self._config.server, self._config.connect_timeout)
+        link = await self._connect(targets)
+        hello = Hello(
+            PROTOCOL_VERSION, CONTROL, self._config.robot, tuple(self._config.services), software=SOFTWARE
+        )
+        await self._greet(link, hello, self._welcomed)
+        self._fill_up()
+
+    def _welcomed(self, channel: Channel, welcome: Welcome) -> None:
+        link = channel.link
+        self._id = welcome.session
+        self.since = time.strftime("%Y-%m-%d %H:%M:%S")
+        self._attend(channel, min(max(welcome.keepalive, 0.1), KEEPALIVE_MAX))
+        watch_for_death(link.sock, self._keepalive.interval)
+        encryption = "kernel TLS" if link.in_kernel else "userspace TLS"
+        journal.log(
+            Event.SESSION_STARTED,
+            logging.INFO,
+            f"robot {self._config.robot} connected to {self.target} ({encryption}, {link.suite})",
+            robot=self._config.robot,
+            peer=str(self.target),
+            suite=link.suite,
+            session=self._id[:8],
+        )
+
+    def _attend(self, control: Channel, interval: float) -> None:
+        """Have a control channel, welcomed with this keepalive interval."""
+        self._control = control
+        self._keepalive = Keepalive(interval, self._loop.time())
+        self._services.sweep_every(interval)
+        control.on_frame = self._control_frame
+        control.on_lost = self._control_lost
+        self._timer = self._loop.call_later(interval, self._keep_alive)
+
+    @property
+    def connected(self) -> bool:
+        """True from WELCOME on."""
+        return self._control is not None
+
+    def park(self, depot: Depot) -> bool:
+        """Leave the session for the next client; False if that is not possible.
+
+        Good for nothing but ``close`` afterwards.
+        """
+        control = self._control
+        if control is None or self.lost.done():
+            return False
+        try:
+            self._put(depot, "session", control, self._record())
+        except LocalError:
+            return False
+        self._control = None
+        for standby in self._standbys:
+            try:
+                self._put(depot, "standby", standby, {})
+            except LocalError:
+                standby.close()
+        self._standbys.clear()
+        return True
+
+    @staticmethod
+    def _put(depot: Depot, kind: str, its_channel: Channel, record: Mapping[str, Any]) -> None:
+        facts = {"kind": kind, **record, **its_channel.record}
+        depot.put(Letter(facts, [its_channel.link.sock.fileno()]))
+        its_channel.leave()
+
+    def _record(self) -> dict[str, Any]:
+        assert self.target is not None  # noqa: S101 - there is a control channel
+        return {
+            **self._offer,
+            "session": self._id,
+            "interval": self._keepalive.interval,
+            "since": self.since,
+            "target": (int(self.target.family), self.target.sockaddr),
+        }
+
+    @property
+    def _offer(self) -> dict[str, Any]:
+        """What a session is made for; with other settings it has to be another one."""
+        return {
+            "robot": self._config.robot,
+            "server": str(self._config.server),
+            "services": list(self._config.services),
+            "certificate": self._certificate,
+        }
+
+    def resume(self, letters: Iterable[Letter], check: Check) -> None:
+        """Go on with what the client before us has left; see ``connected`` for whether that is a session.
+
+        Whatever is wrong with a part of it ends that part.
+        """
+        for facts, descriptors in letters:
+            try:
+                (sock,) = parcel.as_sockets(descriptors, 1)
+            except LocalError as error:
+                self._give_up(error)
+                continue
+            try:
+                self._resume(facts, sock, check)
+            except Exception as error:  # noqa: BLE001 - what another version wrote may be anything
+                sock.close()
+                self._give_up(error)
+        if self.connected:
+            text = f"robot {self._config.robot} remains connected to {self.target}"
+            journal.log(Event.SESSIONS_RESUMED, logging.INFO, text, robot=self._config.robot)
+            self._fill_up()
+
+    def _resume(self, facts: Mapping[str, Any], sock: socket.socket, check: Check) -> None:
+        link = links.remembered(sock, facts)
+        check(link)
+        if facts["kind"] == "session":
+            if any(facts[name] != value for name, value in self._offer.items()):
+                raise LocalError("the settings have changed")
+            family, sockaddr = facts["target"]
+            self.target = Target(int(family), tuple(sockaddr))
+            self._id, self.since = str(facts["session"]), str(facts["since"])
+            interval = float(facts["interval"])
+            self._attend(channels.remembered(link, facts, Party.ROBOT), interval)
+        elif self.connected:
+            self._have_standby(channels.remembered(link, facts, Party.ROBOT))
+        else:
+            raise LocalError("its session is over")
+
+    def _give_up(self, error: Exception) -> None:
+        why = str(error) if isinstance(error, ShadowError) else repr(error)
+        text = f"a connection of the client before this one cannot go on and ends: {printable(why)}"
+        journal.log(Event.SESSION_GIVEN_UP, logging.WARNING, text, robot=self._config.robot)
+
+    def close(self) -> None:
+        """End the session; its streams go on."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._opening:
+            task.cancel()
+        for channel in list(self._standbys):
+            channel.close()
+        if self._control is not None:
+            self._control.close()
+
+    # Connections
+
+    async def _connect(self, targets: list[Target]) -> Link:
+        """Dial and shake hands, within one deadline."""
+        try:
+            async with asyncio.timeout(self._config.connect_timeout):
+                sock, self.target = await dial(targets, self._config.connect_timeout)
+                watch_for_death(sock, self._keepalive.interval)
+                try:
+                    return await tls.handshake(sock, self.settings)
+                except BaseException:
+                    sock.close()
+                    raise
+        except TimeoutError:
+            raise PeerError(f"no handshake within {self._config.connect_timeout:g} s") from None
+        except OSError as error:
+            raise PeerError(f"connection lost: {reason_of(error)}") from error
+
+    async def _greet(self, link: Link, hello: Hello, welcomed: OnWelcome) -> None:
+        """Say HELLO, wait for WELCOME and call ``welcomed`` with it.
+
+        It is called as the frame is read, not when this coroutine comes around: START may be right behind
+        WELCOME, and must find the channel with its new owner.
+
+        Raises:
+            Refused: the server said no.
+            PeerError: the connection broke, or it took too long.
+        """
+        answer: asyncio.Future[None] = self._loop.create_future()
+
+        def on_frame(frame: Frame) -> None:
+            if isinstance(frame, Refusal) and not answer.done():
+                answer.set_exception(Refused(frame.code, frame.text))
+            elif isinstance(frame, Welcome) and frame.version != PROTOCOL_VERSION:
+                answer.set_exception(PeerError(f"the server speaks protocol version {frame.version}"))
+            elif isinstance(frame, Welcome) and not answer.done():
+                answer.set_result(None)
+                welcomed(channel, frame)
+
+        def on_lost(error: PeerError | None) -> None:
+            if not answer.done():
+                answer.set_exception(error or PeerError("the server hung up"))
+
+        channel = Channel(link, Party.ROBOT, on_frame, on_lost)
+        try:
+            channel.send(hello)
+            async with asyncio.timeout(self._config.connect_timeout):
+                await answer
+        except TimeoutError:
+            raise PeerError(f"no WELCOME within {self._config.connect_timeout:g} s") from None
+        finally:
+            if not (answer.done() and not answer.cancelled() and answer.exception() is None):
+                channel.abort()
+
+    # Control channel
+
+    def _control_frame(self, frame: Frame) -> None:
+        self._keepalive.heard(self._loop.time())
+        if isinstance(frame, Dial):
+            self._open_channels(frame.count)
+        elif isinstance(frame, Refusal):
+            self._end(Refused(frame.code, frame.text))
+
+    def _control_lost(self, error: PeerError | None) -> None:
+        self._end(error or PeerError("the server hung up"))
+
+    def _keep_alive(self) -> None:
+        now_ = self._loop.time()
+        if self._keepalive.is_dead(now_):
+            if self._control is not None:
+                self._control.abort()
+            self._end(PeerError(f"nothing heard for {3 * self._keepalive.interval:g} s"))
+            return
+        if self._control is not None:
+            self._control.send(Ping(round(now_, 3)))
+        self._timer = self._loop.call_later(self._keepalive.interval, self._keep_alive)
+
+    def _end(self, error: PeerError) -> None:
+        if not self.lost.done():
+            self.lost.set_result(error)
+
+    # Data channels
+
+    def _fill_up(self) -> None:
+        """Have as many channels standing by as configured; timers may come after the session's end."""
+        if self._closed:
+            return
+        self._open_channels(self._config.standby - len(self._standbys) - len(self._opening))
+
+    def _open_channels(self, count: int) -> None:
+        room = _CHANNELS_MAX - len(self._standbys) - len(self._opening)
+        for _ in itertools.repeat(None, max(0, min(count, room))):
+            task = self._loop.create_task(self._open_channel())
+            self._opening.add(task)
+            task.add_done_callback(self._opened)
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        self._opening.discard(task)
+        self._fill_up()
+
+    async def _open_channel(self) -> None:
+        """Open one data channel and let it stand by; after a failure wait, in the place of the next try."""
+        assert self.target is not None  # noqa: S101 - the control channel came first
+        hello = Hello(PROTOCOL_VERSION, DATA, self._config.robot, session=self._id)
+        try:
+            await self._greet(await self._connect([self.target]), hello, self._stand_by)
+        except ShadowError as error:
+            wait = self._failures.wait()
+            text = f"cannot open a data channel: {error}; next try in {wait:.1f} s"
+            journal.log(Event.SESSION_LOST, logging.WARNING, text, robot=self._config.robot)
+            await asyncio.sleep(wait)
+
+    def _stand_by(self, channel: Channel, _welcome: Welcome) -> None:
+        if self._closed:
+            channel.close()
+        else:
+            self._have_standby(channel)
+
+    def _have_standby(self, channel: Channel) -> None:
+        self._standbys.add(channel)
+        channel.on_frame = lambda frame: self._data_frame(channel, frame)
+        channel.on_lost = lambda _error: self._standby_lost(channel)
+
+    def _standby_lost(self, channel: Channel) -> None:
+        self._standbys.discard(channel)
+        if not self.lost.done():
+            self._loop.call_later(self._failures.wait(), self._fill_up)
+
+    def _data_frame(self, channel: Channel, frame: Frame) -> None:
+        self._standbys.discard(channel)
+        if isinstance(frame, Start):
+            self._failures.lived(self._failures.healthy_after)  # channels are good for something
+            self._services.connect(channel, frame)
+        else:
+            channel.close()
+        self._fill_up()

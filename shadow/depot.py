@@ -1,0 +1,87 @@
+"""The depot: what a planned restart leaves for the next daemon, besides the streams in the ``vault``.
+
+Sessions, their channels, visitors that wait and the sockets that visitors come through are handed in as
+letters when the daemon is told to stop, many to a parcel: thousands of robots are a few dozen descriptors
+for the service manager. Each letter is taken out once. If the next daemon dies half way, what it had taken
+dies with it, and what it had not is there for the one after.
+
+A crash leaves nothing here: then robots connect anew, and their streams go on meanwhile.
+"""
+
+import logging
+from collections.abc import Iterator
+
+from . import journal, parcel
+from .errors import LocalError
+from .journal import Event
+from .parcel import Letter, Packer
+from .sd_daemon import Store
+
+_PREFIX = "p"  # and a number; short, as all names together travel in one variable of the environment
+
+
+class Depot:
+    """Takes letters in."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._packer: Packer | None = None
+        self._count = 0
+
+    def put(self, letter: Letter) -> None:
+        """Leave a letter for the next daemon.
+
+        Its descriptors must not be shut down afterwards, but may be closed.
+
+        Raises:
+            LocalError: it cannot be kept; the message says why.
+        """
+        if self._packer is not None and self._packer.put(letter):
+            return
+        if not self._next_packer().put(letter):
+            raise LocalError("too much for one parcel")
+
+    def _next_packer(self) -> Packer:
+        self.close()
+        if self._store.free <= 0:
+            raise LocalError(f"the service manager keeps no more than {self._store.limit} descriptors for us")
+        packer = Packer()
+        with packer.parcel:
+            try:
+                self._store.add(f"{_PREFIX}{self._count}", packer.parcel.fileno())
+            except BaseException:
+                packer.close()
+                raise
+        self._count += 1
+        self._packer = packer
+        return packer
+
+    def close(self) -> None:
+        """No more letters."""
+        if self._packer is not None:
+            self._packer.close()
+            self._packer = None
+
+
+def collect(store: Store) -> Iterator[Letter]:
+    """The letters of the daemon before us, in the order in which they were put in."""
+    passed = store.take(lambda name: name.startswith(_PREFIX) and name[1:].isdecimal())
+    for name, descriptor in sorted(passed, key=lambda entry: int(entry[0][1:])):
+        store.count(1)
+        for letter in _letters(descriptor):
+            if isinstance(letter, Letter):
+                yield letter
+            else:
+                text = f"something of the daemon before this one cannot go on: {letter}"
+                journal.log(Event.SESSION_GIVEN_UP, logging.ERROR, text)
+        store.remove(name)
+
+
+def _letters(descriptor: int) -> Iterator[Letter | LocalError]:
+    try:
+        (box,) = parcel.as_sockets([descriptor])
+    except LocalError as error:
+        yield error
+        return
+    with box:
+        yield from parcel.empty(box)

@@ -1,0 +1,164 @@
+"""What the server leaves of its robots when it is restarted as planned, and how the next one takes it up.
+
+For each robot a letter with its session, then one for each of its sockets, standby channels, visitors that
+wait, and visitors whose START has not been answered. Robots notice nothing, and who connects to a socket
+meanwhile waits in its backlog.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from . import channel, journal, link, listener, parcel, session, visitor
+from .channel import Channel
+from .depot import Depot
+from .errors import LocalError, ShadowError, printable
+from .journal import Event
+from .link import Link
+from .parcel import Letter
+from .protocol import Party
+from .robots import Robot
+
+Admit = Callable[[Link], Robot]
+"""Finds the robot whose link it is, or makes it.
+
+Raises:
+    ShadowError: it would not be let in today.
+"""
+
+
+# Leaving
+
+
+def park(robot: Robot, depot: Depot) -> bool:
+    """Leave a robot's session for the next daemon; False if that cannot be, and it was ended in order."""
+    leaving = robot.session
+    if leaving is None:
+        return False
+    put = functools.partial(_put, depot, robot)
+    control = leaving.channel
+    try:
+        put("session", {**leaving.record, **control.record}, control.link.sock)
+    except LocalError as error:
+        robot.end_session(f"the server is stopping, {error}")
+        return False
+    robot.leave_session()
+    for service, its_socket in robot.sockets.park():
+        with _or_else(robot, its_socket.close):
+            put("socket", {"service": service, **its_socket.record}, its_socket.sock)
+            its_socket.sock.close()
+    for standby in leaving.board.standbys:
+        with _or_else(robot, standby.close):
+            put("standby", standby.record, standby.link.sock)
+            standby.leave()
+    for waiting in leaving.board.visitors:
+        with _or_else(robot, waiting.close):
+            put("visitor", waiting.record, waiting.sock)
+            waiting.close()
+    for starting, its_channel in robot.starting.items():
+        with _or_else(robot, starting.close):
+            facts = {**its_channel.record, "visitor": starting.record}
+            put("start", facts, its_channel.link.sock, starting.sock)
+            its_channel.leave()
+            starting.close()
+    return True
+
+
+def _put(depot: Depot, robot: Robot, kind: str, record: Mapping[str, Any], *sockets: socket.socket) -> None:
+    facts = {**record, "kind": kind, "robot": robot.name}
+    depot.put(Letter(facts, [sock.fileno() for sock in sockets]))
+
+
+@contextlib.contextmanager
+def _or_else(robot: Robot, end: Callable[[], object]) -> Iterator[None]:
+    try:
+        yield
+    except LocalError as error:
+        end()
+        text = f"robot {robot.name}: a visitor or channel ends with this daemon: {error}"
+        journal.log(Event.SESSION_GIVEN_UP, logging.WARNING, text, robot=robot.name)
+
+
+# Going on
+
+
+def resume(letters: Iterable[Letter], robots: Mapping[str, Robot], admit: Admit) -> int:
+    """Go on with what the daemon before us has left; how many robots remain connected.
+
+    Whatever is wrong with a letter ends what it is about, and nothing else.
+    """
+    for facts, descriptors in letters:
+        try:
+            sockets = parcel.as_sockets(descriptors)
+        except LocalError as error:
+            _give_up(facts, error)
+            continue
+        try:
+            _resume(facts, sockets, robots, admit)
+        except Exception as error:  # noqa: BLE001 - what another version wrote may be anything
+            for sock in sockets:
+                sock.close()
+            _give_up(facts, error)
+    connected = [robot for robot in robots.values() if robot.session is not None]
+    for robot in connected:
+        robot.open_sockets()  # those that are not where they should be by now
+    if connected:
+        text = f"{len(connected)} robots of the daemon before this one remain connected"
+        journal.log(Event.SESSIONS_RESUMED, logging.INFO, text, robots=len(connected))
+    return len(connected)
+
+
+def _resume(
+    facts: Mapping[str, Any], sockets: list[socket.socket], robots: Mapping[str, Robot], admit: Admit
+) -> None:
+    kind, sock = facts["kind"], sockets[0]
+    robot = robots.get(facts["robot"])
+    if kind == "session":
+        _resume_session(facts, sock, admit)
+    elif kind == "socket":
+        its_socket = listener.remembered(sock, facts)
+        if robot is None or robot.session is None:
+            its_socket.close()  # and the file goes, too
+        else:
+            robot.sockets.resume(str(facts["service"]), its_socket)
+    elif robot is None or robot.session is None:
+        raise LocalError("its robot is not connected any more")
+    elif kind == "visitor":
+        robot.have_visitor(visitor.remembered(sock, facts))
+    elif kind == "standby":
+        robot.serve(robot.session, _resume_channel(facts, sock, robot, admit))
+    elif kind == "start":
+        starting = visitor.remembered(sockets[1], facts["visitor"])
+        robot.expect_answer(starting, _resume_channel(facts, sock, robot, admit))
+    else:
+        raise LocalError(f"{kind!r} is unknown to this version")
+
+
+def _resume_session(facts: Mapping[str, Any], sock: socket.socket, admit: Admit) -> None:
+    its_link = link.remembered(sock, facts)
+    robot = admit(its_link)
+    control = channel.remembered(its_link, facts, Party.SERVER)
+    try:
+        robot.have_session(session.remembered(control, facts, asyncio.get_running_loop().time()))
+    except BaseException:
+        control.abort()
+        raise
+
+
+def _resume_channel(facts: Mapping[str, Any], sock: socket.socket, robot: Robot, admit: Admit) -> Channel:
+    its_link = link.remembered(sock, facts)
+    known = robot.session is not None and its_link.chain == robot.session.channel.link.chain
+    if not known and admit(its_link) is not robot:
+        raise LocalError("its certificate is another robot's")
+    return channel.remembered(its_link, facts, Party.SERVER)
+
+
+def _give_up(facts: Mapping[str, Any], error: Exception) -> None:
+    what, name = printable(str(facts.get("kind"))), printable(str(facts.get("robot")))
+    why = str(error) if isinstance(error, ShadowError) else repr(error)
+    text = f"robot {name}: a {what} of the daemon before this one cannot go on and ends: {printable(why)}"
+    journal.log(Event.SESSION_GIVEN_UP, logging.WARNING, text, robot=name)

@@ -1,0 +1,78 @@
+"""A robot's session, as the server sees it."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .channel import Channel
+from .errors import ConfigError, Refused
+from .frames import Hello
+from .names import DEFAULT_SERVICE, check_service_name
+from .protocol import Keepalive
+from .switchboard import Switchboard
+from .visitor import Visitor
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """A robot's control channel and what belongs to it.
+
+    Attributes:
+        channel: the control channel.
+        id: what data channels name; nobody else knows it.
+        services: what the robot offers.
+        keepalive: when it counts as dead.
+        peer: its address, for humans.
+        since: when it began, by CLOCK_MONOTONIC.
+        board: its standby channels and waiting visitors.
+        timer: looks whether it is dead.
+    """
+
+    channel: Channel
+    id: str
+    services: tuple[str, ...]
+    keepalive: Keepalive
+    peer: str
+    since: float
+    board: Switchboard[Visitor, Channel] = field(default_factory=Switchboard)
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``remembered`` needs besides the channel, fit for JSON."""
+        return {
+            "session": self.id,
+            "services": self.services,
+            "interval": self.keepalive.interval,  # what the robot was told, whatever the next daemon says
+            "peer": self.peer,
+            "since": self.since,
+        }
+
+
+def remembered(channel: Channel, record: Mapping[str, Any], now: float) -> Session:
+    """The session that another process has noted down; the robot has as long as if it had just been heard.
+
+    Raises:
+        KeyError, TypeError, ValueError: the record is not one of a session.
+    """
+    services = tuple(map(str, record["services"]))
+    keepalive = Keepalive(float(record["interval"]), now)
+    return Session(
+        channel, str(record["session"]), services, keepalive, str(record["peer"]), float(record["since"])
+    )
+
+
+def checked_services(hello: Hello) -> tuple[str, ...]:
+    """The names of the services that a robot offers, each once.
+
+    Raises:
+        Refused: one of them cannot be a file's name.
+    """
+    try:
+        named = [check_service_name(name) for name in hello.services if name != DEFAULT_SERVICE]
+    except ConfigError as error:
+        raise Refused("bad-service", str(error)) from error
+    if DEFAULT_SERVICE in hello.services:
+        named.append(DEFAULT_SERVICE)
+    return tuple(sorted(set(named)))

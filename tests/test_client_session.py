@@ -1,0 +1,265 @@
+"""What a robot's client leaves when it is restarted as planned, and how the next one takes it up.
+
+How a session begins, lives and ends is in test_client.py, with a real server. Here a plain TCP socket plays
+the link that the kernel encrypts, and the server's end is a bare socket that speaks frames.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from shadow.address import Endpoint, Target
+from shadow.channel import Channel
+from shadow.client_session import Session
+from shadow.config import ClientConfig, Files
+from shadow.depot import Depot, collect
+from shadow.errors import IdentityError
+from shadow.frames import Hello, Ping, Start, Welcome
+from shadow.journal import Event
+from shadow.link import KernelLink, Link
+from shadow.parcel import Letter
+from shadow.protocol import CONTROL, DATA, Party
+from shadow.tls import Ktls
+from tests.frame_end import FrameEnd, tcp_pair
+from tests.store import Store
+from tests.support import Authority
+
+SUITE = "ECDHE-ECDSA-AES128-GCM-SHA256"
+CONFIG = ClientConfig(
+    server=Endpoint("tunnel.example", 4242),
+    server_name="tunnel.example",
+    robot="011",
+    services={"": Endpoint("127.0.0.1", 22)},
+    files=Files(Path("ca"), Path("crt"), Path("key")),
+    ktls=Ktls.AUTO,
+    standby=1,
+    once=False,
+    connect_timeout=10.0,
+)
+
+
+class Services:
+    """Takes visitors and connects none."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[Channel, Start]] = []
+
+    def sweep_every(self, interval: float) -> None:
+        self.interval = interval
+
+    def connect(self, channel: Channel, start: Start) -> None:
+        self.started.append((channel, start))
+
+
+class Scene:
+    """A client that is connected, and the next client."""
+
+    def __init__(self, certificate: x509.Certificate) -> None:
+        self.store = Store()
+        self.services = Services()
+        self.fingerprint = "c0ffee"
+        self.control: FrameEnd
+        self.standby: FrameEnd
+        self._certificate = certificate
+        self._sessions: list[Session] = []
+        self._things: list[socket.socket] = []
+
+    def session(self, config: ClientConfig = CONFIG) -> Session:
+        settings: Any = SimpleNamespace(fingerprint=self.fingerprint)
+        made = Session(config, settings, self.services)  # type: ignore[arg-type]
+        self._sessions.append(made)
+        return made
+
+    def _channel(self, role: str) -> tuple[Channel, FrameEnd]:
+        near, far = tcp_pair()
+        self._things.append(far)
+        link = KernelLink(near, SUITE, [self._certificate])
+        channel = Channel(link, Party.ROBOT, lambda _frame: None, lambda _error: None)
+        hello, welcome = Hello(1, role, "011"), Welcome(1, "an id", 20.0)
+        channel.conversation.sent(hello)
+        channel.conversation.received(welcome)
+        return channel, FrameEnd(far)
+
+    def begin(self) -> Session:
+        """A session that has been welcomed, with one channel standing by."""
+        session = self.session()
+        session.target = Target(socket.AF_INET, ("198.51.100.1", 4242))
+        control, self.control = self._channel(CONTROL)
+        session._welcomed(control, Welcome(1, "an id", 20.0))
+        standby, self.standby = self._channel(DATA)
+        session._stand_by(standby, Welcome(1, "an id", 20.0))
+        return session
+
+    def leave(self, session: Session) -> bool:
+        with contextlib.closing(Depot(self.store)) as depot:  # type: ignore[arg-type]
+            left = session.park(depot)
+        session.close()
+        return left
+
+    def take_up(
+        self, config: ClientConfig = CONFIG, check: Callable[[Link], None] = lambda _link: None
+    ) -> Session:
+        self.store.start_again()
+        session = self.session(config)
+        session.resume(collect(self.store), check)  # type: ignore[arg-type]
+        return session
+
+    async def close(self) -> None:
+        for session in self._sessions:
+            session.close()
+        for channel, _start in self.services.started:
+            channel.abort()
+        for sock in self._things:
+            sock.close()
+        self.store.close()
+        await asyncio.sleep(0)
+
+
+def play(authority: Authority, body: Callable[[Scene], Awaitable[None]]) -> None:
+    crt, _key = authority.server()
+    certificate = x509.load_pem_x509_certificate(crt.read_bytes())
+
+    async def run() -> None:
+        scene = Scene(certificate)
+        try:
+            await body(scene)
+        finally:
+            await scene.close()
+
+    asyncio.run(run())
+
+
+def test_the_server_notices_nothing(authority: Authority, said: list[tuple[Event, str]]) -> None:
+    async def body(scene: Scene) -> None:
+        before = scene.begin()
+        said.clear()
+        assert scene.leave(before)
+        assert scene.store.kept
+        after = scene.take_up()
+        assert after.connected
+        assert scene.control.is_silent
+        assert scene.standby.is_silent
+        assert (after.since, str(after.target)) == (before.since, "198.51.100.1:4242")
+        assert scene.services.interval == 20.0
+        assert said == [(Event.SESSIONS_RESUMED, "robot 011 remains connected to 198.51.100.1:4242")]
+        assert not scene.store.kept
+        # And everything works: a visitor, a keepalive.
+        await scene.standby.say(Start("", "a1"))
+        async with asyncio.timeout(10):
+            while not scene.services.started:
+                await asyncio.sleep(0.005)
+        after._keep_alive()
+        assert isinstance(await scene.control.hear(), Ping)
+
+    play(authority, body)
+
+
+def test_a_start_in_the_gap_is_heard(authority: Authority) -> None:
+    async def body(scene: Scene) -> None:
+        scene.leave(scene.begin())
+        await scene.standby.say(Start("", "a1"))
+        scene.take_up()
+        async with asyncio.timeout(10):
+            while not scene.services.started:
+                await asyncio.sleep(0.005)
+        assert scene.services.started[0][1].stream == "a1"
+
+    play(authority, body)
+
+
+def test_a_server_that_left_in_the_gap_is_noticed(authority: Authority) -> None:
+    async def body(scene: Scene) -> None:
+        scene.leave(scene.begin())
+        scene.control.sock.close()
+        session = scene.take_up()
+        async with asyncio.timeout(10):
+            await session.lost
+
+    play(authority, body)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"services": {"": Endpoint("127.0.0.1", 22), "web": Endpoint("127.0.0.1", 80)}},
+        {"server": Endpoint("other.example", 4242)},
+        {"robot": "012"},
+    ],
+)
+def test_other_settings_want_another_session(
+    authority: Authority, said: list[tuple[Event, str]], change: dict[str, Any]
+) -> None:
+    async def body(scene: Scene) -> None:
+        scene.leave(scene.begin())
+        said.clear()
+        session = scene.take_up(replace(CONFIG, **change))
+        assert not session.connected
+        await scene.control.hears_the_end()
+        await scene.standby.hears_the_end()
+        assert "cannot go on and ends: the settings have changed" in said[0][1]
+
+    play(authority, body)
+
+
+def test_a_new_certificate_wants_another_session(authority: Authority) -> None:
+    """The server is to see it, and not to go by the old one."""
+
+    async def body(scene: Scene) -> None:
+        scene.leave(scene.begin())
+        scene.fingerprint = "decaf"
+        assert not scene.take_up().connected
+        await scene.control.hears_the_end()
+
+    play(authority, body)
+
+
+def test_a_server_that_is_not_trusted_today(authority: Authority, said: list[tuple[Event, str]]) -> None:
+    def check(_link: Link) -> None:
+        raise IdentityError("not good any more")
+
+    async def body(scene: Scene) -> None:
+        scene.leave(scene.begin())
+        said.clear()
+        assert not scene.take_up(check=check).connected
+        await scene.control.hears_the_end()
+        assert said[0][0] is Event.SESSION_GIVEN_UP
+        assert said[0][1].endswith("not good any more")
+
+    play(authority, body)
+
+
+def test_what_is_lost_already_is_not_left(authority: Authority) -> None:
+    async def body(scene: Scene) -> None:
+        session = scene.begin()
+        scene.control.sock.close()
+        async with asyncio.timeout(10):
+            await session.lost
+        assert not scene.leave(session)
+        assert not scene.store.kept
+
+    play(authority, body)
+
+
+@pytest.mark.parametrize("descriptors", [0, 1, 2])
+def test_letters_that_make_no_sense(
+    authority: Authority, said: list[tuple[Event, str]], descriptors: int
+) -> None:
+    async def body(scene: Scene) -> None:
+        ours, theirs = socket.socketpair()
+        with contextlib.closing(Depot(scene.store)) as depot, ours:  # type: ignore[arg-type]
+            depot.put(Letter({"kind": "session"}, [ours.fileno()] * descriptors))
+        assert not scene.take_up().connected
+        assert [event for event, _text in said] == [Event.SESSION_GIVEN_UP]
+        theirs.settimeout(10)
+        assert theirs.recv(1) == b""
+        theirs.close()
+
+    play(authority, body)

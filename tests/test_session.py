@@ -1,0 +1,45 @@
+"""A robot's session as the server sees it; what happens in it is in test_robots.py."""
+
+import json
+from typing import Any
+
+import pytest
+
+from shadow.errors import Refused
+from shadow.frames import Hello
+from shadow.protocol import CONTROL, Keepalive
+from shadow.session import Session, checked_services, remembered
+
+
+def session() -> Session:
+    channel: Any = None
+    return Session(channel, "an id", ("", "web"), Keepalive(20.0, 100.0), "198.51.100.1:4242", 90.0)
+
+
+def test_it_is_remembered_with_all_that_matters() -> None:
+    before = session()
+    after = remembered(before.channel, json.loads(json.dumps(before.record)), 500.0)
+    assert after.record == before.record
+    assert after.services == ("", "web")
+    assert after.keepalive.deadline == 500.0 + 3 * 20.0, "as if it had just been heard"
+    assert not after.board.visitors
+    assert not after.board.standbys
+
+
+@pytest.mark.parametrize("name", ["session", "services", "interval", "peer", "since"])
+def test_a_record_that_lacks_something(name: str) -> None:
+    record = session().record
+    del record[name]
+    with pytest.raises(KeyError):
+        remembered(session().channel, record, 0.0)
+
+
+def test_services_are_named_once_and_in_order() -> None:
+    hello = Hello(1, CONTROL, "011", ("web", "", "data", "web"))
+    assert checked_services(hello) == ("", "data", "web")
+
+
+@pytest.mark.parametrize("service", ["a/b", "..", "x" * 33, "a@b", "a\0b"])
+def test_services_that_cannot_be_files_are_refused(service: str) -> None:
+    with pytest.raises(Refused, match="bad-service"):
+        checked_services(Hello(1, CONTROL, "011", ("", service)))
