@@ -172,7 +172,7 @@ def test_list(run: Run) -> None:
         "name": "011",
         "purpose": "robot",
         "hosts": [],
-        "serial": f"{certificate.serial_number:x}",
+        "serial": f"{certificate.serial_number:040x}",
         "fingerprint": pki.fingerprint(certificate),
         "not_before": start.isoformat(),
         "not_after": end.isoformat(),

@@ -1,0 +1,113 @@
+"""A planned restart: robots stay connected, who visits waits for a moment, and nobody notices."""
+
+import pytest
+
+from .fleet import OPERATOR, PORT, Fleet
+
+SERVER, CLIENT = "shadow-server.service", "shadow-client@011.service"
+PER_ROBOT = 3  # connections: control, and two standing by
+UNREST = "connected from|disconnected|came back|no session with|cannot go on|ends with this daemon"
+
+
+def connections(fleet: Fleet) -> set[str]:
+    """Both ends of each connection between robots and server."""
+    said = fleet.machine.run(f"ss -tnH state established 'sport = {PORT}'").stdout
+    return {" ".join(line.split()[-2:]) for line in said.splitlines()}
+
+
+def settled(fleet: Fleet, *robots: str) -> Fleet:
+    """These robots are connected, and all their channels stand by."""
+    fleet.settings("server", keepalive=10)
+    fleet.start(*robots)
+    count = PER_ROBOT * len(robots)
+    fleet.machine.wait_until(f"(($(ss -tnH state established 'sport = {PORT}' | wc -l) == {count}))")
+    return fleet
+
+
+def restart(fleet: Fleet, unit: str) -> None:
+    before = fleet.pid(unit)
+    fleet.machine.run(["systemctl", "restart", unit])
+    assert fleet.pid(unit) not in {0, before}
+
+
+def unrest(fleet: Fleet, cursor: str) -> list[str]:
+    """What the journal says that it would not if nobody had noticed."""
+    said = fleet.machine.run(
+        f"journalctl -q -o cat --after-cursor='{cursor}' -u 'shadow-*' | grep -E '{UNREST}' || true"
+    )
+    return said.stdout.splitlines()
+
+
+@pytest.mark.parametrize("unit", [SERVER, CLIENT])
+def test_nobody_notices(fleet: Fleet, unit: str) -> None:
+    settled(fleet, "011", "012")
+    inodes = fleet.machine.run("stat -c '%n %i' /run/shadow-tunnel/*.sock").stdout
+    before = connections(fleet)
+    assert len(before) == 2 * PER_ROBOT
+    cursor = fleet.machine.cursor()
+    for _ in range(3):
+        restart(fleet, unit)
+        assert fleet.show(unit, "NFileDescriptorStore") == "1"  # the ledger: what was left has been taken up
+    assert connections(fleet) == before
+    assert unrest(fleet, cursor) == []
+    assert fleet.machine.run("stat -c '%n %i' /run/shadow-tunnel/*.sock").stdout == inodes
+    for robot in ("011", "012"):
+        said = fleet.machine.run(fleet.ssh("echo from $SSH_CONNECTION", robot=robot), user=OPERATOR).stdout
+        assert said.startswith("from 127.0.0.1"), said
+    status = fleet.show(unit, "StatusText")
+    assert status.startswith("2 robots" if unit == SERVER else "Connected to 127.0.0.1:2222 since"), status
+
+
+def test_both_at_once(fleet: Fleet) -> None:
+    settled(fleet, "011")
+    before = connections(fleet)
+    cursor = fleet.machine.cursor()
+    fleet.machine.run(["systemctl", "restart", SERVER, CLIENT])
+    assert connections(fleet) == before
+    assert unrest(fleet, cursor) == []
+    assert fleet.machine.run(fleet.ssh("echo here"), user=OPERATOR).stdout == "here\n"
+
+
+@pytest.mark.parametrize("unit", [SERVER, CLIENT])
+def test_who_comes_in_the_gap_waits(fleet: Fleet, unit: str) -> None:
+    settled(fleet, "011")
+    fleet.drop_in(unit, "[Service]\nExecStartPre=/bin/sleep 3\n")
+    before = connections(fleet)
+    fleet.machine.run(["systemctl", "--no-block", "restart", unit])
+    fleet.wait_for(unit, "SubState", "^start-pre$")
+    assert fleet.machine.run(fleet.ssh("echo here"), user=OPERATOR).stdout == "here\n"
+    fleet.wait_for(unit, "ActiveState", "^active$")
+    control = {pair for pair in connections(fleet) if pair in before}
+    assert len(control) >= PER_ROBOT - 1  # one has carried the visit
+
+
+def test_stop_is_an_end(fleet: Fleet) -> None:
+    settled(fleet, "011")
+    cursor = fleet.machine.cursor()
+    fleet.machine.run("systemctl stop shadow-server.socket shadow-server.service")
+    assert fleet.show(SERVER, "NFileDescriptorStore") == "0"
+    fleet.wait_for_event(cursor, "^no session with localhost:2222: connection (lost|cut off)", "-u", CLIENT)
+    assert fleet.machine.run("ls /run/shadow-tunnel || true").stdout == ""
+    assert not connections(fleet)
+    fleet.start("011")
+    assert fleet.machine.run(fleet.ssh("echo here"), user=OPERATOR).stdout == "here\n"
+
+
+def test_changed_services_begin_a_session_anew(fleet: Fleet) -> None:
+    settled(fleet, "011")
+    fleet.settings("client@011", service="web=127.0.0.1:80")
+    cursor = fleet.machine.cursor()
+    restart(fleet, CLIENT)
+    fleet.wait_for_event(cursor, "cannot go on and ends: the settings have changed", "-u", CLIENT)
+    fleet.machine.wait_until("[[ -S /run/shadow-tunnel/web@011.sock ]]")
+
+
+def test_a_robot_that_is_not_trusted_any_more_is_not_kept(fleet: Fleet) -> None:
+    settled(fleet, "011")
+    cursor = fleet.machine.cursor()
+    fleet.machine.run("cd $(mktemp -d) && shadow-ca --dir . init >/dev/null && cp ca.crt /etc/shadow-tunnel/")
+    restart(fleet, SERVER)
+    fleet.wait_for_event(
+        cursor, "a session of the daemon before this one cannot go on and ends: its", "-u", SERVER
+    )
+    fleet.machine.wait_until("! [[ -e /run/shadow-tunnel/011.sock ]]")
