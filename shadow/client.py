@@ -104,7 +104,7 @@ class Client:
         if session is not None and self._vault.store.limit:
             with contextlib.closing(Depot(self._vault.store)) as left:
                 if session.park(left):
-                    text = f"robot {self._config.robot} remains connected for the next start"
+                    text = f"robot {self._config.robot}: the session is left for the next start"
                     journal.log(Event.STOPPING, logging.INFO, text, robot=self._config.robot)
         if self._task is not None:
             self._task.cancel()
@@ -114,7 +114,7 @@ class Client:
     @property
     def status(self) -> str:
         """A line for ``systemctl status``."""
-        streams = f"{self._services.streams} streams{self._vault.remark}"
+        streams = f"{journal.many(self._services.streams, 'stream')}{self._vault.remark}"
         if self._phase is Phase.CONNECTED:
             encryption = f"userspace TLS ({self._no_ktls})" if self._no_ktls else "kernel TLS"
             return f"Connected to {self._detail}, {streams}, {encryption}"

@@ -70,7 +70,8 @@ async def _live(make_role: Callable[[Vault], Role]) -> None:
         failure = await _until_stopped(role, stopped)
         notifier.stopping("stopping")
         if failure is None:
-            kept = f": {vault.protected} streams wait for the next start" if vault.protected else ""
+            streams = journal.many(vault.protected, "stream")
+            kept = f": {streams} left for the next start" if vault.protected else ""
             journal.log(Event.STOPPING, logging.INFO, f"stopping{kept}")
         await role.stop()
         if failure is not None:

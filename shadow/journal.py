@@ -79,6 +79,11 @@ class Event(enum.StrEnum):
     """The daemon cannot go on."""
 
 
+def many(number: int, noun: str) -> str:
+    """A number and what it counts: ``1 robot``, ``2 robots``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def log(event: Event, level: int, text: str, **facts: str | float) -> None:
     """Log one event.
 

@@ -107,7 +107,7 @@ def resume(letters: Iterable[Letter], robots: Mapping[str, Robot], admit: Admit)
     for robot in connected:
         robot.open_sockets()  # those that are not where they should be by now
     if connected:
-        text = f"{len(connected)} robots of the daemon before this one remain connected"
+        text = f"resumed {journal.many(len(connected), 'session')} of the daemon before this one"
         journal.log(Event.SESSIONS_RESUMED, logging.INFO, text, robots=len(connected))
     return len(connected)
 

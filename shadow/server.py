@@ -120,7 +120,7 @@ class Server:
                 else:
                     robot.end_session("the server is stopping")
         if parked:
-            text = f"{parked} robots wait for the next start"
+            text = f"{journal.many(parked, 'session')} left for the next start"
             journal.log(Event.STOPPING, logging.INFO, text, robots=parked)
 
     @property
@@ -129,7 +129,8 @@ class Server:
         connected = sum(robot.session is not None for robot in self._robots.values())
         streams = sum(len(robot.streams) for robot in self._robots.values())
         encryption = f"userspace TLS ({self._no_ktls})" if self._no_ktls else "kernel TLS"
-        return f"{connected} robots, {streams} streams{self._around.vault.remark}, {encryption}"
+        counts = f"{journal.many(connected, 'robot')}, {journal.many(streams, 'stream')}"
+        return f"{counts}{self._around.vault.remark}, {encryption}"
 
     def _load(self) -> tls.Settings:
         files = self._config.files

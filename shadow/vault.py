@@ -110,7 +110,7 @@ class Vault:
             self.store.count(1)
             count += self._resume(name, descriptor, welcome)
         if count:
-            text = f"{count} streams of the daemon before this one go on"
+            text = f"resumed {journal.many(count, 'stream')} of the daemon before this one"
             journal.log(Event.STREAMS_RESUMED, logging.INFO, text, streams=count)
         return count
 

@@ -65,11 +65,11 @@ def test_the_server_is_ready_when_it_accepts(tunnel: Tunnel, manager: Manager) -
     with serving(echo) as service:
         tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1")
         how = "userspace TLS" if ktls.missing() else "kernel TLS"
-        manager.wait_for(f"STATUS=1 robots, 0 streams, {how}")
+        manager.wait_for(f"STATUS=1 robot, 0 streams, {how}")
         with tunnel.visit() as visitor:
             visitor.sendall(b"x")
             assert visitor.recv(1) == b"x"
-            manager.wait_for("STATUS=1 robots, 1 streams, ")
+            manager.wait_for("STATUS=1 robot, 1 stream, ")
     server.process.send_signal(signal.SIGHUP)
     manager.wait_for(r"^RELOADING=1\nMONOTONIC_USEC=\d+$")
     wait_for(lambda: sum(text.startswith("READY=1") for text in manager.said) >= 1, "READY after RELOADING")

@@ -101,3 +101,8 @@ def test_a_journal_that_is_away_does_not_stop_us(
     journal.LOGGER.propagate = False
     journal.log(Event.STOPPING, logging.WARNING, "x")
     assert "Connection refused" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 robots"), (1, "1 robot"), (2, "2 robots")])
+def test_many(number: int, said: str) -> None:
+    assert journal.many(number, "robot") == said

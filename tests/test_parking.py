@@ -168,7 +168,7 @@ def test_the_robot_notices_nothing(
         assert set(inodes) == {"011.sock", "web@011.sock"}
         said.clear()
         assert scene.restart() == 1
-        assert said == [(Event.SESSIONS_RESUMED, "1 robots of the daemon before this one remain connected")]
+        assert said == [(Event.SESSIONS_RESUMED, "resumed 1 session of the daemon before this one")]
         assert scene.control.is_silent
         assert standby.is_silent
         assert {path.name: path.stat().st_ino for path in tmp_path.iterdir()} == inodes

@@ -115,7 +115,7 @@ def test_a_stream_goes_on_in_the_next_daemon(store: Store, ends: Ends, said: lis
     assert (pump.up.moved, pump.down.moved) == (19, 8)  # those of the first daemon, too
     assert pump.link.suite == ends.link.suite
     assert pump.link.certificate == ends.link.certificate
-    assert (Event.STREAMS_RESUMED, "1 streams of the daemon before this one go on") in said
+    assert (Event.STREAMS_RESUMED, "resumed 1 stream of the daemon before this one") in said
     second.relay.cut(pump, "enough")
     second.reap()
     assert list(store.kept) == ["ledger"]

@@ -71,6 +71,14 @@ def _journal_mark(request: pytest.FixtureRequest) -> None:
         request.node.stash[_mark] = (running, running.cursor())
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Figures that tests have measured and recorded as ``measured``."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "measured":
+                terminalreporter.write_line(f"measured by {report.nodeid}: {value}")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,

@@ -2,8 +2,10 @@
 
 import json
 import random
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ SERVER, CLIENT = "shadow-server.service", "shadow-client@011.service"
 SERVICE_PORT = 9000
 SOCKET = "/run/shadow-tunnel/data@011.sock"
 MIB = 2**20
+README = Path(__file__).parents[2] / "README.md"
 QUICK = "[Service]\nRestartSec=100ms\nRestartSteps=0\n"
 
 
@@ -94,7 +97,7 @@ def test_a_transfer_goes_on(data: Fleet, service: Background, unit: str, how: st
             kill(data, unit)
         else:
             data.machine.run(["systemctl", "restart", unit])
-        data.wait_for_event(cursor, "^1 streams of the daemon before this one go on", "-u", unit)
+        data.wait_for_event(cursor, "^resumed 1 stream of", "-u", unit)
         assert running.process.poll() is None  # it was in the middle
         status, output, errors = running.finish()
     assert status == 0, errors
@@ -138,6 +141,23 @@ def test_thirty_kills_at_random_moments(data: Fleet, service: Background) -> Non
         assert_nothing_left(data)
         data.wait_for(CLIENT, "StatusText", "^Connected to ")  # for the next visitor
         data.machine.wait_until(f"[[ -S {SOCKET} ]]")
+
+
+def test_the_lines_of_the_readme(data: Fleet) -> None:
+    """As they stand there, but with less to send: this machine is slow."""
+    match = re.search("<!-- outlive -->\n```\n(.*?)```", README.read_text(), re.DOTALL)
+    assert match is not None
+    lines = [line.removeprefix("$ ") for line in match[1].splitlines() if line.startswith("$ ")]
+    script = "\n".join(lines).replace("1G", "192M").replace("you@", "alice@")
+    options = "-F none -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o LogLevel=ERROR"
+    stubs = f'sudo() {{ "$@"; }}\nssh() {{ runuser -u alice -- ssh {options} "$@"; }}\n'
+    cursor = data.machine.cursor()
+    sums = data.machine.run(["bash", "-ec", stubs + script]).stdout.splitlines()
+    assert len(sums) == 2
+    assert sums[0] == sums[1]
+    data.wait_for_event(cursor, "^resumed 1 session of", "-u", SERVER)
+    said = [str(entry["MESSAGE"]) for entry in data.events(cursor, "-u", SERVER)]
+    assert sum(text.startswith("resumed 1 stream of") for text in said) == 2, said
 
 
 def test_an_interactive_session_survives_both(data: Fleet) -> None:

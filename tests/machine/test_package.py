@@ -94,7 +94,7 @@ def test_an_upgrade_restarts_both_daemons_and_cuts_nobody(fleet: Fleet, release:
     assert fleet.pid("shadow-server") not in {0, server}
     assert fleet.pid("shadow-client@011") not in {0, client}
     assert fleet.show("shadow-server.socket", "ActiveState") == "active"
-    fleet.wait_for("shadow-server", "StatusText", "^1 robots")
+    fleet.wait_for("shadow-server", "StatusText", "^1 robot,")
     assert fleet.machine.run(fleet.ssh("id -un"), user="alice").stdout == "alice\n"
     assert fleet.machine.read("/etc/shadow-tunnel/client.env") == settings
     assert fleet.machine.run("systemctl is-enabled shadow-client@011").stdout == "enabled\n"

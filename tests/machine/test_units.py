@@ -21,7 +21,7 @@ def test_the_first_robot_starts_the_server_by_its_socket(fleet: Fleet) -> None:
     fleet.wait_for_robot()
     assert fleet.show(SERVER, "ActiveState") == "active"
     fleet.wait_for(CLIENT, "StatusText", "^Connected to ")
-    fleet.wait_for(SERVER, "StatusText", "^1 robots")
+    fleet.wait_for(SERVER, "StatusText", "^1 robot,")
     assert fleet.show(CLIENT, "ActiveState") == "active"
 
 
@@ -138,7 +138,7 @@ def test_a_daemon_that_is_killed_comes_back(fleet: Fleet, unit: str) -> None:
         fleet.machine.run(f"kill -KILL {before}")
         fleet.machine.wait_until(f"[[ $(systemctl show --value -p MainPID {unit}) != @(0|{before}) ]]")
         fleet.wait_for(CLIENT, "StatusText", "^Connected to ")
-        fleet.wait_for(SERVER, "StatusText", "^1 robots")
+        fleet.wait_for(SERVER, "StatusText", "^1 robot,")
     assert fleet.machine.run(fleet.ssh("id -un"), user="alice").stdout == "alice\n"
     assert restarts(fleet, unit) == 3
 

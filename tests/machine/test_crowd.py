@@ -1,0 +1,68 @@
+"""Thousands of robots and a planned restart of their server."""
+
+import json
+import re
+from collections.abc import Callable
+
+import pytest
+
+from .fleet import PORT, Fleet
+
+SERVER = "shadow-server.service"
+ROBOTS = 2000
+STREAMS = 50
+SERVICE_PORT = 9000
+MIB = 2**20
+
+
+def cpu_of_init(fleet: Fleet) -> float:
+    """Seconds of CPU time that PID 1 has used."""
+    fields = fleet.machine.run("cat /proc/1/stat").stdout.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def when(fleet: Fleet, cursor: str, pattern: str) -> float:
+    """When a message of the server's came, by CLOCK_MONOTONIC."""
+    (entry,) = (
+        event for event in fleet.events(cursor, "-u", SERVER) if re.match(pattern, str(event["MESSAGE"]))
+    )
+    return int(entry["__MONOTONIC_TIMESTAMP"]) / 1e6
+
+
+@pytest.mark.timeout(1500, func_only=True)
+def test_two_thousand_robots_and_fifty_streams_notice_nothing(
+    fleet: Fleet, record_property: Callable[[str, object], None]
+) -> None:
+    machine = fleet.machine
+    fleet.settings("client", rhost="localhost", rport=PORT, service=f"data=127.0.0.1:{SERVICE_PORT}")
+    fleet.settings("server", keepalive=3600)  # the crowd says nothing by itself
+    fleet.start("011")
+    machine.wait_until("[[ -S /run/shadow-tunnel/data@011.sock ]]")
+    crowd = ["bash", "-c", f"ulimit -n 8192; exec python3 /srv/guest/crowd.py {ROBOTS} {PORT} /srv/fleet"]
+    traffic = ["python3", "/srv/guest/traffic.py"]
+    service = [*traffic, "serve", str(SERVICE_PORT), str(MIB)]
+    visitors = [*traffic, "visit", "/run/shadow-tunnel/data@011.sock", str(MIB)]
+    many = f"for _ in $(seq {STREAMS}); do {' '.join(visitors)} --slow {MIB // 16} & done; wait"
+    with machine.background(crowd) as robots, machine.background(service) as serving:
+        assert robots.process.stdout is not None
+        assert robots.process.stdout.readline() == f"connected {ROBOTS}\n".encode()
+        machine.wait_until(f"(($(ls /run/shadow-tunnel/*.sock | wc -l) == {ROBOTS + 2}))")
+        with machine.background(["bash", "-c", many]) as visiting:
+            fleet.wait_for(SERVER, "NFileDescriptorStore", f"^{STREAMS + 1}$")
+            cursor, before = machine.cursor(), cpu_of_init(fleet)
+            machine.run(["systemctl", "restart", SERVER], timeout=600)
+            used = cpu_of_init(fleet) - before
+            assert json.loads(robots.ask(b"ping\n")) == {"heard": ROBOTS, "lost": 0}
+            status, output, errors = visiting.finish(timeout=600)
+        assert status == 0, errors
+        ends = [json.loads(line) for line in output.splitlines()]
+        assert serving.process.stdout is not None
+        ends += [json.loads(serving.process.stdout.readline()) for _ in range(STREAMS)]
+        assert {(end["sent"], end["received"]) for end in ends} == {(MIB, MIB)}, ends
+        assert len({end[name] for end in ends for name in ("sent_sha256", "received_sha256")}) == 1
+        fleet.wait_for(SERVER, "NFileDescriptorStore", "^1$")
+    stopping = when(fleet, cursor, "stopping")
+    streams = when(fleet, cursor, f"resumed {STREAMS} streams") - stopping
+    robots_ = when(fleet, cursor, f"resumed {ROBOTS + 1} sessions") - stopping
+    measured = f"streams moved again after {streams:.1f} s, robots were back after {robots_:.1f} s"
+    record_property("measured", f"{measured}, PID 1 used {used:.2f} s of CPU time")

@@ -1,0 +1,117 @@
+"""A daemon is killed at every step of a stream's life: what was protected goes on, all else ends in order.
+
+guest/steps/sitecustomize.py shoots it, at the very call. Neither side is ever left hanging, the service
+manager is left with nothing, and neither daemon leaks a descriptor.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from .fleet import PORT, Fleet
+from .qemu import Background
+
+SERVER, CLIENT = "shadow-server.service", "shadow-client@011.service"
+SERVICE_PORT = 9000
+SIZE = 2**20
+
+# The step; before or after which call; and what becomes of the stream.
+SERVER_STEPS = {
+    "accepted": ("before shadow.robots Robot _visitor_came", "ended"),
+    "START sent": ("after shadow.robots Robot expect_answer", "ended"),
+    "STARTED received": ("before shadow.robots Robot _start_answered", "ended"),
+    "parcel stored": ("after shadow.vault Vault _keep", "whole"),
+    "first byte up": ("after shadow.splice UpFlow drain", "whole"),
+    "first byte down": ("after shadow.splice DownFlow drain", "whole"),
+    "end heard": ("before shadow.flow Flow end", "whole"),
+    "half-closed": ("after shadow.flow Flow end", "whole"),
+    "end to be passed up": ("before shadow.splice UpFlow finish", "whole"),
+    "end passed up": ("after shadow.splice UpFlow finish", "whole"),
+    "end to be passed down": ("before shadow.splice DownFlow finish", "whole"),
+    "end passed down": ("after shadow.splice DownFlow finish", "whole"),
+    "ended": ("before shadow.vault Vault ended", "whole"),
+}
+CLIENT_STEPS = {
+    "START received": ("before shadow.services Services connect", "ended"),
+    "service connected": ("before shadow.services Services _begin_stream", "ended"),
+    "STARTED sent": ("before shadow.vault Vault start", "ended"),
+} | {step: how for step, how in SERVER_STEPS.items() if how[1] == "whole"}
+
+
+@pytest.fixture
+def data(fleet: Fleet) -> Iterator[Fleet]:
+    """A robot whose second service exchanges a few bytes with each visitor."""
+    fleet.settings("client", rhost="localhost", rport=PORT, service=f"data=127.0.0.1:{SERVICE_PORT}")
+    fleet.settings("server", keepalive=10)
+    fleet.start("011")
+    wait_until_settled(fleet)
+    yield fleet
+    fleet.machine.run("rm -rf /run/shadow-steps")
+
+
+def wait_until_settled(fleet: Fleet) -> None:
+    """The robot is connected, its channels stand by, and nothing is kept but the ledgers."""
+    fleet.wait_for(CLIENT, "StatusText", "^Connected to .* 0 streams")
+    fleet.machine.wait_until(f"(($(ss -tnH state established 'sport = {PORT}' | wc -l) == 3))")
+    for unit in (SERVER, CLIENT):
+        fleet.wait_for(unit, "NFileDescriptorStore", "^1$")
+
+
+def descriptors(fleet: Fleet) -> list[str]:
+    """How many descriptors each daemon has open."""
+    pids = [fleet.pid(unit) for unit in (SERVER, CLIENT)]
+    return [fleet.machine.run(f"ls /proc/{pid}/fd | wc -l").stdout.strip() for pid in pids]
+
+
+def arm(fleet: Fleet, unit: str, step: str) -> None:
+    """Have the unit's daemon shot at this step."""
+    fleet.machine.run("rm -rf /run/shadow-steps; install -d -o shadow-tunnel /run/shadow-steps")
+    fleet.drop_in(
+        unit,
+        "[Service]\nRestartSec=100ms\nRestartSteps=0\nReadWritePaths=/run/shadow-steps\n"
+        "Environment=PYTHONPATH=/srv/guest/steps SHADOW_TEST_SHOT=/run/shadow-steps/shot\n"
+        f'Environment="SHADOW_TEST_STEP={step}"\n',
+    )
+    fleet.machine.run(["systemctl", "restart", unit])
+    wait_until_settled(fleet)
+
+
+def outcome(fleet: Fleet) -> str:
+    """Visit once; ``whole`` or ``ended``. Both ends must come to an end by themselves."""
+    serve = ["python3", "/srv/guest/traffic.py", "serve", str(SERVICE_PORT), str(SIZE)]
+    with fleet.machine.background(serve) as service:
+        fleet.machine.wait_until(f"ss -tlnH 'sport = {SERVICE_PORT}' | grep .")
+        here = fleet.traffic("visit", "/run/shadow-tunnel/data@011.sock", SIZE, timeout=60)
+        fleet.machine.wait_until("[[ -e /run/shadow-steps/shot ]]")  # or the step was never reached
+        fleet.machine.wait_until(f"! ss -tnH state established 'sport = {SERVICE_PORT}' | grep .", timeout=60)
+        there = said(service)
+    assert len(there) <= 1, there
+    if here.get("received") != SIZE:
+        assert not there or there[0]["received"] < SIZE or there[0].keys() & {"send_error", "receive_error"}
+        return "ended"
+    assert not here.keys() & {"send_error", "receive_error"}, here
+    assert (there[0]["received"], there[0]["received_sha256"]) == (here["sent"], here["sent_sha256"])
+    assert (here["received"], here["received_sha256"]) == (there[0]["sent"], there[0]["sent_sha256"])
+    return "whole"
+
+
+def said(service: Background) -> list[dict[str, Any]]:
+    """What the service has said of its visitors, once it is asked to stop."""
+    service.signal("INT")
+    _status, output, _errors = service.finish()
+    return [json.loads(line) for line in output.splitlines()]
+
+
+@pytest.mark.timeout(1500, func_only=True)
+@pytest.mark.parametrize(("unit", "steps"), [(SERVER, SERVER_STEPS), (CLIENT, CLIENT_STEPS)])
+def test_a_kill_at_every_step(data: Fleet, unit: str, steps: dict[str, tuple[str, str]]) -> None:
+    before = descriptors(data)
+    outcomes = {}
+    for name, (call, _wanted) in steps.items():
+        arm(data, unit, call)
+        outcomes[name] = outcome(data)
+        wait_until_settled(data)
+        assert descriptors(data) == before, name
+    assert outcomes == {name: wanted for name, (_call, wanted) in steps.items()}
