@@ -126,8 +126,8 @@ class Vault:
 
     def _not_kept(self) -> None:
         if self.store.limit and not self.unprotected:
-            text = f"the service manager keeps no more than {self.store.limit} descriptors for us: further "
-            text += "streams will not outlive this daemon (FileDescriptorStoreMax=)"
+            text = "the service manager keeps no more streams for us: further ones will not outlive this "
+            text += f"daemon (FileDescriptorStoreMax={self.store.limit})"
             journal.log(Event.STORE_FULL, logging.WARNING, text)
         self.unprotected += 1
 

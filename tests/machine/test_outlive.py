@@ -1,5 +1,6 @@
 """Live connections outlive the daemons: killed, restarted, upgraded, shot by the watchdog."""
 
+import contextlib
 import json
 import random
 import re
@@ -33,12 +34,19 @@ def data(fleet: Fleet) -> Fleet:
     return fleet
 
 
+@contextlib.contextmanager
+def serving(fleet: Fleet, size: int) -> Iterator[Background]:
+    """A service that exchanges so many bytes with each visitor."""
+    words = ["python3", "/srv/guest/traffic.py", "serve", str(SERVICE_PORT), str(size)]
+    with fleet.machine.background(words) as running:
+        fleet.machine.wait_until(f"ss -tlnH 'sport = {SERVICE_PORT}' | grep .")
+        yield running
+
+
 @pytest.fixture
 def service(data: Fleet) -> Iterator[Background]:
     """Exchanges 64 MiB with each visitor."""
-    words = ["python3", "/srv/guest/traffic.py", "serve", str(SERVICE_PORT), str(64 * MIB)]
-    with data.machine.background(words) as running:
-        data.machine.wait_until(f"ss -tlnH 'sport = {SERVICE_PORT}' | grep .")
+    with serving(data, 64 * MIB) as running:
         yield running
 
 
@@ -61,15 +69,15 @@ def streams(fleet: Fleet, unit: str) -> int:
     return int(fleet.show(unit, "NFileDescriptorStore")) - 1
 
 
-def assert_whole(output: bytes, service: Background) -> None:
-    """Both ends have received exactly what the other has sent, and an orderly end."""
+def assert_whole(output: bytes, service: Background, size: int = 64 * MIB) -> None:
+    """All ends have received exactly what the others have sent, and an orderly end."""
+    ends: list[dict[str, Any]] = [json.loads(line) for line in output.splitlines()]
     assert service.process.stdout is not None
-    here: dict[str, Any] = json.loads(output)
-    there: dict[str, Any] = json.loads(service.process.stdout.readline())
-    assert not {name for end in (here, there) for name in end if "error" in name}, (here, there)
-    assert here["sent"] == there["sent"] == 64 * MIB
-    assert (there["received"], there["received_sha256"]) == (here["sent"], here["sent_sha256"])
-    assert (here["received"], here["received_sha256"]) == (there["sent"], there["sent_sha256"])
+    ends += [json.loads(service.process.stdout.readline()) for _ in list(ends)]
+    assert not {name for end in ends for name in end if "error" in name}, ends
+    assert {end[name] for end in ends for name in ("sent", "received")} == {size}
+    # Everybody sends the same.
+    assert len({end[name] for end in ends for name in ("sent_sha256", "received_sha256")}) == 1
 
 
 def assert_nothing_left(fleet: Fleet) -> None:
@@ -108,8 +116,9 @@ def test_a_transfer_goes_on(data: Fleet, service: Background, unit: str, how: st
 def test_without_the_store_a_transfer_is_lost(data: Fleet, service: Background) -> None:
     """The control: were the store not what saves streams, the other tests would show nothing."""
     data.drop_in(SERVER, "[Service]\nFileDescriptorStoreMax=0\nEnvironment=FDSTORE=0\n")
-    data.machine.run(["systemctl", "restart", SERVER])
-    data.wait_for(CLIENT, "StatusText", "^Connected to ")
+    cursor = data.machine.cursor()
+    data.machine.run(f"systemctl stop {SERVER}; systemctl start {SERVER}")
+    data.wait_for_event(cursor, "^robot 011 connected to", "-u", CLIENT)
     data.machine.wait_until(f"[[ -S {SOCKET} ]]")
     with visitor(data, "--slow", 8 * MIB) as running:
         data.wait_for(CLIENT, "NFileDescriptorStore", "^2$")
@@ -121,26 +130,39 @@ def test_without_the_store_a_transfer_is_lost(data: Fleet, service: Background) 
 
 
 @pytest.mark.timeout(1500, func_only=True)
-def test_thirty_kills_at_random_moments(data: Fleet, service: Background) -> None:
+@pytest.mark.parametrize(("streams", "size", "rate"), [(1, 64 * MIB, MIB), (20, 13 * MIB, MIB // 20)])
+def test_thirty_kills_at_random_moments(data: Fleet, streams: int, size: int, rate: int) -> None:
+    """Some 500 MiB and more, in as many rounds as it takes; now and then a restart or a reload."""
     choice = random.Random(4)  # noqa: S311 - the moments are random, the order of victims repeats
-    kills = 0
-    while kills < 30:
-        with visitor(data, "--slow", MIB // 2) as running:
-            data.wait_for(SERVER, "NFileDescriptorStore", "^2$")
-            while kills < 30 and running.process.poll() is None:
-                kills += 1
-                unit = choice.choice([SERVER, CLIENT])
-                if kills % 10 == 0:
-                    data.machine.run(["systemctl", "restart", unit])
-                else:
-                    kill(data, unit)
-                time.sleep(choice.random())  # not waiting for anything: the moment of the next one
-            status, output, errors = running.finish(timeout=600)
-        assert status == 0, errors
-        assert_whole(output, service)
-        assert_nothing_left(data)
-        data.wait_for(CLIENT, "StatusText", "^Connected to ")  # for the next visitor
-        data.machine.wait_until(f"[[ -S {SOCKET} ]]")
+    visit = f"python3 /srv/guest/traffic.py visit {SOCKET} {size} --slow {rate}"
+    together = f"for _ in $(seq {streams}); do {visit} & done; wait"
+    kills, moved = 0, 0
+    with serving(data, size) as service:
+        while kills < 30 or moved < 500 * MIB:
+            with data.machine.background(["bash", "-c", together], user="alice") as running:
+                data.wait_for(SERVER, "NFileDescriptorStore", f"^{1 + streams}$")
+                while kills < 30 and running.process.poll() is None:
+                    kills += 1
+                    disturb(data, choice.choice([SERVER, CLIENT]), kills)
+                    time.sleep(choice.random())  # not waiting for anything: the moment of the next one
+                status, output, errors = running.finish(timeout=900)
+            assert status == 0, errors
+            assert len(output.splitlines()) == streams
+            assert_whole(output, service, size)
+            moved += 2 * size * streams
+            assert_nothing_left(data)
+            data.wait_for(CLIENT, "StatusText", "^Connected to ")  # for the next visitor
+            data.machine.wait_until(f"[[ -S {SOCKET} ]]")
+
+
+def disturb(fleet: Fleet, unit: str, number: int) -> None:
+    """Kill a daemon; every tenth time restart it, every seventh reload it first."""
+    if number % 7 == 0:
+        fleet.machine.run(["systemctl", "reload", unit])
+    if number % 10 == 0:
+        fleet.machine.run(["systemctl", "restart", unit])
+    else:
+        kill(fleet, unit)
 
 
 def test_the_lines_of_the_readme(data: Fleet) -> None:

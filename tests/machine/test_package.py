@@ -85,11 +85,23 @@ def test_an_upgrade_restarts_both_daemons_and_cuts_nobody(fleet: Fleet, release:
     fleet.start("011")
     server, client = fleet.pid("shadow-server"), fleet.pid("shadow-client@011")
     settings = fleet.machine.read("/etc/shadow-tunnel/client.env")
-    with fleet.machine.background(fleet.ssh("cat"), user="alice") as session:
+    fleet.machine.run("head -c 24M /dev/urandom >~/data", user="alice")
+    proxy = "socat - UNIX-CONNECT:/run/shadow-tunnel/011.sock"
+    shell = f"ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o 'ProxyCommand {proxy}'"
+    copy = ["rsync", "--bwlimit=1M", f"--rsh={shell}", "/home/alice/data", "alice@011:copy"]
+    with (
+        fleet.machine.background(fleet.ssh("cat"), user="alice") as session,
+        fleet.machine.background(copy, user="alice") as copying,
+    ):
         assert session.ask(b"before\n") == b"before\n"
+        fleet.machine.wait_until("ls -A ~alice | grep -F .copy.")  # rsync's name for what is not whole yet
         # The files are those of the package that was there: it need not be put back.
         package.install(fleet.machine, rebuilt(package.build(release), "0.1.0+upgrade", tmp_path))
         assert session.ask(b"after\n") == b"after\n"
+        assert copying.process.poll() is None  # it was in the middle
+        status, _output, errors = copying.finish()
+        assert status == 0, errors
+    fleet.machine.run("cmp ~alice/data ~alice/copy && rm ~alice/data ~alice/copy")
     assert fleet.machine.run("dpkg-query -W -f '${Version}' shadow-tunnel").stdout == "0.1.0+upgrade"
     assert fleet.pid("shadow-server") not in {0, server}
     assert fleet.pid("shadow-client@011") not in {0, client}

@@ -117,13 +117,16 @@ def test_ipv4_and_ipv6(fleet: Fleet, host: str) -> None:
 
 
 @pytest.mark.parametrize("unit", [SERVER, CLIENT])
-def test_a_daemon_that_hangs_is_restarted_by_the_watchdog(fleet: Fleet, unit: str) -> None:
+def test_a_daemon_that_hangs_is_shot_by_the_watchdog_and_cuts_nobody(fleet: Fleet, unit: str) -> None:
     fleet.drop_in(unit, "[Service]\nWatchdogSec=5\n")
     fleet.start("011")
     before, cursor = fleet.pid(unit), fleet.machine.cursor()
-    fleet.machine.run(f"kill -STOP {before}")
-    fleet.wait_for_event(cursor, "Failed with result 'watchdog'", f"UNIT={unit}")
-    fleet.machine.wait_until(f"[[ $(systemctl show --value -p MainPID {unit}) != @(0|{before}) ]]")
+    with fleet.machine.background(fleet.ssh("cat"), user="alice") as session:
+        assert session.ask(b"before\n") == b"before\n"
+        fleet.machine.run(f"kill -STOP {before}")
+        fleet.wait_for_event(cursor, "Failed with result 'watchdog'", f"UNIT={unit}")
+        fleet.machine.wait_until(f"[[ $(systemctl show --value -p MainPID {unit}) != @(0|{before}) ]]")
+        assert session.ask(b"after\n") == b"after\n"
     fleet.wait_for(unit, "ActiveState", "^active$")
     fleet.wait_for(CLIENT, "StatusText", "^Connected to ")
     fleet.wait_for_robot()
