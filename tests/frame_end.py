@@ -41,13 +41,3 @@ class FrameEnd:
         except BlockingIOError:
             return True
         return False
-
-
-def tcp_pair() -> tuple[socket.socket, socket.socket]:
-    """Two ends of a connection over loopback, non-blocking."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        far = socket.create_connection(listener.getsockname())
-        near, _address = listener.accept()
-    for sock in (near, far):
-        sock.setblocking(False)
-    return near, far

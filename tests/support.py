@@ -392,12 +392,17 @@ def open_descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a connection over loopback: who was dialled, and who dialled."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.create_connection(listener.getsockname())
+        near, _address = listener.accept()
+    return near, far
+
+
 async def shake_hands(server: tls.Settings, client: tls.Settings) -> tuple[Link, Link]:
     """Do a handshake over loopback; raise what either side raises."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    ours = socket.create_connection(listener.getsockname())
-    theirs, _address = listener.accept()
-    listener.close()
+    theirs, ours = tcp_pair()
     for sock in (ours, theirs):
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

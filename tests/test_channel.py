@@ -16,8 +16,8 @@ from shadow.frames import Dial, Frame, Hello, Ping, Pong, Start, Started, Welcom
 from shadow.link import KernelLink, Link
 from shadow.protocol import CONTROL, DATA, Party
 from shadow.tls import Ktls
-from tests.frame_end import FrameEnd, tcp_pair
-from tests.support import DEADLINE, Authority, linked
+from tests.frame_end import FrameEnd
+from tests.support import DEADLINE, Authority, linked, tcp_pair
 
 
 class Ends:
@@ -201,6 +201,8 @@ def test_another_process_goes_on_where_this_one_left(authority: Authority) -> No
 
     async def body() -> None:
         near, far = tcp_pair()
+        near.setblocking(False)
+        far.setblocking(False)
         end = FrameEnd(far)
         frames: list[Frame] = []
         before = Channel(KernelLink(near, "a suite", [certificate]), Party.SERVER, frames.append, fail)

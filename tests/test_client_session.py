@@ -28,9 +28,9 @@ from shadow.link import KernelLink, Link
 from shadow.parcel import Letter
 from shadow.protocol import CONTROL, DATA, Party
 from shadow.tls import Ktls
-from tests.frame_end import FrameEnd, tcp_pair
+from tests.frame_end import FrameEnd
 from tests.store import Store
-from tests.support import Authority
+from tests.support import Authority, tcp_pair
 
 SUITE = "ECDHE-ECDSA-AES128-GCM-SHA256"
 CONFIG = ClientConfig(
@@ -80,6 +80,8 @@ class Scene:
 
     def _channel(self, role: str) -> tuple[Channel, FrameEnd]:
         near, far = tcp_pair()
+        near.setblocking(False)
+        far.setblocking(False)
         self._things.append(far)
         link = KernelLink(near, SUITE, [self._certificate])
         channel = Channel(link, Party.ROBOT, lambda _frame: None, lambda _error: None)

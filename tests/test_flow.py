@@ -9,6 +9,7 @@ import pytest
 from shadow.errors import reason
 from shadow.flow import Flow, Pump, Side, StreamCut, is_dead, is_writable, reason_of, shutdown_write
 from shadow.ledger import private_entry
+from tests.support import tcp_pair
 
 
 class Scripted(Flow):
@@ -158,9 +159,7 @@ def test_closing_frees_the_stores_and_aborts_only_after_a_cut() -> None:
 
 
 def test_a_peer_that_does_not_read_is_not_dead() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        ours = socket.create_connection(listener.getsockname())
-        theirs, _address = listener.accept()
+    theirs, ours = tcp_pair()
     with ours, theirs:
         assert not is_dead(ours, 0.0), "nothing is under way"
         ours.setblocking(False)

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import socket
 
 import pytest
 from OpenSSL import SSL
@@ -10,7 +9,7 @@ from OpenSSL import SSL
 from shadow import ktls
 from shadow.link import KernelLink, UserspaceLink, check_close_notify, openssl_reason, reset, truncated
 from shadow.tls import Ktls
-from tests.support import Authority, linked, read_some
+from tests.support import Authority, linked, read_some, tcp_pair
 
 
 def test_close_notify_is_an_end_and_fin_is_not(authority: Authority) -> None:
@@ -52,9 +51,7 @@ def test_what_is_not_taken_at_once_waits(authority: Authority) -> None:
 
 
 def test_reset_is_a_reset() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        ours = socket.create_connection(listener.getsockname())
-        theirs, _address = listener.accept()
+    theirs, ours = tcp_pair()
     reset(ours)
     with theirs, pytest.raises(ConnectionResetError):
         theirs.recv(1)

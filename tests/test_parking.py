@@ -26,9 +26,9 @@ from shadow.link import KernelLink, Link
 from shadow.parcel import Letter
 from shadow.protocol import CONTROL, DATA, Party
 from shadow.robots import Robot, Surroundings
-from tests.frame_end import FrameEnd, tcp_pair
+from tests.frame_end import FrameEnd
 from tests.store import Store
-from tests.support import DEADLINE, Authority
+from tests.support import DEADLINE, Authority, tcp_pair
 
 SUITE = "ECDHE-ECDSA-AES128-GCM-SHA256"
 NAME = "011"
@@ -87,6 +87,8 @@ class Scene:
     async def connect(self, hello: Hello, server: ServerSide | None = None) -> FrameEnd:
         """A new connection that has been welcomed."""
         near, far = tcp_pair()
+        near.setblocking(False)
+        far.setblocking(False)
         self._things.append(far)
         end = FrameEnd(far)
         robot = (server or self.before).admit(link := KernelLink(near, SUITE, [self._certificate]))

@@ -33,6 +33,7 @@ from tests.support import (
     read_some,
     settings,
     shake_hands,
+    tcp_pair,
     wait_for,
     write_all,
 )
@@ -53,7 +54,7 @@ class Stream:
     def __init__(self, authority: Authority, mode: Ktls, *, tcp: bool = False) -> None:
         self.relay = Relay(threads=1)
         self.ended: list[Pump] = []
-        self.near, plain = _tcp_pair() if tcp else socket.socketpair()
+        self.near, plain = tcp_pair() if tcp else socket.socketpair()
         self.near.settimeout(DEADLINE)
         plain.setblocking(False)
         ours, self.far = asyncio.run(linked(authority, mode))
@@ -73,13 +74,6 @@ class Stream:
         assert self.pump.plain.fileno() == -1
         assert self.pump.link.sock.fileno() == -1
         return self.ended[0]
-
-
-def _tcp_pair() -> tuple[socket.socket, socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        near = socket.create_connection(listener.getsockname())
-        plain, _address = listener.accept()
-    return near, plain
 
 
 def in_background(target: object, *arguments: object) -> threading.Thread:

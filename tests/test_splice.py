@@ -16,7 +16,7 @@ from shadow.errors import LocalError
 from shadow.flow import Pump
 from shadow.ledger import private_entry
 from shadow.splice import PAGE, RECORD_SLOTS, DownFlow, UpFlow, make_pipe, make_pump
-from tests.support import random_bytes
+from tests.support import random_bytes, tcp_pair
 
 
 class PlainLink:
@@ -34,9 +34,7 @@ class Ends:
 
     def __init__(self) -> None:
         self.near, self.plain = socket.socketpair()
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.far = socket.create_connection(listener.getsockname())
-            sock, _address = listener.accept()
+        sock, self.far = tcp_pair()
         for end in (self.near, self.plain, self.far, sock):
             end.setblocking(False)
         self.link: Any = PlainLink(sock)

@@ -14,7 +14,7 @@ from shadow.certificates import Purpose, load_credentials
 from shadow.errors import HandshakeError, IdentityError, LocalError
 from shadow.link import Link
 from shadow.tls import Ktls, Settings, check_kernel, handshake
-from tests.support import Authority, linked, now, read_some, settings, shake_hands, write_all
+from tests.support import Authority, linked, now, read_some, settings, shake_hands, tcp_pair, write_all
 
 
 def test_both_sides_know_each_other(authority: Authority) -> None:
@@ -80,10 +80,7 @@ def test_nothing_behind_the_handshake_is_read(authority: Authority) -> None:
     """What follows the peer's Finished must still be in the socket when the kernel takes over."""
 
     async def body() -> tuple[Link, bytes]:
-        listener = socket.create_server(("127.0.0.1", 0))
-        ours = socket.create_connection(listener.getsockname())
-        theirs, _address = listener.accept()
-        listener.close()
+        theirs, ours = tcp_pair()
         for sock in (ours, theirs):
             sock.setblocking(False)
         greeting = asyncio.create_task(handshake(theirs, settings(authority, Purpose.SERVER, Ktls.OFF)))

@@ -21,7 +21,7 @@ from shadow.link import KernelLink
 from shadow.relay import Relay
 from shadow.vault import Vault
 from tests.store import Store
-from tests.support import DEADLINE, Authority, wait_for
+from tests.support import DEADLINE, Authority, tcp_pair, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -63,9 +63,7 @@ class Ends:
 
     def __init__(self, certificate: x509.Certificate) -> None:
         self.near, self.plain = socket.socketpair()
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.far = socket.create_connection(listener.getsockname())
-            sock, _address = listener.accept()
+        sock, self.far = tcp_pair()
         for end in (self.plain, sock):
             end.setblocking(False)
         for end in (self.near, self.far):

@@ -1,6 +1,7 @@
 """The Debian package: what it brings, how it is upgraded, and that nothing of it is left."""
 
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,7 +89,7 @@ def test_an_upgrade_restarts_both_daemons_and_cuts_nobody(fleet: Fleet, release:
     fleet.machine.run("head -c 24M /dev/urandom >~/data", user="alice")
     proxy = "socat - UNIX-CONNECT:/run/shadow-tunnel/011.sock"
     shell = f"ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o 'ProxyCommand {proxy}'"
-    copy = ["rsync", "--bwlimit=1M", f"--rsh={shell}", "/home/alice/data", "alice@011:copy"]
+    copy = f"cd ~ && rsync --bwlimit=1M --rsh={shlex.quote(shell)} data alice@011:copy"
     with (
         fleet.machine.background(fleet.ssh("cat"), user="alice") as session,
         fleet.machine.background(copy, user="alice") as copying,
