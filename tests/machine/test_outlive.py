@@ -130,26 +130,27 @@ def test_without_the_store_a_transfer_is_lost(data: Fleet, service: Background) 
 
 
 @pytest.mark.timeout(1500, func_only=True)
-@pytest.mark.parametrize(("streams", "size", "rate"), [(1, 64 * MIB, MIB), (20, 13 * MIB, MIB // 20)])
-def test_thirty_kills_at_random_moments(data: Fleet, streams: int, size: int, rate: int) -> None:
-    """Some 500 MiB and more, in as many rounds as it takes; now and then a restart or a reload."""
+@pytest.mark.parametrize(
+    ("kills", "streams", "size", "rate"), [(12, 1, 64 * MIB, MIB), (30, 20, 13 * MIB, MIB // 20)]
+)
+def test_kills_at_random_moments(data: Fleet, kills: int, streams: int, size: int, rate: int) -> None:
+    """More than 500 MiB altogether, in as many rounds as it takes; now and then a restart or a reload."""
     choice = random.Random(4)  # noqa: S311 - the moments are random, the order of victims repeats
     visit = f"python3 /srv/guest/traffic.py visit {SOCKET} {size} --slow {rate}"
     together = f"for _ in $(seq {streams}); do {visit} & done; wait"
-    kills, moved = 0, 0
+    killed = 0
     with serving(data, size) as service:
-        while kills < 30 or moved < 500 * MIB:
+        while killed < kills:
             with data.machine.background(["bash", "-c", together], user="alice") as running:
                 data.wait_for(SERVER, "NFileDescriptorStore", f"^{1 + streams}$")
-                while kills < 30 and running.process.poll() is None:
-                    kills += 1
-                    disturb(data, choice.choice([SERVER, CLIENT]), kills)
+                while killed < kills and running.process.poll() is None:
+                    killed += 1
+                    disturb(data, choice.choice([SERVER, CLIENT]), killed)
                     time.sleep(choice.random())  # not waiting for anything: the moment of the next one
                 status, output, errors = running.finish(timeout=900)
             assert status == 0, errors
             assert len(output.splitlines()) == streams
             assert_whole(output, service, size)
-            moved += 2 * size * streams
             assert_nothing_left(data)
             data.wait_for(CLIENT, "StatusText", "^Connected to ")  # for the next visitor
             data.machine.wait_until(f"[[ -S {SOCKET} ]]")
