@@ -17,9 +17,11 @@ until a system call says EAGAIN. How bytes move is left to the subclasses in ``s
 import contextlib
 import enum
 import errno
+import fcntl
 import select
 import socket
 import struct
+import termios
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -30,6 +32,7 @@ from .link import Link, reset
 TURN_BUDGET = 2**18  # bytes per direction before the next stream gets its turn
 _CALL_COST = 2**12  # bytes a call is charged at least, so that tiny records cannot buy endless turns
 
+_INT = struct.Struct("i")
 _TCP_INFO = struct.Struct("=24xI28xI")  # tcpi_unacked (packets), tcpi_last_ack_recv (milliseconds)
 _READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
@@ -223,9 +226,32 @@ class Pump:
         return [self.plain.fileno(), self.link.sock.fileno(), *self.up.descriptors, *self.down.descriptors]
 
     @property
+    def lingers(self) -> bool:
+        """True if both ends of file have been passed on, and a peer has not taken all that was before them.
+
+        Its sockets must stay open: one that nobody has open any more is reset by the kernel when its peer
+        does not read for some minutes (tcp(7), tcp_orphan_retries), and what it still held is lost.
+        """
+        passed = self.cut is None and self.up.done and self.down.done
+        return passed and not (is_delivered(self.plain) and is_delivered(self.link.sock))
+
+    @property
     def over(self) -> bool:
         """True when nothing remains to be done."""
-        return self.cut is not None or (self.up.done and self.down.done)
+        return self.cut is not None or (self.up.done and self.down.done and not self.lingers)
+
+    def look_after(self) -> None:
+        """For a stream that lingers: cut it if a peer has gone without taking everything.
+
+        epoll tells so too, but a socket that was reset also looks as if everything had been acknowledged.
+        """
+        for sock, side in ((self.plain, Side.PLAIN), (self.link.sock, Side.LINK)):
+            self._cut_if_broken(sock, side)
+
+    def _cut_if_broken(self, sock: socket.socket, side: Side) -> None:
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            self.cut = StreamCut(side, OSError(number, None))
 
     def ready(self, side: Side, events: int) -> None:
         """Remember what epoll says of one side's socket."""
@@ -237,10 +263,7 @@ class Pump:
         if events & select.EPOLLERR and reader.ended:
             # Nobody reads this socket any more, and nobody may be about to write to it: the error would
             # go unnoticed and the stream would stay for ever.
-            sock = self.plain if side is Side.PLAIN else self.link.sock
-            number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if number:
-                self.cut = StreamCut(side, OSError(number, None))
+            self._cut_if_broken(self.plain if side is Side.PLAIN else self.link.sock, side)
 
     def turn(self, budget: int = TURN_BUDGET) -> bool:
         """Let both directions move bytes; True if there is more to do at once."""
@@ -285,6 +308,14 @@ def is_writable(sock: socket.socket) -> bool:
     poll = select.poll()
     poll.register(sock, select.POLLOUT)
     return bool(poll.poll(0))
+
+
+def is_delivered(sock: socket.socket) -> bool:
+    """Whether a peer has acknowledged everything, the end too (tcp(7), SIOCOUTQ); a unix socket's has."""
+    if sock.family == socket.AF_UNIX:
+        return True
+    (queued,) = _INT.unpack(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(_INT.size)))
+    return bool(queued == 0)
 
 
 def is_dead(sock: socket.socket, silence: float) -> bool:

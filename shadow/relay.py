@@ -21,6 +21,7 @@ from .link import Link, UserspaceLink
 
 _EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _EVENTS_AT_ONCE = 256
+_LINGER = 0.1  # seconds between looks whether the last bytes of a stream have been acknowledged
 
 OnEnd = Callable[[Pump], object]
 
@@ -127,6 +128,7 @@ class _Worker:
         self._stopping = False
         self._sides: dict[int, tuple[Pump, Side]] = {}
         self._hungry: dict[Pump, None] = {}  # in order of their turns
+        self._lingering: dict[Pump, None] = {}
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
@@ -175,7 +177,7 @@ class _Worker:
 
     def _run(self) -> None:
         while not self._stopping:
-            events = self._epoll.poll(0 if self._hungry else None, _EVENTS_AT_ONCE)
+            events = self._epoll.poll(self._patience, _EVENTS_AT_ONCE)
             self._turns += 1
             for descriptor, mask in events:
                 if descriptor == self._wake:
@@ -186,6 +188,16 @@ class _Worker:
                     self._hungry[pump] = None
             for pump in list(self._hungry):
                 self._take_turn(pump)
+            for pump in list(self._lingering):
+                self._guard(pump, pump.look_after)
+                self._end_if_over(pump)
+
+    @property
+    def _patience(self) -> float | None:
+        """Seconds to wait for events: no event tells that a peer has acknowledged the last byte."""
+        if self._hungry:
+            return 0
+        return _LINGER if self._lingering else None
 
     def _read_inbox(self) -> None:
         os.eventfd_read(self._wake)
@@ -204,8 +216,13 @@ class _Worker:
         del self._hungry[pump]
         if self._guard(pump, pump.turn):
             self._hungry[pump] = None
+        self._end_if_over(pump)
+
+    def _end_if_over(self, pump: Pump) -> None:
         if pump.over:
             self._end(pump)
+        elif pump.lingers:
+            self._lingering[pump] = None
 
     def _guard(self, pump: Pump, step: Callable[[], bool | None]) -> bool:
         """Run one step of a stream: whatever goes wrong in it ends that stream and nothing else."""
@@ -232,6 +249,7 @@ class _Worker:
 
     def _forget(self, pump: Pump) -> None:
         self._hungry.pop(pump, None)
+        self._lingering.pop(pump, None)
         for sock in (pump.plain, pump.link.sock):
             del self._sides[sock.fileno()]
             self._epoll.unregister(sock)
@@ -249,6 +267,8 @@ class _Worker:
             if pump.kept:
                 self._forget(pump)
                 pump.leave()
+            elif pump.lingers:
+                self._end(pump)
             else:
                 self._cut(pump, "the daemon is stopping")
         self._stopping = True

@@ -7,9 +7,19 @@ import socket
 import pytest
 
 from shadow.errors import reason
-from shadow.flow import Flow, Pump, Side, StreamCut, is_dead, is_writable, reason_of, shutdown_write
+from shadow.flow import (
+    Flow,
+    Pump,
+    Side,
+    StreamCut,
+    is_dead,
+    is_delivered,
+    is_writable,
+    reason_of,
+    shutdown_write,
+)
 from shadow.ledger import private_entry
-from tests.support import tcp_pair
+from tests.support import tcp_pair, wait_for
 
 
 class Scripted(Flow):
@@ -141,6 +151,22 @@ def test_readiness_goes_to_the_right_flows() -> None:
     assert made.down.writable
     made.close()
     near.close()
+
+
+def test_delivered_is_what_the_peer_has_acknowledged() -> None:
+    theirs, ours = tcp_pair()
+    assert is_delivered(ours)
+    ours.setblocking(False)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
+    sent = ours.send(bytes(300_000))
+    assert not is_delivered(ours), "the peer's window is smaller"
+    while sent > 0:
+        sent -= len(theirs.recv(65536))
+    wait_for(lambda: is_delivered(ours), "the last acknowledgement")
+    ours.close()
+    theirs.close()
+    with socket.socket(socket.AF_UNIX) as unix:
+        assert is_delivered(unix)
 
 
 def test_closing_frees_the_stores_and_aborts_only_after_a_cut() -> None:

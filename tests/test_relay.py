@@ -5,6 +5,7 @@ On a kernel with TLS the same tests run through splice as well; elsewhere the ma
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -154,6 +155,37 @@ def test_what_a_slow_reader_does_not_take_waits_and_arrives(stream: Stream) -> N
     assert moved < len(data)
     assert read_all(stream.near) == data
     thread.join(DEADLINE)
+
+
+def test_what_a_peer_has_not_read_is_not_left_to_the_kernel(stream: Stream) -> None:
+    """Closed with bytes under way, a socket is reset by the kernel if its peer does not read for minutes."""
+    sock = stream.pump.link.sock
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)  # takes what the peer's window does not
+    data = random_bytes(300_000, 3)
+    stream.near.sendall(data)
+    stream.near.shutdown(socket.SHUT_WR)
+    stream.far.send_close_notify()
+    wait_for(lambda: stream.pump.up.done and stream.pump.down.done, "both ends to be passed on")
+    for _ in range(3):
+        stream.relay.ping()
+        wait_for(lambda: stream.relay.turning, "the thread to come around")
+    assert not stream.ended
+    assert sock.fileno() != -1
+    assert read_link(stream.far) == data
+    stream.far.sock.close()
+    assert stream.wait_for_end().cut is None
+
+
+def test_a_peer_that_goes_away_with_bytes_under_way_is_noticed(stream: Stream) -> None:
+    stream.pump.link.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
+    stream.near.sendall(random_bytes(300_000, 3))
+    stream.near.shutdown(socket.SHUT_WR)
+    stream.far.send_close_notify()
+    wait_for(lambda: stream.pump.up.done and stream.pump.down.done, "both ends to be passed on")
+    stream.far.sock.close()  # with bytes unread: a reset
+    cut = stream.wait_for_end().cut
+    assert cut is not None
+    assert cut.error.errno == errno.ECONNRESET
 
 
 def test_a_truncated_link_is_an_abort_and_not_an_end_of_file(authority: Authority) -> None:

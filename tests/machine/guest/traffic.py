@@ -89,8 +89,8 @@ def serve(port: int, size: int, abort_after: int) -> None:
 
     def handle(connection: socket.socket) -> None:
         with connection:
-            # Closing waits until all is acknowledged. Else the kernel resets a connection that nobody has open
-            # when its reader, a slow one, has not made room for a while (tcp(7), tcp_orphan_retries).
+            # Closing waits until all is acknowledged. Else the kernel resets a connection that nobody has
+            # open when its reader, a slow one, has not made room for a while (tcp(7), tcp_orphan_retries).
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 900))
             counted = abort(connection, abort_after) if abort_after else exchange(connection, size)
         print(json.dumps(counted), flush=True)
