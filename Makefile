@@ -18,12 +18,14 @@ COVERAGE := $(BUILD)/coverage.data
 # PYTEST_FLAGS   further options of pytest
 # RELEASE        the Debian release of `make test-machine`: trixie (13) or bookworm (12)
 # MACHINE_TESTS  which tests `make test-machine` runs
+# BENCH_FLAGS    further options of `make bench`, e.g. "--scale=0.1 --questions bulk"
 # SIZE           how much `make demo` sends through the tunnel
 TESTS ?= tests
 JOBS ?= 2
 PYTEST_FLAGS ?=
 RELEASE ?= trixie
 MACHINE_TESTS ?= tests/machine
+BENCH_FLAGS ?=
 SIZE ?= 1G
 
 PYTEST = -m pytest -q --numprocesses=$(JOBS) --dist=worksteal $(PYTEST_FLAGS) $(TESTS)
@@ -90,6 +92,12 @@ test-machine: setup ## the package, systemd and kernel TLS, in a virtual machine
 	@$(ROOT) tests/machine/setup
 	$(call phase,test-machine,$(ROOT) env SHADOW_MACHINE=1 SHADOW_MACHINE_RELEASE=$(RELEASE) \
 	$(VENV)/python -m pytest -q --numprocesses=$(JOBS) --dist=loadfile --durations=10 $(PYTEST_FLAGS) $(MACHINE_TESTS))
+
+# Root, for the sshd that it starts takes visitors only if it is root's.
+.PHONY: bench
+bench: ## Shadow beside what people would use instead: a table, and build/bench
+	@scripts/setup bench
+	$(call phase,bench,$(ROOT) $(VENV)/python -m bench --output=$(BUILD)/bench $(BENCH_FLAGS))
 
 .PHONY: deb
 deb: ## build the Debian package into build/deb

@@ -1,0 +1,1 @@
+"""Measures Shadow beside what people would use instead. ``python -m bench --help`` tells how."""

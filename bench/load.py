@@ -1,0 +1,156 @@
+"""The load: a service and its visitors, in processes of their own.
+
+    load.py service                  listens on a port of 127.0.0.1, says which, and does what visitors ask
+    load.py visit JOB WHERE ...      one job; its outcome is one line of JSON
+
+A visitor's first line says what it wants of the service: ``sink N`` (take N bytes, then say ``k``),
+``both N`` (that, and send N bytes at the same time), ``echo N`` (send each N bytes back). WHERE is a unix
+socket's path or a port of 127.0.0.1. No job ends its connection before its time is taken.
+"""
+
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+_CHUNK = 2**20
+_NOISE = bytes(range(256)) * (_CHUNK // 256)
+_PATIENCE = 120.0  # seconds
+
+
+def send_exactly(sock: socket.socket, count: int) -> None:
+    """Send ``count`` bytes."""
+    view = memoryview(_NOISE)
+    while count > 0:
+        sock.sendall(view[:count])
+        count -= min(count, _CHUNK)
+
+
+def take_exactly(sock: socket.socket, count: int) -> None:
+    """Receive ``count`` bytes and throw them away; TCP does so without a copy.
+
+    Raises:
+        EOFError: the other end is gone.
+    """
+    flags = socket.MSG_TRUNC if sock.family == socket.AF_INET else 0
+    buffer = memoryview(bytearray(_CHUNK))
+    while count > 0:
+        taken = sock.recv_into(buffer[:count], 0, flags)
+        if not taken:
+            raise EOFError("the connection was cut")
+        count -= taken
+
+
+def serve(connection: socket.socket) -> None:
+    """Do what one visitor asks for, until it is gone."""
+    with connection:
+        words = b""
+        while not words.endswith(b"\n"):
+            byte = connection.recv(1)
+            if not byte:
+                return
+            words += byte
+        job, size = words.split()
+        count = int(size)
+        if job == b"echo":
+            while True:
+                data = connection.recv(count, socket.MSG_WAITALL)
+                if len(data) < count:
+                    return
+                connection.sendall(data)
+        if job == b"both":
+            threading.Thread(target=send_exactly, args=(connection, count)).start()
+        take_exactly(connection, count)
+        connection.sendall(b"k")
+        connection.recv(1)  # it is the visitor who ends
+
+
+def service() -> None:
+    """Listen and serve for ever."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        print(listener.getsockname()[1], flush=True)
+        while True:
+            connection, _address = listener.accept()
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+
+def connect(where: str) -> socket.socket:
+    """A visitor's connection."""
+    if where.isdecimal():
+        sock = socket.create_connection(("127.0.0.1", int(where)), timeout=_PATIENCE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(_PATIENCE)
+    sock.connect(where)
+    return sock
+
+
+def bulk(where: str, kind: str, size: str, streams: str) -> dict[str, Any]:
+    """``streams`` visitors at once, ``size`` bytes each; the seconds that each took, and all together."""
+    count = int(size)
+    socks = [connect(where) for _ in range(int(streams))]
+    seconds: list[float] = []
+    began = time.monotonic()
+
+    def one(sock: socket.socket) -> None:
+        sock.sendall(f"{kind} {count}\n".encode())
+        sender = threading.Thread(target=send_exactly, args=(sock, count))
+        sender.start()
+        take_exactly(sock, (count if kind == "both" else 0) + 1)
+        seconds.append(time.monotonic() - began)
+        sender.join()
+
+    threads = [threading.Thread(target=one, args=(sock,)) for sock in socks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if len(seconds) < len(socks):
+        raise EOFError("a stream was cut")
+    return {"seconds": max(seconds), "each": sorted(seconds)}
+
+
+def ask(where: str, size: str, times: str) -> dict[str, Any]:
+    """One visitor asks and waits for the answer, again and again; the seconds of each round trip."""
+    question = _NOISE[: int(size)]
+    trips = []
+    with connect(where) as sock:
+        sock.sendall(f"echo {size}\n".encode())
+        for _ in range(int(times)):
+            began = time.perf_counter()
+            sock.sendall(question)
+            take_exactly(sock, len(question))
+            trips.append(time.perf_counter() - began)
+    return {"seconds": sum(trips), "median": sorted(trips)[len(trips) // 2]}
+
+
+def visits(where: str, times: str) -> dict[str, Any]:
+    """Visitors one after the other, for one byte each; the seconds until they had it."""
+    waits = []
+    for _ in range(int(times)):
+        began = time.perf_counter()
+        with connect(where) as sock:
+            sock.sendall(b"echo 1\nx")
+            take_exactly(sock, 1)
+            waits.append(time.perf_counter() - began)
+    return {"seconds": sum(waits), "median": sorted(waits)[len(waits) // 2]}
+
+
+JOBS: dict[str, Callable[..., dict[str, Any]]] = {"bulk": bulk, "ask": ask, "visits": visits}
+
+
+def main() -> None:
+    """Do what the command line says."""
+    if sys.argv[1] == "service":
+        service()
+    else:
+        print(json.dumps(JOBS[sys.argv[2]](*sys.argv[3:])), flush=True)
+
+
+if __name__ == "__main__":
+    main()
