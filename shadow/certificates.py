@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.utils import CryptographyDeprecationWarning
@@ -97,6 +98,11 @@ class Credentials:
     ca: list[x509.Certificate]
     chain: list[x509.Certificate]
     key: PrivateKey
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of our own certificate, in hexadecimal."""
+        return self.chain[0].fingerprint(hashes.SHA256()).hex()
 
 
 def validity(certificate: x509.Certificate) -> tuple[dt.datetime, dt.datetime]:

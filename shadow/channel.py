@@ -191,13 +191,15 @@ class Channel:
         self.on_lost(error)
 
 
-def remembered(link: Link, record: Mapping[str, Any], us: Party) -> Channel:
+def remembered(link: Link, record: Mapping[str, Any], us: Party, state: State) -> Channel:
     """The channel that another process has noted down; set ``on_frame`` and ``on_lost`` at once.
 
     Raises:
-        KeyError, TypeError, ValueError: the record is not one of a channel.
+        KeyError, TypeError, ValueError: the record is not one of a channel in this state.
     """
-    conversation = Conversation(us, str(record["role"]), State(record["state"]))
+    if State(record["state"]) is not state:
+        raise ValueError(f"a channel that is {record['state']} and not {state}")
+    conversation = Conversation(us, str(record["role"]), state)
     return Channel(link, us, _unheard, _unheard, conversation)
 
 

@@ -7,8 +7,6 @@ import enum
 import logging
 import time
 
-from cryptography.hazmat.primitives.hashes import SHA256
-
 from . import depot, journal, tls
 from .certificates import Purpose, common_name, load_credentials
 from .client_session import Session
@@ -53,7 +51,6 @@ class Client:
                 raise
         self.failure: asyncio.Future[ShadowError] = asyncio.get_running_loop().create_future()
         self._session: Session | None = None
-        self._left: Session | None = None  # by the client before us
         self._task: asyncio.Task[None] | None = None
         self._backoff = Backoff()
         self._phase = Phase.DIALLING
@@ -82,7 +79,7 @@ class Client:
         if self._settings is not None:
             session = Session(self._config, self._settings, self._services)
             session.resume(depot.collect(self._vault.store), self._still_trusted)
-            self._left = session if session.connected else None
+            self._session = session if session.connected else None
 
     def _still_trusted(self, link: Link) -> None:
         if self._settings is not None:  # else our clock is wrong, and nothing can be said
@@ -100,12 +97,12 @@ class Client:
 
     async def stop(self) -> None:
         """Leave the session for the next client, or end it in order."""
-        session = self._session or self._left
-        if session is not None and self._vault.store.limit:
+        if self._session is not None and self._vault.store.limit:
             with contextlib.closing(Depot(self._vault.store)) as left:
-                if session.park(left):
+                if self._session.park(left):
                     text = f"robot {self._config.robot}: the session is left for the next start"
                     journal.log(Event.STOPPING, logging.INFO, text, robot=self._config.robot)
+        self._services.stop()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -132,9 +129,9 @@ class Client:
         if name != self._config.robot:
             raise ConfigError(f"{files.crt} is for robot {name!r}, not for {self._config.robot!r} (--robot)")
         context = tls.make_context(credentials)
-        fingerprint = credentials.chain[0].fingerprint(SHA256()).hex()
+        config = self._config
         return tls.Settings(
-            context, Purpose.ROBOT, self._config.ktls, self._config.server_name, credentials.ca, fingerprint
+            context, Purpose.ROBOT, config.ktls, config.server_name, credentials.ca, credentials.fingerprint
         )
 
     def _stopped_trying(self, task: asyncio.Task[None]) -> None:
@@ -161,8 +158,8 @@ class Client:
         try:
             if self._settings is None:
                 self._settings = self._load()
-            self._session = self._left or Session(self._config, self._settings, self._services)
-            self._left = None
+            if self._session is None:
+                self._session = Session(self._config, self._settings, self._services)
             try:
                 if not self._session.connected:
                     await self._session.open()

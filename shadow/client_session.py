@@ -21,7 +21,7 @@ from .frames import PROTOCOL_VERSION, Dial, Frame, Hello, Ping, Refusal, Start, 
 from .journal import Event
 from .link import Link
 from .parcel import Letter
-from .protocol import CONTROL, DATA, Backoff, Keepalive, Party
+from .protocol import CONTROL, DATA, Backoff, Keepalive, Party, State
 from .services import Services
 
 SOFTWARE = f"shadow-client {__version__}"
@@ -68,7 +68,9 @@ class Session:
             ShadowError: it did not come about; the session is good for nothing but ``close``.
         """
         targets = await resolve(self._config.server, self._config.connect_timeout)
-        link = await self._connect(targets)
+        settings = self.settings  # a reload may come while we dial
+        self._certificate = settings.fingerprint
+        link = await self._connect(targets, settings)
         hello = Hello(
             PROTOCOL_VERSION, CONTROL, self._config.robot, tuple(self._config.services), software=SOFTWARE
         )
@@ -80,6 +82,7 @@ class Session:
         self._id = welcome.session
         self.since = time.strftime("%Y-%m-%d %H:%M:%S")
         self._attend(channel, min(max(welcome.keepalive, 0.1), KEEPALIVE_MAX))
+        self._timer = self._loop.call_later(self._keepalive.interval, self._keep_alive)
         watch_for_death(link.sock, self._keepalive.interval)
         encryption = "kernel TLS" if link.in_kernel else "userspace TLS"
         journal.log(
@@ -99,7 +102,6 @@ class Session:
         self._services.sweep_every(interval)
         control.on_frame = self._control_frame
         control.on_lost = self._control_lost
-        self._timer = self._loop.call_later(interval, self._keep_alive)
 
     @property
     def connected(self) -> bool:
@@ -167,11 +169,14 @@ class Session:
             try:
                 self._resume(facts, sock, check)
             except Exception as error:  # noqa: BLE001 - what another version wrote may be anything
+                self._loop.remove_reader(sock)
                 sock.close()
                 self._give_up(error)
         if self.connected:
             text = f"robot {self._config.robot} remains connected to {self.target}"
             journal.log(Event.SESSIONS_RESUMED, logging.INFO, text, robot=self._config.robot)
+            # At once: the last PING was the other client's, and nobody knows how long ago.
+            self._keep_alive()
             self._fill_up()
 
     def _resume(self, facts: Mapping[str, Any], sock: socket.socket, check: Check) -> None:
@@ -184,11 +189,11 @@ class Session:
             self.target = Target(int(family), tuple(sockaddr))
             self._id, self.since = str(facts["session"]), str(facts["since"])
             interval = float(facts["interval"])
-            self._attend(channels.remembered(link, facts, Party.ROBOT), interval)
-        elif self.connected:
-            self._have_standby(channels.remembered(link, facts, Party.ROBOT))
+            self._attend(channels.remembered(link, facts, Party.ROBOT, State.OPEN), interval)
+        elif facts["kind"] == "standby" and self.connected:
+            self._have_standby(channels.remembered(link, facts, Party.ROBOT, State.STANDBY))
         else:
-            raise LocalError("its session is over")
+            raise LocalError("its session is over, or this version does not know what it is")
 
     def _give_up(self, error: Exception) -> None:
         why = str(error) if isinstance(error, ShadowError) else repr(error)
@@ -209,14 +214,14 @@ class Session:
 
     # Connections
 
-    async def _connect(self, targets: list[Target]) -> Link:
+    async def _connect(self, targets: list[Target], settings: tls.Settings) -> Link:
         """Dial and shake hands, within one deadline."""
         try:
             async with asyncio.timeout(self._config.connect_timeout):
                 sock, self.target = await dial(targets, self._config.connect_timeout)
                 watch_for_death(sock, self._keepalive.interval)
                 try:
-                    return await tls.handshake(sock, self.settings)
+                    return await tls.handshake(sock, settings)
                 except BaseException:
                     sock.close()
                     raise
@@ -312,7 +317,8 @@ class Session:
         assert self.target is not None  # noqa: S101 - the control channel came first
         hello = Hello(PROTOCOL_VERSION, DATA, self._config.robot, session=self._id)
         try:
-            await self._greet(await self._connect([self.target]), hello, self._stand_by)
+            link = await self._connect([self.target], self.settings)
+            await self._greet(link, hello, self._stand_by)
         except ShadowError as error:
             wait = self._failures.wait()
             text = f"cannot open a data channel: {error}; next try in {wait:.1f} s"

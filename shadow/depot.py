@@ -57,7 +57,7 @@ class Depot:
         return packer
 
     def close(self) -> None:
-        """No more letters."""
+        """Seal the parcel that is being filled."""
         if self._packer is not None:
             self._packer.close()
             self._packer = None
@@ -68,12 +68,16 @@ def collect(store: Store) -> Iterator[Letter]:
     passed = store.take(lambda name: name.startswith(_PREFIX) and name[1:].isdecimal())
     for name, descriptor in sorted(passed, key=lambda entry: int(entry[0][1:])):
         store.count(1)
+        errors = []
         for letter in _letters(descriptor):
             if isinstance(letter, Letter):
                 yield letter
             else:
-                text = f"something of the daemon before this one cannot go on: {letter}"
-                journal.log(Event.SESSION_GIVEN_UP, logging.ERROR, text)
+                errors.append(letter)
+        if errors:
+            what = journal.many(len(errors), "letter")
+            text = f"{what} of the daemon before this one cannot be read: {errors[0]}; that ends"
+            journal.log(Event.SESSION_GIVEN_UP, logging.ERROR, text)
         store.remove(name)
 
 

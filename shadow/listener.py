@@ -70,6 +70,15 @@ class UnixListener:
         return {"identity": self.identity}
 
     @property
+    def as_made_today(self) -> bool:
+        """True if the file is in place, and has the owner, group and mode that we would give it."""
+        with contextlib.suppress(OSError):
+            status = self.path.lstat()
+            ours = status.st_uid == os.geteuid() and status.st_gid == os.getegid()
+            return ours and self.in_place and stat.S_IMODE(status.st_mode) == SOCKET_MODE
+        return False
+
+    @property
     def in_place(self) -> bool:
         """True if the file is still there, and ours: who connects to the path comes here."""
         with contextlib.suppress(OSError):

@@ -89,7 +89,8 @@ def pack(facts: Mapping[str, Any], descriptors: Sequence[int]) -> socket.socket:
     """
     with contextlib.closing(Packer()) as packer:
         try:
-            packer.put(Letter(facts, descriptors))
+            if not packer.put(Letter(facts, descriptors)):
+                raise LocalError("cannot hand over to the service manager: too much for one parcel")
         except BaseException:
             packer.parcel.close()
             raise
@@ -148,13 +149,13 @@ def _read(parcel: socket.socket, flags: int) -> Letter | None:
 
 def _facts(text: bytes, flags: int) -> dict[str, Any]:
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        raise LocalError("a parcel is larger than any of ours")
+        raise LocalError("a letter is larger than any of ours")
     try:
         facts = json.loads(text)
     except ValueError as error:
-        raise LocalError("a parcel is not one of ours") from error
+        raise LocalError("a letter is not one of ours") from error
     if not isinstance(facts, dict) or facts.pop("version", None) != VERSION:
-        raise LocalError(f"a parcel is not of version {VERSION}")
+        raise LocalError(f"a letter is not of version {VERSION}")
     return facts
 
 

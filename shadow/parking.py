@@ -10,7 +10,7 @@ import contextlib
 import functools
 import logging
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from . import channel, journal, link, listener, parcel, session, visitor
@@ -18,9 +18,9 @@ from .channel import Channel
 from .depot import Depot
 from .errors import LocalError, ShadowError, printable
 from .journal import Event
-from .link import Link
+from .link import KernelLink, Link
 from .parcel import Letter
-from .protocol import Party
+from .protocol import Party, State
 from .robots import Robot
 
 Admit = Callable[[Link], Robot]
@@ -34,15 +34,36 @@ Raises:
 # Leaving
 
 
-def park(robot: Robot, depot: Depot) -> bool:
-    """Leave a robot's session for the next daemon; False if that cannot be, and it was ended in order."""
+def park(robot: Robot, depot: Depot, terms: Mapping[str, Any]) -> bool:
+    """Leave what a robot has for the next daemon; what cannot be left is ended in order.
+
+    Args:
+        robot: the robot.
+        depot: where to.
+        terms: what the session was made on; ``resume`` wants the same. Fit for JSON.
+
+    Returns:
+        True if the robot remains connected.
+    """
+    put = functools.partial(_put, depot, robot)
+    parked = _park_session(robot, put, terms)
+    for starting, its_channel in robot.starting.items():
+        with _or_else(robot, its_channel.abort):
+            facts = {**its_channel.record, "visitor": starting.record}
+            put("start", facts, its_channel.link.sock, starting.sock)
+            its_channel.leave()
+        starting.close()
+    robot.starting.clear()
+    return parked
+
+
+def _park_session(robot: Robot, put: Callable[..., None], terms: Mapping[str, Any]) -> bool:
     leaving = robot.session
     if leaving is None:
         return False
-    put = functools.partial(_put, depot, robot)
     control = leaving.channel
     try:
-        put("session", {**leaving.record, **control.record}, control.link.sock)
+        put("session", {**leaving.record, **control.record, "terms": terms}, control.link.sock)
     except LocalError as error:
         robot.end_session(f"the server is stopping, {error}")
         return False
@@ -53,24 +74,25 @@ def park(robot: Robot, depot: Depot) -> bool:
             its_socket.sock.close()
     for standby in leaving.board.standbys:
         with _or_else(robot, standby.close):
-            put("standby", standby.record, standby.link.sock)
+            record = standby.record
+            if standby.link.chain == control.link.chain:
+                del record["chain"]  # thousands of robots show the same one three times
+            put("standby", record, standby.link.sock)
             standby.leave()
     for waiting in leaving.board.visitors:
-        with _or_else(robot, waiting.close):
+        with _or_else(robot, _nothing):
             put("visitor", waiting.record, waiting.sock)
-            waiting.close()
-    for starting, its_channel in robot.starting.items():
-        with _or_else(robot, starting.close):
-            facts = {**its_channel.record, "visitor": starting.record}
-            put("start", facts, its_channel.link.sock, starting.sock)
-            its_channel.leave()
-            starting.close()
+        waiting.close()
     return True
 
 
 def _put(depot: Depot, robot: Robot, kind: str, record: Mapping[str, Any], *sockets: socket.socket) -> None:
     facts = {**record, "kind": kind, "robot": robot.name}
     depot.put(Letter(facts, [sock.fileno() for sock in sockets]))
+
+
+def _nothing() -> None:
+    """What is to be done is done in either case."""
 
 
 @contextlib.contextmanager
@@ -86,7 +108,9 @@ def _or_else(robot: Robot, end: Callable[[], object]) -> Iterator[None]:
 # Going on
 
 
-def resume(letters: Iterable[Letter], robots: Mapping[str, Robot], admit: Admit) -> int:
+def resume(
+    letters: Iterable[Letter], robots: Mapping[str, Robot], admit: Admit, terms: Mapping[str, Any]
+) -> int:
     """Go on with what the daemon before us has left; how many robots remain connected.
 
     Whatever is wrong with a letter ends what it is about, and nothing else.
@@ -98,27 +122,37 @@ def resume(letters: Iterable[Letter], robots: Mapping[str, Robot], admit: Admit)
             _give_up(facts, error)
             continue
         try:
-            _resume(facts, sockets, robots, admit)
+            _resume(facts, sockets, robots, admit, terms)
         except Exception as error:  # noqa: BLE001 - what another version wrote may be anything
             for sock in sockets:
+                asyncio.get_running_loop().remove_reader(sock)
                 sock.close()
             _give_up(facts, error)
-    connected = [robot for robot in robots.values() if robot.session is not None]
-    for robot in connected:
-        robot.open_sockets()  # those that are not where they should be by now
+    for robot in list(robots.values()):
+        robot.restore_sockets()
+        robot.report_if_empty()
+    connected = sum(robot.session is not None for robot in robots.values())
     if connected:
-        text = f"resumed {journal.many(len(connected), 'session')} of the daemon before this one"
-        journal.log(Event.SESSIONS_RESUMED, logging.INFO, text, robots=len(connected))
-    return len(connected)
+        text = f"resumed {journal.many(connected, 'session')} of the daemon before this one"
+        journal.log(Event.SESSIONS_RESUMED, logging.INFO, text, robots=connected)
+    return connected
 
 
 def _resume(
-    facts: Mapping[str, Any], sockets: list[socket.socket], robots: Mapping[str, Robot], admit: Admit
+    facts: Mapping[str, Any],
+    sockets: Sequence[socket.socket],
+    robots: Mapping[str, Robot],
+    admit: Admit,
+    terms: Mapping[str, Any],
 ) -> None:
     kind, sock = facts["kind"], sockets[0]
     robot = robots.get(facts["robot"])
     if kind == "session":
-        _resume_session(facts, sock, admit)
+        _resume_session(facts, sock, admit, terms)
+    elif kind == "start":
+        starting = visitor.remembered(sockets[1], facts["visitor"])
+        its_channel, robot = _resume_channel(facts, sock, robot, admit, State.STARTING)
+        robot.expect_answer(starting, its_channel)
     elif kind == "socket":
         its_socket = listener.remembered(sock, facts)
         if robot is None or robot.session is None:
@@ -130,31 +164,36 @@ def _resume(
     elif kind == "visitor":
         robot.have_visitor(visitor.remembered(sock, facts))
     elif kind == "standby":
-        robot.serve(robot.session, _resume_channel(facts, sock, robot, admit))
-    elif kind == "start":
-        starting = visitor.remembered(sockets[1], facts["visitor"])
-        robot.expect_answer(starting, _resume_channel(facts, sock, robot, admit))
+        its_channel, _same = _resume_channel(facts, sock, robot, admit, State.STANDBY)
+        robot.serve(robot.session, its_channel)
     else:
         raise LocalError(f"{kind!r} is unknown to this version")
 
 
-def _resume_session(facts: Mapping[str, Any], sock: socket.socket, admit: Admit) -> None:
+def _resume_session(
+    facts: Mapping[str, Any], sock: socket.socket, admit: Admit, terms: Mapping[str, Any]
+) -> None:
+    if facts["terms"] != terms:
+        raise LocalError("the server has other settings now, and the robot is to hear of them")
     its_link = link.remembered(sock, facts)
     robot = admit(its_link)
-    control = channel.remembered(its_link, facts, Party.SERVER)
-    try:
-        robot.have_session(session.remembered(control, facts, asyncio.get_running_loop().time()))
-    except BaseException:
-        control.abort()
-        raise
+    control = channel.remembered(its_link, facts, Party.SERVER, State.OPEN)
+    robot.have_session(session.remembered(control, facts, asyncio.get_running_loop().time()))
 
 
-def _resume_channel(facts: Mapping[str, Any], sock: socket.socket, robot: Robot, admit: Admit) -> Channel:
+def _resume_channel(
+    facts: Mapping[str, Any], sock: socket.socket, robot: Robot | None, admit: Admit, state: State
+) -> tuple[Channel, Robot]:
+    known = robot.session.channel.link if robot is not None and robot.session is not None else None
+    if "chain" not in facts and isinstance(known, KernelLink):
+        facts = {**facts, "chain": known.record["chain"]}
     its_link = link.remembered(sock, facts)
-    known = robot.session is not None and its_link.chain == robot.session.channel.link.chain
-    if not known and admit(its_link) is not robot:
-        raise LocalError("its certificate is another robot's")
-    return channel.remembered(its_link, facts, Party.SERVER)
+    if known is None or its_link.chain != known.chain:
+        robot = admit(its_link)
+        if robot.name != facts["robot"]:
+            raise LocalError("its certificate is another robot's")
+    assert robot is not None  # noqa: S101 - known is its link
+    return channel.remembered(its_link, facts, Party.SERVER, state), robot
 
 
 def _give_up(facts: Mapping[str, Any], error: Exception) -> None:

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 
 from . import splice, userspace
+from .errors import LocalError
 from .flow import Pump, Side, StreamCut, is_dead
 from .ledger import Entry, private_entry
 from .link import Link, UserspaceLink
@@ -74,6 +75,8 @@ class Relay:
         self._adopt(self._idlest(), pump, on_end)
 
     def _idlest(self) -> "_Worker":
+        if not self._workers:
+            raise LocalError("the daemon is stopping")
         return min(self._workers, key=lambda worker: worker.load)
 
     def _adopt(self, worker: "_Worker", pump: Pump, on_end: OnEnd) -> None:

@@ -78,13 +78,10 @@ class Robot:
             Refused: the robot cannot be served; the caller tells it.
         """
         services = checked_services(hello)
-        try:
-            self.sockets.open(services)
-        except (ConfigError, LocalError) as error:
-            journal.log(Event.SOCKET_FAILED, logging.ERROR, f"robot {self.name}: {error}", robot=self.name)
+        if not self._open_sockets(services):
             if self.session is None:
                 self.sockets.close()
-            raise Refused("socket", "the server cannot make the robot's socket") from error
+            raise Refused("socket", "the server cannot make the robot's socket")
         if self.session is not None:
             self._give_way(self.session, peer)
         now = self._loop.time()
@@ -124,13 +121,18 @@ class Robot:
                 session.timer.cancel()
             session.channel.leave()
 
-    def open_sockets(self) -> None:
-        """Make the sockets that the session should have; it ends if that is not possible."""
-        if self.session is not None:
-            try:
-                self.sockets.open(self.session.services)
-            except (ConfigError, LocalError) as error:
-                self.end_session(str(error))
+    def restore_sockets(self) -> None:
+        """Make those of the session's sockets that are missing; it ends if that is not possible."""
+        if self.session is not None and not self._open_sockets(self.session.services):
+            self.end_session("the server cannot make its socket")
+
+    def _open_sockets(self, services: tuple[str, ...]) -> bool:
+        try:
+            self.sockets.open(services)
+        except (ConfigError, LocalError) as error:
+            journal.log(Event.SOCKET_FAILED, logging.ERROR, f"robot {self.name}: {error}", robot=self.name)
+            return False
+        return True
 
     def end_session(self, why: str, refusal: Refusal | None = None) -> None:
         """End the session, if there is one: its sockets vanish, its streams go on."""

@@ -70,7 +70,7 @@ class Server:
             self._sockets = listen_tcp(self._config.lport, ipv4=self._config.ipv4, ipv6=self._config.ipv6)
         vault = self._around.vault
         vault.resume(self._resume_stream)
-        parking.resume(depot.collect(vault.store), self._robots, self._known_robot)
+        parking.resume(depot.collect(vault.store), self._robots, self._known_robot, self._terms)
         self._acceptors = [Acceptor(sock, self._accepted, self._exhausted) for sock in self._sockets]
         self._sweep()
         where = ", ".join(describe(sock.getsockname()) for sock in self._sockets)
@@ -98,7 +98,7 @@ class Server:
         self._settings = self._load()
 
     async def stop(self) -> None:
-        """End everything in order and remove the robots' sockets."""
+        """Accept nobody any more; leave the robots to the next daemon, or end their sessions in order."""
         if self._sweeper is not None:
             self._sweeper.cancel()
         for acceptor in self._acceptors:
@@ -115,13 +115,19 @@ class Server:
         parked, store = 0, self._around.vault.store
         with contextlib.closing(Depot(store)) as left:
             for robot in list(self._robots.values()):
-                if store.limit:
-                    parked += parking.park(robot, left)
-                else:
-                    robot.end_session("the server is stopping")
+                try:
+                    parked += parking.park(robot, left, self._terms) if store.limit else False
+                except Exception:
+                    logging.getLogger("shadow").exception("robot %s cannot be left", robot.name)
+                robot.end_session("the server is stopping")
         if parked:
             text = f"{journal.many(parked, 'session')} left for the next start"
             journal.log(Event.STOPPING, logging.INFO, text, robots=parked)
+
+    @property
+    def _terms(self) -> dict[str, Any]:
+        """What sessions are made on; with others they have to be made anew."""
+        return {"certificate": self._settings.fingerprint, "keepalive": self._config.keepalive}
 
     @property
     def status(self) -> str:
@@ -138,7 +144,9 @@ class Server:
             files.ca, files.crt, files.key, Purpose.SERVER, dt.datetime.now(dt.UTC)
         )
         context = tls.make_context(credentials)
-        return tls.Settings(context, Purpose.SERVER, self._config.ktls, ca=credentials.ca)
+        return tls.Settings(
+            context, Purpose.SERVER, self._config.ktls, ca=credentials.ca, fingerprint=credentials.fingerprint
+        )
 
     # Greeting: from accept to HELLO
 

@@ -51,7 +51,7 @@ class Services:
         self._vault = vault
         self._loop = asyncio.get_running_loop()
         self._streams: dict[Pump, Stream] = {}
-        self._connecting: set[asyncio.Task[None]] = set()
+        self._connecting: dict[asyncio.Task[None], Channel] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self.sweep_every(SERVICE_KEEPALIVE)  # until the server says what it wants
 
@@ -79,8 +79,14 @@ class Services:
         channel.on_frame = _ignore_frame
         channel.on_lost = _ignore_loss
         task = self._loop.create_task(self._connect(channel, start))
-        self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
+        self._connecting[task] = channel
+        task.add_done_callback(self._connecting.pop)
+
+    def stop(self) -> None:
+        """Connect nobody any more; the server offers those under way another channel. Streams go on."""
+        for task, channel in self._connecting.items():
+            task.cancel()
+            channel.abort()
 
     async def _connect(self, channel: Channel, start: Start) -> None:
         endpoint = self._endpoints.get(start.service)

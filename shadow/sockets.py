@@ -66,9 +66,9 @@ class Sockets:
     def resume(self, service: str, listener: UnixListener) -> None:
         """Go on accepting on a parked socket.
 
-        One whose file is elsewhere by now, or somebody else's, is closed; ``open`` makes another.
+        One whose file is not as we would make it today is closed; ``open`` makes another.
         """
-        if listener.path == self._path(service) and listener.in_place:
+        if listener.path == self._path(service) and listener.as_made_today:
             self._add(service, listener)
         else:
             listener.close()

@@ -9,6 +9,7 @@ registered anywhere: under ``MemoryDenyWriteExecute=`` cffi cannot make one.
 import asyncio
 import contextlib
 import enum
+import functools
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -151,16 +152,25 @@ def check_again(chain: Sequence[x509.Certificate], settings: Settings) -> None:
 
     Raises:
         IdentityError: it would not; the message says why.
+        LocalError: the kernel is not to encrypt any more.
     """
-    store = crypto.X509Store()
-    for authority in settings.ca:
-        store.add_cert(crypto.X509.from_cryptography(authority))
+    if settings.ktls is Ktls.OFF:
+        raise LocalError("--ktls=off, and it is encrypted by the kernel")
+    store = _store(tuple(settings.ca))
     leaf, *intermediates = (crypto.X509.from_cryptography(certificate) for certificate in chain)
     try:
         crypto.X509StoreContext(store, leaf, intermediates).verify_certificate()
     except crypto.X509StoreContextError as error:
         raise IdentityError(f"its certificate is not good any more: {error}") from error
     _check_identity(chain[0], settings)
+
+
+@functools.lru_cache(maxsize=2)
+def _store(authorities: tuple[x509.Certificate, ...]) -> crypto.X509Store:
+    store = crypto.X509Store()
+    for authority in authorities:
+        store.add_cert(crypto.X509.from_cryptography(authority))
+    return store
 
 
 async def _run(sock: socket.socket, connection: SSL.Connection) -> bytes:

@@ -14,7 +14,7 @@ from shadow.channel import UNSENT_MAX, Channel, remembered, watch_for_death
 from shadow.errors import FrameError, LocalError, PeerError
 from shadow.frames import Dial, Frame, Hello, Ping, Pong, Start, Started, Welcome, encode
 from shadow.link import KernelLink, Link
-from shadow.protocol import CONTROL, DATA, Party
+from shadow.protocol import CONTROL, DATA, Party, State
 from shadow.tls import Ktls
 from tests.frame_end import FrameEnd
 from tests.support import DEADLINE, Authority, linked, tcp_pair
@@ -219,7 +219,10 @@ def test_another_process_goes_on_where_this_one_left(authority: Authority) -> No
         assert end.is_silent
         await end.say(Ping(1.0))
 
-        after = remembered(link.remembered(copy, record), record, Party.SERVER)
+        its_link = link.remembered(copy, record)
+        with pytest.raises(ValueError, match="is open and not standby"):
+            remembered(its_link, record, Party.SERVER, State.STANDBY)
+        after = remembered(its_link, record, Party.SERVER, State.OPEN)
         after.on_frame, after.on_lost = frames.append, fail
         async with asyncio.timeout(DEADLINE):
             while len(frames) < 2:

@@ -145,8 +145,10 @@ def test_the_server_notices_nothing(authority: Authority, said: list[tuple[Event
         said.clear()
         assert scene.leave(before)
         assert scene.store.kept
+        assert scene.control.is_silent
         after = scene.take_up()
         assert after.connected
+        assert isinstance(await scene.control.hear(), Ping), "the last one is nobody knows how old"
         assert scene.control.is_silent
         assert scene.standby.is_silent
         assert (after.since, str(after.target)) == (before.since, "198.51.100.1:4242")
@@ -246,6 +248,22 @@ def test_what_is_lost_already_is_not_left(authority: Authority) -> None:
             await session.lost
         assert not scene.leave(session)
         assert not scene.store.kept
+
+    play(authority, body)
+
+
+def test_a_part_that_this_version_does_not_know_is_no_standby(
+    authority: Authority, said: list[tuple[Event, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(scene: Scene) -> None:
+        put = Session._put
+        kinds = {"session": "session", "standby": "horse"}
+        other = staticmethod(lambda depot, kind, *rest: put(depot, kinds[kind], *rest))
+        monkeypatch.setattr(Session, "_put", other)
+        scene.leave(scene.begin())
+        assert scene.take_up().connected
+        await scene.standby.hears_the_end()
+        assert "this version does not know what it is" in "".join(text for _event, text in said)
 
     play(authority, body)
 

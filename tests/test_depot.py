@@ -85,4 +85,5 @@ def test_a_foreign_parcel_is_told_and_dropped(store: Store, said: list[tuple[Eve
     assert numbers(store) == [0]
     assert not store.kept
     assert [event for event, _text in said] == [Event.SESSION_GIVEN_UP]
+    assert said[0][1].startswith("1 letter of the daemon before this one cannot be read: ")
     assert "what is no socket" in said[0][1]

@@ -1,7 +1,7 @@
 """A planned restart: what the server leaves of its robots, and how the next one takes it up.
 
 A plain TCP socket plays the link that the kernel encrypts, so the robot's end is a bare socket that speaks
-frames. tests/machine/test_outlive.py has the real ones.
+frames. tests/machine/test_restart.py has the real ones.
 """
 
 import asyncio
@@ -52,6 +52,7 @@ class ServerSide:
         self.vault = Vault()
         self.robots: dict[str, Robot] = {}
         self.refuses: str = ""
+        self.terms: dict[str, Any] = {"certificate": "c0ffee", "keepalive": 30.0}
         config: Any = SimpleNamespace(ldir=ldir, keepalive=30.0, start_timeout=10.0, max_streams=100)
         self._around = Surroundings(config, self.vault, lambda _robot: None, print)  # type: ignore[arg-type]
 
@@ -66,11 +67,11 @@ class ServerSide:
 
     def leave(self, store: Store) -> bool:
         with contextlib.closing(Depot(store)) as depot:  # type: ignore[arg-type]
-            return parking.park(self.robot, depot)
+            return parking.park(self.robot, depot, self.terms)
 
     def take_up(self, store: Store) -> int:
         store.start_again()
-        return parking.resume(collect(store), self.robots, self.admit)  # type: ignore[arg-type]
+        return parking.resume(collect(store), self.robots, self.admit, self.terms)  # type: ignore[arg-type]
 
 
 class Scene:
@@ -262,6 +263,83 @@ def test_a_start_under_way_is_not_lost(authority: Authority, tmp_path: Path, ans
     play(authority, tmp_path, body)
 
 
+def test_a_start_under_way_needs_no_session(authority: Authority, tmp_path: Path) -> None:
+    """The control channel broke, and before the robot is back the server is restarted."""
+
+    async def body(scene: Scene) -> None:
+        await scene.begin()
+        channel = await scene.stand_by()
+        visitor = scene.visit()
+        assert isinstance(await channel.hear(), Start)
+        scene.control.sock.close()
+        await until(lambda: scene.before.robot.session is None)
+        assert not scene.before.leave(scene.store)
+        visitor.send(b"hello")
+        assert scene.after.take_up(scene.store) == 0
+        await channel.say(Started())
+        await until(lambda: scene.after.vault.started)
+        assert scene.after.vault.started[0][0].recv(10) == b"hello"
+
+    play(authority, tmp_path, body)
+
+
+def test_a_start_that_cannot_be_left_is_ended_on_both_sides(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(scene: Scene) -> None:
+        await scene.begin()
+        channel = await scene.stand_by()
+        visitor = scene.visit()
+        assert isinstance(await channel.hear(), Start)
+
+        def put(_depot: Depot, _letter: Letter) -> None:
+            raise LocalError("full")
+
+        monkeypatch.setattr(Depot, "put", put)
+        assert not scene.before.leave(scene.store)
+        assert not scene.before.robot.starting
+        await channel.hears_the_end()
+        assert visitor.recv(1) == b""
+
+    play(authority, tmp_path, body)
+
+
+@pytest.mark.parametrize("what", ["certificate", "keepalive"])
+def test_other_terms_want_another_session(
+    authority: Authority, tmp_path: Path, said: list[tuple[Event, str]], what: str
+) -> None:
+    async def body(scene: Scene) -> None:
+        await scene.begin()
+        standby = await scene.stand_by()
+        scene.before.leave(scene.store)
+        said.clear()
+        scene.after.terms = {**scene.after.terms, what: "another"}
+        assert scene.after.take_up(scene.store) == 0
+        await scene.control.hears_the_end()
+        await standby.hears_the_end()
+        assert not list(tmp_path.iterdir())
+        assert "the server has other settings now" in said[0][1]
+
+    play(authority, tmp_path, body)
+
+
+def test_a_socket_that_cannot_be_made_ends_the_session(
+    authority: Authority, tmp_path: Path, said: list[tuple[Event, str]]
+) -> None:
+    async def body(scene: Scene) -> None:
+        await scene.begin()
+        scene.before.leave(scene.store)
+        (tmp_path / "011.sock").unlink()
+        (tmp_path / "011.sock").write_text("precious")
+        said.clear()
+        assert scene.after.take_up(scene.store) == 0
+        assert [event for event, _text in said] == [Event.SOCKET_FAILED, Event.ROBOT_DISCONNECTED]
+        await scene.control.hears_the_end()
+        assert (tmp_path / "011.sock").read_text() == "precious"
+
+    play(authority, tmp_path, body)
+
+
 def test_a_robot_that_left_in_the_gap_is_noticed(authority: Authority, tmp_path: Path) -> None:
     async def body(scene: Scene) -> None:
         await scene.begin()
@@ -390,7 +468,7 @@ def test_letters_that_make_no_sense_end_what_they_are_about(
         ours, theirs = socket.socketpair()
         theirs.settimeout(DEADLINE)
         with contextlib.closing(Depot(scene.store)) as depot, ours:  # type: ignore[arg-type]
-            assert parking.park(scene.before.robot, depot)
+            assert parking.park(scene.before.robot, depot, scene.before.terms)
             depot.put(Letter(letter, [ours.fileno(), ours.fileno()]))
         said.clear()
         assert scene.after.take_up(scene.store) == 1

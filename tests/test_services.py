@@ -2,12 +2,18 @@
 
 import asyncio
 import socket
+from typing import Any
 
 import pytest
 
+from shadow.address import Endpoint
+from shadow.channel import Channel
+from shadow.frames import Start
+from shadow.link import KernelLink
+from shadow.protocol import Party
 from shadow.services import Services
 from tests.peer import FAILED, START, STARTED, WELCOME, Peer, server_context
-from tests.support import DEADLINE, Tunnel, echo, exchange, free_port, serving
+from tests.support import DEADLINE, Tunnel, echo, exchange, free_port, serving, tcp_pair
 
 
 def test_a_refused_service(tunnel: Tunnel) -> None:
@@ -117,3 +123,25 @@ def test_dead_streams_are_looked_for_without_a_session_too() -> None:
 
     asyncio.run(asyncio.wait_for(live(), DEADLINE))
     assert looks[0] == pytest.approx(0.03)
+
+
+def test_stopping_leaves_whom_it_was_connecting_to_the_server() -> None:
+    """The server finds the channel broken, and offers the visitor another."""
+
+    async def body() -> None:
+        vault: Any = None
+        services = Services("011", {"": Endpoint("192.0.2.1", 9)}, vault)
+        near, far = tcp_pair()
+        far.settimeout(DEADLINE)
+        near.setblocking(False)
+        channel = Channel(KernelLink(near, "a suite", []), Party.ROBOT, print, print)
+        services.connect(channel, Start("", "1"))
+        await asyncio.sleep(0)
+        services.stop()
+        await asyncio.sleep(0)
+        assert not channel.live
+        with pytest.raises(ConnectionResetError):
+            far.recv(1)
+        far.close()
+
+    asyncio.run(body())

@@ -92,7 +92,7 @@ def test_parked_sockets_keep_who_comes_until_somebody_goes_on(tmp_path: Path) ->
     asyncio.run(body())
 
 
-@pytest.mark.parametrize("what", ["gone", "somebody else's", "of another robot"])
+@pytest.mark.parametrize("what", ["gone", "somebody else's", "of another robot", "open to all"])
 def test_a_parked_socket_that_is_good_for_nothing_is_closed(tmp_path: Path, what: str) -> None:
     async def body() -> None:
         def sockets(robot: str) -> Sockets:
@@ -103,6 +103,8 @@ def test_a_parked_socket_that_is_good_for_nothing_is_closed(tmp_path: Path, what
         ((service, listener),) = before.park()
         if what in {"gone", "somebody else's"}:
             listener.path.unlink()
+        if what == "open to all":
+            listener.path.chmod(0o666)
         if what == "somebody else's":
             listener.path.write_text("precious")
         after.resume(service, listener)

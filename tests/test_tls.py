@@ -135,3 +135,14 @@ def test_who_was_let_in_once_is_checked_again(authority: Authority, tmp_path: Pa
         tls.check_again(chain(expired), today)
     with pytest.raises(IdentityError, match="not a robot's"):
         tls.check_again(chain(authority.server()[0]), today)
+
+
+def test_kernel_tls_switched_off_ends_what_the_kernel_encrypts(authority: Authority) -> None:
+    """What a daemon before this one has left, that is."""
+    crt, _key = authority.robot()
+    chain = [x509.load_pem_x509_certificate(crt.read_bytes())]
+    ca = x509.load_pem_x509_certificates(authority.ca.read_bytes())
+    trusting = Settings(SSL.Context(SSL.TLS_METHOD), Purpose.SERVER, Ktls.AUTO, ca=ca)
+    tls.check_again(chain, trusting)
+    with pytest.raises(LocalError, match="--ktls=off"):
+        tls.check_again(chain, dataclasses.replace(trusting, ktls=Ktls.OFF))
