@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .qemu import Machine
+from .qemu import MARK, Machine
 
 ROBOTS = ("011", "012", "013")
 PORT = 2222
@@ -123,13 +123,14 @@ class Fleet:
     def events(self, after: str, *match: str) -> list[Mapping[str, str]]:
         """Entries of the journal with all their fields, from a cursor on."""
         said = self.machine.run(
-            ["journalctl", "--quiet", "--no-pager", "--output=json", f"--after-cursor={after}", *match]
+            ["journalctl", "--quiet", "--no-pager", "--output=json", f"--cursor={after}", *match]
         ).stdout
-        return [json.loads(line) for line in said.splitlines()]
+        events = [json.loads(line) for line in said.splitlines()]
+        return [event for event in events if event.get("SYSLOG_IDENTIFIER") != MARK]
 
     def wait_for_event(self, after: str, pattern: str, *match: str, timeout: float = 120.0) -> None:
         """Wait until the journal has a message that matches a regular expression of grep -E."""
-        words = shlex.join(["journalctl", "--quiet", "--output=cat", f"--after-cursor={after}", *match])
+        words = shlex.join(["journalctl", "--quiet", "--output=cat", f"--cursor={after}", *match])
         self.machine.wait_until(
             f"{words} | tee /dev/stderr | grep -qE -e {shlex.quote(pattern)}", timeout=timeout
         )

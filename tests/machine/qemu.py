@@ -27,6 +27,7 @@ from typing import Any, Self, TypeVar
 
 from .image import Image
 
+MARK = "mark"  # identifier of the entries that tests set into the journal, to find their place again
 BOOT_DEADLINE = 300.0  # seconds; 10 to 20 on an idle host
 COMMAND_DEADLINE = 120.0  # seconds; what a test wants to be quicker says so itself
 STOP_DEADLINE = 90.0  # seconds; systemd's own for one unit
@@ -267,15 +268,20 @@ class Machine:
     # --- evidence ---
 
     def cursor(self) -> str:
-        """Where the journal ends now; for :meth:`journal`."""
+        """Where the journal ends now: the place of a mark that is set there; for :meth:`journal`.
+
+        journalctl of systemd 252 takes the first entry that matches for that of ``--after-cursor``, and
+        leaves it out. So it is always ``--cursor``, and an entry that nobody looks for.
+        """
+        mark = f"logger --tag={MARK} {MARK}; journalctl --sync"
         shown = self.run(
-            "journalctl --quiet --lines=1 --output=cat --output-fields=_BOOT_ID --show-cursor"
+            f"{mark}; journalctl -q --lines=1 --output=cat --show-cursor --identifier={MARK}"
         ).stdout
         return shown.rpartition("-- cursor: ")[2].strip()
 
     def journal(self, *options: str, after: str | None = None) -> str:
         """The journal, from a cursor on if one is given; ``options`` are journalctl's."""
-        place = [f"--after-cursor={after}"] if after else []
+        place = [f"--cursor={after}"] if after else []
         return self.run(
             ["journalctl", "--no-pager", "--quiet", "--output=short-precise", *place, *options]
         ).stdout

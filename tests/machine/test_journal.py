@@ -60,7 +60,7 @@ def test_every_event_is_explained(fleet: Fleet) -> None:
                 "journalctl",
                 "--no-pager",
                 "-x",
-                f"--after-cursor={cursor}",
+                f"--cursor={cursor}",
                 f"MESSAGE_ID={event['MESSAGE_ID']}",
             ]
         ).stdout

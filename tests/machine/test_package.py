@@ -68,7 +68,7 @@ def test_the_units_and_configuration_files_are_sound(installed: Machine) -> None
 def test_every_page_can_be_read(installed: Machine) -> None:
     for page in PAGES:
         name, _, section = page.rpartition(".")
-        said = installed.run(f"man --warnings {section} {name} | col -b")
+        said = installed.run(f"LC_ALL=C.UTF-8 man --warnings {section} {name} | col -b")
         assert said.stderr == ""
         assert re.search(r"^NAME", said.stdout, re.MULTILINE), said.stdout[:200]
     for command in COMMANDS:

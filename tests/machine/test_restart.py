@@ -33,7 +33,7 @@ def restart(fleet: Fleet, unit: str) -> None:
 def unrest(fleet: Fleet, cursor: str) -> list[str]:
     """What the journal says that it would not if nobody had noticed."""
     said = fleet.machine.run(
-        f"journalctl -q -o cat --after-cursor='{cursor}' -u 'shadow-*' | grep -E '{UNREST}' || true"
+        f"journalctl -q -o cat --cursor='{cursor}' -u 'shadow-*' | grep -E '{UNREST}' || true"
     )
     return said.stdout.splitlines()
 

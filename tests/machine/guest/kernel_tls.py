@@ -30,7 +30,7 @@ ALERT, DATA = 21, 23
 CLOSE_NOTIFY = b"\x01\x00"
 RECORD = 16384
 LONG = 1 << 20  # more than any record
-PATIENCE = 20.0  # seconds until "nothing more comes" is believed to be wrong
+PATIENCE = 60.0  # seconds until "nothing more comes" is believed to be wrong
 NONBLOCK = os.SPLICE_F_NONBLOCK
 
 AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305 = 51, 52, 54
