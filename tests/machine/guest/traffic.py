@@ -1,7 +1,7 @@
 """Moves bytes through a socket and counts them: a visitor and a service for the machine's tests.
 
     traffic.py visit SOCKET SIZE [--chunk N] [--pause SECONDS] [--slow BYTES_PER_SECOND]
-    traffic.py serve PORT SIZE [--abort BYTES]
+    traffic.py serve PORT SIZE [--pause SECONDS] [--abort BYTES]
 
 Both send SIZE bytes and the end of file, and read until the other's end of file, at the same time. The bytes
 differ at every place, so that none can be lost, doubled or moved unseen. The last line of the output is JSON:
@@ -84,7 +84,7 @@ def abort(sock: socket.socket, after: int) -> dict[str, Any]:
     return {"received": received}
 
 
-def serve(port: int, size: int, abort_after: int) -> None:
+def serve(port: int, size: int, pause: float, abort_after: int) -> None:
     """Exchange with everyone who connects."""
 
     def handle(connection: socket.socket) -> None:
@@ -92,7 +92,9 @@ def serve(port: int, size: int, abort_after: int) -> None:
             # Closing waits until all is acknowledged. Else the kernel resets a connection that nobody has
             # open when its reader, a slow one, has not made room for a while (tcp(7), tcp_orphan_retries).
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 900))
-            counted = abort(connection, abort_after) if abort_after else exchange(connection, size)
+            counted = (
+                abort(connection, abort_after) if abort_after else exchange(connection, size, pause=pause)
+            )
         print(json.dumps(counted), flush=True)
 
     with contextlib.suppress(KeyboardInterrupt), socket.create_server(("127.0.0.1", port)) as listener:
@@ -113,7 +115,7 @@ def main() -> None:
     parser.add_argument("--abort", type=int, default=0)
     words = parser.parse_args()
     if words.role == "serve":
-        serve(int(words.where), words.size, words.abort)
+        serve(int(words.where), words.size, words.pause, words.abort)
         return
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(words.where)
