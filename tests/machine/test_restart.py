@@ -103,14 +103,28 @@ def test_changed_services_begin_a_session_anew(fleet: Fleet) -> None:
 
 
 def test_a_robot_that_is_not_trusted_any_more_is_not_kept(fleet: Fleet) -> None:
+    """The end of a roll-over: the server has a certificate of the new CA, and the old one is taken out."""
+    ca, etc = "shadow-ca --dir .", "/etc/shadow-tunnel"
+    fleet.machine.run(
+        f"cd $(mktemp -d) && {ca} init && {ca} server localhost && cp server.* {etc}/ && "
+        f"cat ca.crt >>{etc}/ca.crt && cp ca.crt {etc}/new.crt"
+    )
     settled(fleet, "011")
     cursor = fleet.machine.cursor()
-    ca = "shadow-ca --dir ."
+    fleet.machine.run(f"mv {etc}/new.crt {etc}/ca.crt")
+    restart(fleet, SERVER)
+    fleet.wait_for_event(cursor, "a session of the daemon .* ends: its certificate is not good", "-u", SERVER)
+    fleet.machine.wait_until("! [[ -e /run/shadow-tunnel/011.sock ]]")
+
+
+def test_a_new_certificate_of_the_server_is_shown_to_all(fleet: Fleet) -> None:
+    settled(fleet, "011")
+    cursor = fleet.machine.cursor()
     fleet.machine.run(
-        f"cd $(mktemp -d) && {ca} init && {ca} server localhost && cp ca.crt server.* /etc/shadow-tunnel/"
+        "cd /srv/fleet && shadow-ca --dir . server localhost && cp server.* /etc/shadow-tunnel/"
     )
     restart(fleet, SERVER)
     fleet.wait_for_event(
-        cursor, "a session of the daemon before this one cannot go on and ends: its", "-u", SERVER
+        cursor, "a session of the daemon .* ends: the server has other settings", "-u", SERVER
     )
-    fleet.machine.wait_until("! [[ -e /run/shadow-tunnel/011.sock ]]")
+    fleet.wait_for_event(cursor, "^robot 011 connected from", "-u", SERVER)
