@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from shadow.certificates import Purpose
-from tests.peer import DIAL, PING, PONG, REFUSED, START, WELCOME, frame, server_context
+from tests.peer import DIAL, PING, PONG, REFUSED, START, STARTED, WELCOME, frame, server_context
 from tests.support import (
     CHECKOUT,
     DEADLINE,
@@ -154,6 +154,12 @@ def test_a_server_that_falls_silent_is_given_up_after_three_intervals(tunnel: Tu
         client.wait_for_log(r"no session with .*: nothing heard for 0\.9 s; next try in")
 
 
+def receive_some(sock: ssl.SSLSocket) -> bytes:
+    data = sock.recv(65536)
+    assert data, "the client hung up"
+    return data
+
+
 def test_start_right_behind_welcome_is_not_lost(tunnel: Tunnel) -> None:
     """A server with a visitor waiting sends both at once; the channel must not drop the second."""
     answered = threading.Event()
@@ -164,10 +170,12 @@ def test_start_right_behind_welcome_is_not_lost(tunnel: Tunnel) -> None:
             swallow(sock)
             return
         sock.sendall(frame(WELCOME, version=1, session="s") + frame(START, service="", stream="1"))
+        heard = b""
+        while frame(STARTED) not in heard:  # not before it: then the channel carries bytes and no frames
+            heard += receive_some(sock)
         sock.sendall(b"hello service")
-        data = b""
-        while b"hello service" not in data:
-            data += sock.recv(65536)
+        while b"hello service" not in heard:
+            heard += receive_some(sock)
         answered.set()
         swallow(sock)
 
