@@ -134,7 +134,7 @@ def test_without_the_store_a_transfer_is_lost(data: Fleet, service: Background) 
     ("kills", "streams", "size", "slow", "pause"),
     # One whose buffers are always full; twenty that keep theirs empty: all of 500 MiB in buffers is more than
     # the machine has.
-    [(12, 1, 64 * MIB, MIB, 0.0), (22, 20, 13 * MIB, 0, 1.25)],
+    [(12, 1, 64 * MIB, MIB, 0.0), (18, 20, 13 * MIB, 0, 1.0)],
 )
 def test_kills_at_random_moments(
     data: Fleet, kills: int, streams: int, size: int, slow: int, pause: float
