@@ -86,10 +86,12 @@ def test_an_upgrade_restarts_both_daemons_and_cuts_nobody(fleet: Fleet, release:
     fleet.start("011")
     server, client = fleet.pid("shadow-server"), fleet.pid("shadow-client@011")
     settings = fleet.machine.read("/etc/shadow-tunnel/client.env")
-    fleet.machine.run("head -c 24M /dev/urandom >~/data", user="alice")
+    newer = rebuilt(package.build(release), "0.1.0+upgrade", tmp_path)
+    fleet.machine.run("head -c 64M /dev/urandom >~/data", user="alice")
     proxy = "socat - UNIX-CONNECT:/run/shadow-tunnel/011.sock"
     shell = f"ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o 'ProxyCommand {proxy}'"
     copy = f"cd ~ && rsync --bwlimit=1M --rsh={shlex.quote(shell)} data alice@011:copy"
+    cursor = fleet.machine.cursor()
     with (
         fleet.machine.background(fleet.ssh("cat"), user="alice") as session,
         fleet.machine.background(copy, user="alice") as copying,
@@ -97,9 +99,10 @@ def test_an_upgrade_restarts_both_daemons_and_cuts_nobody(fleet: Fleet, release:
         assert session.ask(b"before\n") == b"before\n"
         fleet.machine.wait_until("ls -A ~alice | grep -F .copy.")  # rsync's name for what is not whole yet
         # The files are those of the package that was there: it need not be put back.
-        package.install(fleet.machine, rebuilt(package.build(release), "0.1.0+upgrade", tmp_path))
+        package.install(fleet.machine, newer)
         assert session.ask(b"after\n") == b"after\n"
-        assert copying.process.poll() is None  # it was in the middle
+        for unit in ("shadow-server", "shadow-client@011"):
+            fleet.wait_for_event(cursor, "^resumed 2 streams of", "-u", unit)
         status, _output, errors = copying.finish()
         assert status == 0, errors
     fleet.machine.run("cmp ~alice/data ~alice/copy && rm ~alice/data ~alice/copy")
