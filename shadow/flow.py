@@ -226,19 +226,23 @@ class Pump:
         return [self.plain.fileno(), self.link.sock.fileno(), *self.up.descriptors, *self.down.descriptors]
 
     @property
-    def lingers(self) -> bool:
-        """True if both ends of file have been passed on, and a peer has not taken all that was before them.
+    def passed_on(self) -> bool:
+        """True if both ends of file have been passed on."""
+        return self.cut is None and self.up.done and self.down.done
 
-        Its sockets must stay open: one that nobody has open any more is reset by the kernel when its peer
-        does not read for some minutes (tcp(7), tcp_orphan_retries), and what it still held is lost.
+    @property
+    def delivered(self) -> bool:
+        """True if the peers have acknowledged all that was written.
+
+        Until then the sockets must stay open: one that nobody has open any more is reset by the kernel when
+        its peer does not read for some minutes (tcp(7), tcp_orphan_retries), and what it still held is lost.
         """
-        passed = self.cut is None and self.up.done and self.down.done
-        return passed and not (is_delivered(self.plain) and is_delivered(self.link.sock))
+        return is_delivered(self.plain) and is_delivered(self.link.sock)
 
     @property
     def over(self) -> bool:
         """True when nothing remains to be done."""
-        return self.cut is not None or (self.up.done and self.down.done and not self.lingers)
+        return self.cut is not None or (self.passed_on and self.delivered)
 
     def look_after(self) -> None:
         """For a stream that lingers: cut it if a peer has gone without taking everything.
@@ -311,11 +315,16 @@ def is_writable(sock: socket.socket) -> bool:
 
 
 def is_delivered(sock: socket.socket) -> bool:
-    """Whether a peer has acknowledged everything, the end too (tcp(7), SIOCOUTQ); a unix socket's has."""
+    """Whether a peer has acknowledged everything, the end too; a unix socket's has."""
     if sock.family == socket.AF_UNIX:
         return True
+    return unacknowledged(sock) == 0
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Bytes in a TCP socket's send queue, under way or waiting (tcp(7), SIOCOUTQ)."""
     (queued,) = _INT.unpack(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(_INT.size)))
-    return bool(queued == 0)
+    return int(queued)
 
 
 def is_dead(sock: socket.socket, silence: float) -> bool:

@@ -224,7 +224,7 @@ class _Worker:
     def _end_if_over(self, pump: Pump) -> None:
         if pump.over:
             self._end(pump)
-        elif pump.lingers:
+        elif pump.passed_on:
             self._lingering[pump] = None
 
     def _guard(self, pump: Pump, step: Callable[[], bool | None]) -> bool:
@@ -270,7 +270,7 @@ class _Worker:
             if pump.kept:
                 self._forget(pump)
                 pump.leave()
-            elif pump.lingers:
+            elif pump.passed_on:
                 self._end(pump)
             else:
                 self._cut(pump, "the daemon is stopping")

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 from . import ktls
 from .errors import LocalError, reason
-from .flow import Flow, Pump, Side, is_writable, shutdown_write
+from .flow import Flow, Pump, Side, is_writable, shutdown_write, unacknowledged
 from .ledger import MARK, STATE, Entry, Record, State
 from .link import Link, check_close_notify, truncated
 
@@ -293,9 +293,9 @@ def written(sock: socket.socket) -> int:
     """
     while True:
         before = _bytes_acked(sock)
-        (queued,) = _INT.unpack(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(_INT.size)))
+        queued = unacknowledged(sock)
         if before == _bytes_acked(sock):  # an acknowledgement in between would be counted twice
-            return before + int(queued)
+            return before + queued
 
 
 def _bytes_acked(sock: socket.socket) -> int:
