@@ -65,6 +65,15 @@ def _tool(name: str) -> str:
     return found
 
 
+def _start_ends(group: Group, command: tuple[str, ...], port: int, path: Path) -> None:
+    """Start one tool twice, with far.conf behind the TLS port and near.conf behind the unix socket."""
+    name, *options = command
+    group.start("far", _tool(name), *options, group.folder / "far.conf")
+    group.wait_for(lambda: listens(port), name)
+    group.start("near", _tool(name), *options, group.folder / "near.conf")
+    group.wait_for(path.exists, f"{name}'s socket")
+
+
 def _nothing(_group: Group, _keys: Keys, service: int) -> str:
     return str(service)
 
@@ -133,10 +142,7 @@ def _stunnel(group: Group, keys: Keys, service: int) -> str:
         f"{common}[near]\nclient = yes\naccept = {path}\nconnect = 127.0.0.1:{port}\n"
         f"cert = {keys.client_pem}\n"
     )
-    group.start("far", _tool("stunnel"), group.folder / "far.conf")
-    group.wait_for(lambda: listens(port), "stunnel")
-    group.start("near", _tool("stunnel"), group.folder / "near.conf")
-    group.wait_for(path.exists, "stunnel's socket")
+    _start_ends(group, ("stunnel",), port, path)
     return str(path)
 
 
@@ -147,18 +153,24 @@ def _haproxy(group: Group, keys: Keys, service: int) -> str:
         "    timeout server 1h\n"
     )
     tls = f"ssl ca-file {keys.ca_crt} ciphers {SUITE}"
-    (group.folder / "far.cfg").write_text(
+    (group.folder / "far.conf").write_text(
         f"{common}listen far\n    bind 127.0.0.1:{port} {tls} crt {keys.server_pem} verify required "
         f"ssl-max-ver TLSv1.2\n    server service 127.0.0.1:{service}\n"
     )
-    (group.folder / "near.cfg").write_text(
+    (group.folder / "near.conf").write_text(
         f"{common}listen near\n    bind unix@{path}\n    server far 127.0.0.1:{port} {tls} "
         f"crt {keys.client_pem} verify required ssl-max-ver TLSv1.2\n"
     )
-    group.start("far", _tool("haproxy"), "-db", "-f", group.folder / "far.cfg")
-    group.wait_for(lambda: listens(port), "haproxy")
-    group.start("near", _tool("haproxy"), "-db", "-f", group.folder / "near.cfg")
-    group.wait_for(path.exists, "haproxy's socket")
+    _start_ends(
+        group,
+        (
+            "haproxy",
+            "-db",
+            "-f",
+        ),
+        port,
+        path,
+    )
     return str(path)
 
 
@@ -181,10 +193,15 @@ def _nginx(group: Group, keys: Keys, service: int) -> str:
         f"proxy_ssl_ciphers {SUITE}; proxy_ssl_trusted_certificate {keys.ca_crt}; proxy_ssl_verify on; "
         "proxy_ssl_name localhost; } }\n"
     )
-    group.start("far", _tool("nginx"), "-c", group.folder / "far.conf")
-    group.wait_for(lambda: listens(port), "nginx")
-    group.start("near", _tool("nginx"), "-c", group.folder / "near.conf")
-    group.wait_for(path.exists, "nginx's socket")
+    _start_ends(
+        group,
+        (
+            "nginx",
+            "-c",
+        ),
+        port,
+        path,
+    )
     return str(path)
 
 
