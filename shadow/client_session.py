@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from . import __version__, journal, parcel, tls
+from . import __version__, journal, tls
 from . import channel as channels
 from . import link as links
 from .address import Target, dial, resolve
 from .channel import KEEPALIVE_MAX, Channel, watch_for_death
 from .config import ClientConfig
-from .depot import Depot
-from .errors import LocalError, PeerError, Refused, ShadowError, printable
+from .depot import Depot, deal
+from .errors import LocalError, PeerError, Refused, ShadowError
 from .flow import reason_of
 from .frames import PROTOCOL_VERSION, Dial, Frame, Hello, Ping, Refusal, Start, Welcome
 from .journal import Event
@@ -160,18 +160,7 @@ class Session:
 
         Whatever is wrong with a part of it ends that part.
         """
-        for facts, descriptors in letters:
-            try:
-                (sock,) = parcel.as_sockets(descriptors, 1)
-            except LocalError as error:
-                self._give_up(error)
-                continue
-            try:
-                self._resume(facts, sock, check)
-            except Exception as error:  # noqa: BLE001 - what another version wrote may be anything
-                self._loop.remove_reader(sock)
-                sock.close()
-                self._give_up(error)
+        deal(letters, lambda facts, socks: self._resume(facts, socks[0], check), self._give_up, 1)
         if self.connected:
             text = f"robot {self._config.robot} remains connected to {self.target}"
             journal.log(Event.SESSIONS_RESUMED, logging.INFO, text, robot=self._config.robot)
@@ -195,9 +184,8 @@ class Session:
         else:
             raise LocalError("its session is over, or this version does not know what it is")
 
-    def _give_up(self, error: Exception) -> None:
-        why = str(error) if isinstance(error, ShadowError) else repr(error)
-        text = f"a connection of the client before this one cannot go on and ends: {printable(why)}"
+    def _give_up(self, _facts: Mapping[str, Any], why: str) -> None:
+        text = f"a connection of the client before this one cannot go on and ends: {why}"
         journal.log(Event.SESSION_GIVEN_UP, logging.WARNING, text, robot=self._config.robot)
 
     def close(self) -> None:

@@ -8,11 +8,14 @@ dies with it, and what it had not is there for the one after.
 A crash leaves nothing here: then robots connect anew, and their streams go on meanwhile.
 """
 
+import asyncio
 import logging
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from . import journal, parcel
-from .errors import LocalError
+from .errors import LocalError, ShadowError, printable
 from .journal import Event
 from .parcel import Letter, Packer
 from .sd_daemon import Store
@@ -79,6 +82,35 @@ def collect(store: Store) -> Iterator[Letter]:
             text = f"{what} of the daemon before this one cannot be read: {errors[0]}; that ends"
             journal.log(Event.SESSION_GIVEN_UP, logging.ERROR, text)
         store.remove(name)
+
+
+def deal(
+    letters: Iterable[Letter],
+    take: Callable[[Mapping[str, Any], list[socket.socket]], object],
+    give_up: Callable[[Mapping[str, Any], str], object],
+    count: int | None = None,
+) -> None:
+    """Hand each letter to ``take``: its facts, and its descriptors as sockets.
+
+    Whatever goes wrong with one closes its sockets, and is told to ``give_up``; the others go on.
+
+    Args:
+        letters: what ``collect`` has found.
+        take: takes one in; may raise anything, for what another version wrote may be anything.
+        give_up: told the facts, and why, fit for the log.
+        count: how many sockets there must be.
+    """
+    loop = asyncio.get_running_loop()
+    for facts, descriptors in letters:
+        sockets: list[socket.socket] = []
+        try:
+            sockets = parcel.as_sockets(descriptors, count)
+            take(facts, sockets)
+        except Exception as error:  # noqa: BLE001
+            for sock in sockets:
+                loop.remove_reader(sock)
+                sock.close()
+            give_up(facts, printable(str(error) if isinstance(error, ShadowError) else repr(error)))
 
 
 def _letters(descriptor: int) -> Iterator[Letter | LocalError]:

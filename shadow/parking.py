@@ -13,10 +13,10 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from . import channel, journal, link, listener, parcel, session, visitor
+from . import channel, journal, link, listener, session, visitor
 from .channel import Channel
-from .depot import Depot
-from .errors import LocalError, ShadowError, printable
+from .depot import Depot, deal
+from .errors import LocalError, printable
 from .journal import Event
 from .link import KernelLink, Link
 from .parcel import Letter
@@ -115,19 +115,7 @@ def resume(
 
     Whatever is wrong with a letter ends what it is about, and nothing else.
     """
-    for facts, descriptors in letters:
-        try:
-            sockets = parcel.as_sockets(descriptors)
-        except LocalError as error:
-            _give_up(facts, error)
-            continue
-        try:
-            _resume(facts, sockets, robots, admit, terms)
-        except Exception as error:  # noqa: BLE001 - what another version wrote may be anything
-            for sock in sockets:
-                asyncio.get_running_loop().remove_reader(sock)
-                sock.close()
-            _give_up(facts, error)
+    deal(letters, lambda facts, sockets: _resume(facts, sockets, robots, admit, terms), _give_up)
     for robot in list(robots.values()):
         robot.restore_sockets()
         robot.report_if_empty()
@@ -196,8 +184,7 @@ def _resume_channel(
     return channel.remembered(its_link, facts, Party.SERVER, state), robot
 
 
-def _give_up(facts: Mapping[str, Any], error: Exception) -> None:
+def _give_up(facts: Mapping[str, Any], why: str) -> None:
     what, name = printable(str(facts.get("kind"))), printable(str(facts.get("robot")))
-    why = str(error) if isinstance(error, ShadowError) else repr(error)
-    text = f"robot {name}: a {what} of the daemon before this one cannot go on and ends: {printable(why)}"
+    text = f"robot {name}: a {what} of the daemon before this one cannot go on and ends: {why}"
     journal.log(Event.SESSION_GIVEN_UP, logging.WARNING, text, robot=name)
