@@ -269,10 +269,18 @@ def test_an_aborted_unix_visitor_gets_an_end_and_cannot_write(stream: Stream) ->
 
 def test_a_visitor_with_unread_bytes_of_its_own_gets_a_reset(authority: Authority) -> None:
     with Stream(authority, Ktls.OFF) as stream:
-        with contextlib.suppress(BlockingIOError):
-            stream.near.setblocking(False)
-            while True:
-                stream.near.send(bytes(65536))  # nobody reads the link: the relay stops taking them
+        up = stream.pump.up
+        stream.near.setblocking(False)
+
+        def pour() -> bool:
+            """More and more, until nobody takes it: the relay's store is full, for nobody reads the link."""
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    stream.near.send(bytes(65536))
+            return up.holds and not up.writable
+
+        wait_for(pour, "a relay that takes no more")
+        pour()
         stream.far.abort()
         stream.wait_for_end()
         stream.near.settimeout(DEADLINE)

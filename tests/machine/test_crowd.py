@@ -13,6 +13,7 @@ ROBOTS = 2000
 STREAMS = 50
 SERVICE_PORT = 9000
 MIB = 2**20
+HOLD = "/run/hold"
 
 
 def cpu_of_init(fleet: Fleet) -> float:
@@ -42,7 +43,9 @@ def test_two_thousand_robots_and_fifty_streams_notice_nothing(
     traffic = ["python3", "/srv/guest/traffic.py"]
     service = [*traffic, "serve", str(SERVICE_PORT), str(MIB)]
     visitors = [*traffic, "visit", "/run/shadow-tunnel/data@011.sock", str(MIB)]
-    many = f"for _ in $(seq {STREAMS}); do {' '.join(visitors)} --slow {MIB // 16} & done; wait"
+    # None of them ends before the restart, however long it takes to begin them all.
+    machine.run(["rm", "-f", HOLD])
+    many = f"for _ in $(seq {STREAMS}); do {' '.join(visitors)} --hold {HOLD} & done; wait"
     with machine.background(crowd) as robots, machine.background(service) as serving:
         assert robots.process.stdout is not None
         assert robots.process.stdout.readline() == f"connected {ROBOTS}\n".encode()
@@ -53,6 +56,7 @@ def test_two_thousand_robots_and_fifty_streams_notice_nothing(
             machine.run(["systemctl", "restart", SERVER], timeout=600)
             used = cpu_of_init(fleet) - before
             assert json.loads(robots.ask(b"ping\n")) == {"heard": ROBOTS, "lost": 0}
+            machine.run(["touch", HOLD])
             status, output, errors = visiting.finish(timeout=600)
         assert status == 0, errors
         ends = [json.loads(line) for line in output.splitlines()]

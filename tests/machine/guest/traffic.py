@@ -1,18 +1,20 @@
 """Moves bytes through a socket and counts them: a visitor and a service for the machine's tests.
 
-    traffic.py visit SOCKET SIZE [--chunk N] [--pause SECONDS] [--slow BYTES_PER_SECOND]
+    traffic.py visit SOCKET SIZE [--chunk N] [--pause SECONDS] [--slow BYTES_PER_SECOND] [--hold FILE]
     traffic.py serve PORT SIZE [--pause SECONDS] [--abort BYTES]
 
 Both send SIZE bytes and the end of file, and read until the other's end of file, at the same time. The bytes
 differ at every place, so that none can be lost, doubled or moved unseen. The last line of the output is JSON:
 how many bytes were sent and received, and their SHA-256. ``serve`` does it for each of its connections, with
 one line each, until it is stopped. With ``--abort`` it resets the connection after so many received bytes.
+With ``--hold`` a visitor stops reading half-way until a file is there.
 """
 
 import argparse
 import contextlib
 import hashlib
 import json
+import os
 import random
 import socket
 import struct
@@ -48,8 +50,11 @@ def send(sock: socket.socket, size: int, chunk: int, pause: float, counted: dict
     counted["sent"], counted["sent_sha256"] = sent, digest.hexdigest()
 
 
-def receive(sock: socket.socket, rate: float, counted: dict[str, Any]) -> None:
-    """Read to the end of file, at most ``rate`` bytes per second if it is not 0."""
+def receive(sock: socket.socket, rate: float, counted: dict[str, Any], half: int = 0, hold: str = "") -> None:
+    """Read to the end of file, at most ``rate`` bytes per second if it is not 0.
+
+    If there is a file ``hold`` to wait for, no more than about ``half`` is read before it is there.
+    """
     digest = hashlib.sha256()
     received = 0
     try:
@@ -58,19 +63,21 @@ def receive(sock: socket.socket, rate: float, counted: dict[str, Any]) -> None:
             received += len(data)
             if rate:
                 time.sleep(len(data) / rate)
+            while hold and received > half and not os.path.exists(hold):
+                time.sleep(0.1)
     except OSError as error:
         counted["receive_error"] = str(error)
     counted["received"], counted["received_sha256"] = received, digest.hexdigest()
 
 
 def exchange(
-    sock: socket.socket, size: int, chunk: int = _BLOCK, pause: float = 0, rate: float = 0
+    sock: socket.socket, size: int, chunk: int = _BLOCK, pause: float = 0, rate: float = 0, hold: str = ""
 ) -> dict[str, Any]:
     """Send and receive at once; what was counted."""
     counted: dict[str, Any] = {}
     sender = threading.Thread(target=send, args=(sock, size, chunk, pause, counted))
     sender.start()
-    receive(sock, rate, counted)
+    receive(sock, rate, counted, size // 2, hold)
     sender.join()
     return counted
 
@@ -112,6 +119,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=_BLOCK)
     parser.add_argument("--pause", type=float, default=0)
     parser.add_argument("--slow", type=float, default=0)
+    parser.add_argument("--hold", default="")
     parser.add_argument("--abort", type=int, default=0)
     words = parser.parse_args()
     if words.role == "serve":
@@ -119,7 +127,8 @@ def main() -> None:
         return
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(words.where)
-        print(json.dumps(exchange(sock, words.size, words.chunk, words.pause, words.slow)), flush=True)
+        counted = exchange(sock, words.size, words.chunk, words.pause, words.slow, words.hold)
+        print(json.dumps(counted), flush=True)
 
 
 if __name__ == "__main__":
