@@ -215,7 +215,7 @@ class UserspaceLink(Link):
             ConnectionAbortedError: the peer tried to renegotiate.
         """
         if self.pending_ciphertext():
-            raise ConnectionAbortedError(errno.ECONNABORTED, "the peer tried to renegotiate")
+            raise renegotiating()
 
     def send_close_notify(self) -> None:
         """See ``Link.send_close_notify``."""
@@ -234,6 +234,11 @@ def reset(sock: socket.socket) -> None:
 def truncated() -> ConnectionAbortedError:
     """The error for a FIN without close_notify."""
     return ConnectionAbortedError(errno.ECONNABORTED, "connection cut off (no close_notify)")
+
+
+def renegotiating() -> ConnectionAbortedError:
+    """The error for a peer that wants another handshake."""
+    return ConnectionAbortedError(errno.ECONNABORTED, "the peer tried to renegotiate")
 
 
 def tls_failure(error: SSL.Error) -> ConnectionAbortedError:

@@ -124,7 +124,7 @@ class _Worker:
     def __init__(self, name: str) -> None:
         self.load = 0  # streams adopted and not ended; written by both sides, under the lock
         self._lock = threading.Lock()
-        self._scratch = userspace.make_scratch()
+        self._scratch = userspace.Scratch()
         self._inbox: collections.deque[Callable[[], None]] = collections.deque()
         self._pings = 0
         self._turns = 0

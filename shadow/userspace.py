@@ -1,31 +1,51 @@
 """Streams over userspace TLS, for kernels without TLS: the same flows, with OpenSSL between them.
 
 Reads and writes are large, since at 16 KiB a record the system calls would otherwise cost as much as the
-cipher. What a full sink does not take is kept as bytes; nothing more is read until it is gone.
+cipher. All streams of a thread share its two buffers; what a full sink does not take is kept as bytes, and
+nothing more is read until it is gone.
 """
 
 import socket
+from dataclasses import dataclass, field
 
 from OpenSSL import SSL
 
 from .flow import Flow, Pump, Side, is_writable, shutdown_write
 from .ledger import Record, private_entry
-from .link import UserspaceLink, tls_failure, truncated
+from .libssl import Buffer, Records
+from .link import UserspaceLink, renegotiating, tls_failure, truncated
 
 _CHUNK = 2**17  # bytes per system call: eight full records
-_RECORD = 2**14  # bytes OpenSSL returns at most at once
+_SIZE = _CHUNK + 2**15  # of a buffer: a chunk, its records' overhead, and a record begun in the chunk before
 
 
-class UpFlow(Flow):
-    """Plain socket to TLS."""
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """The buffers of one thread. What is in them counts only until the next stream's turn."""
 
-    __slots__ = ("_link", "_plain", "_scratch", "_store")
+    plaintext: Buffer = field(default_factory=lambda: Buffer(_SIZE))
+    ciphertext: Buffer = field(default_factory=lambda: Buffer(_SIZE))
 
-    def __init__(self, plain: socket.socket, link: UserspaceLink, scratch: bytearray, record: Record) -> None:
-        super().__init__(Side.PLAIN, Side.LINK, record)
+
+class _UserspaceFlow(Flow):
+    """What both directions do alike: the store is what the sink has not taken."""
+
+    __slots__ = ("_link", "_plain", "_records", "_scratch", "_store")
+
+    def __init__(
+        self,
+        sides: tuple[Side, Side],
+        plain: socket.socket,
+        link: UserspaceLink,
+        records: Records,
+        scratch: Scratch,
+        record: Record,
+    ) -> None:
+        super().__init__(*sides, record)
         self._plain = plain
         self._link = link
-        self._scratch = memoryview(scratch)
+        self._records = records
+        self._scratch = scratch
         self._store = memoryview(b"")
 
     @property
@@ -35,37 +55,47 @@ class UpFlow(Flow):
 
     @property
     def has_room(self) -> bool:
-        """See ``Flow.has_room``."""
-        return not self._store
+        """See ``Flow.has_room``.
+
+        Not while the sink is full: what is in the thread's buffer must go to the sink, or be kept, at once.
+        """
+        return not self._store and self.writable
+
+    def _send(self, sink: socket.socket) -> None:
+        try:
+            while self._store:
+                self._store = self._store[sink.send(self._store) :]
+        except BlockingIOError:
+            self.writable = False
+            if not self._store.readonly:
+                self._store = memoryview(bytes(self._store))  # the buffer is the next stream's
+
+
+class UpFlow(_UserspaceFlow):
+    """Plain socket to TLS."""
+
+    __slots__ = ()
 
     def fill(self) -> int:
         """See ``Flow.fill``."""
+        plaintext, ciphertext = self._scratch.plaintext, self._scratch.ciphertext
         try:
-            taken = self._plain.recv_into(self._scratch)
+            taken = self._plain.recv_into(plaintext.view, _CHUNK)
         except BlockingIOError:
             self.readable = False
             return 0
         if taken == 0:
             self.end()
-        self._encrypt(self._scratch[:taken])
-        return taken
-
-    def _encrypt(self, plaintext: memoryview) -> None:
-        sent = 0
+            return 0
         try:
-            while sent < len(plaintext):
-                sent += self._link.ssl.send(plaintext[sent:])
+            self._store = ciphertext.view[: self._records.encrypt(plaintext, taken, ciphertext)]
         except SSL.Error as error:
             raise tls_failure(error) from error
-        self._store = memoryview(self._link.pending_ciphertext())
+        return taken
 
     def drain(self) -> None:
         """See ``Flow.drain``."""
-        try:
-            while self._store:
-                self._store = self._store[self._link.sock.send(self._store) :]
-        except BlockingIOError:
-            self.writable = False
+        self._send(self._link.sock)
 
     def finish(self) -> bool:
         """See ``Flow.finish``."""
@@ -76,74 +106,46 @@ class UpFlow(Flow):
         return True
 
 
-class DownFlow(Flow):
+class DownFlow(_UserspaceFlow):
     """TLS to plain socket."""
 
-    __slots__ = ("_link", "_plain", "_scratch", "_store")
-
-    def __init__(self, plain: socket.socket, link: UserspaceLink, scratch: bytearray, record: Record) -> None:
-        super().__init__(Side.LINK, Side.PLAIN, record)
-        self._plain = plain
-        self._link = link
-        self._scratch = memoryview(scratch)
-        self._store: list[memoryview] = []
-
-    @property
-    def holds(self) -> bool:
-        """See ``Flow.holds``."""
-        return bool(self._store)
-
-    @property
-    def has_room(self) -> bool:
-        """See ``Flow.has_room``."""
-        return not self._store
+    __slots__ = ()
 
     def fill(self) -> int:
         """See ``Flow.fill``.
 
-        OpenSSL first: what came behind the last frame is still inside it, and epoll knows nothing of that.
+        OpenSSL first: epoll knows nothing of what is inside it.
         """
-        total = self._decrypt()
-        if total or self.ended:
+        if self._records.more and ((total := self._decrypt()) or self.ended):
             return total
+        ciphertext = self._scratch.ciphertext
         try:
-            taken = self._link.sock.recv_into(self._scratch)
+            taken = self._link.sock.recv_into(ciphertext.view, _CHUNK)
         except BlockingIOError:
             self.readable = False
             return 0
         if taken == 0:
             raise truncated()
-        self._link.ssl.bio_write(self._scratch[:taken])
+        self._records.feed(ciphertext, taken)
         return self._decrypt()
 
     def _decrypt(self) -> int:
-        total = 0
+        plaintext = self._scratch.plaintext
         try:
-            while True:
-                plaintext = self._link.ssl.recv(_RECORD)
-                total += len(plaintext)
-                self._store.append(memoryview(plaintext))
-        except SSL.WantReadError:
-            self._link.forbid_replies()
+            total = self._records.decrypt(plaintext)
         except SSL.ZeroReturnError:
             self.end()
+            return 0
         except SSL.Error as error:
             raise tls_failure(error) from error
+        if self._records.replies(self._scratch.ciphertext):
+            raise renegotiating()
+        self._store = plaintext.view[:total]
         return total
 
     def drain(self) -> None:
         """See ``Flow.drain``."""
-        try:
-            while self._store:
-                self._gave(self._plain.sendmsg(self._store))
-        except BlockingIOError:
-            self.writable = False
-
-    def _gave(self, count: int) -> None:
-        while self._store and count >= len(self._store[0]):
-            count -= len(self._store.pop(0))
-        if count:
-            self._store[0] = self._store[0][count:]
+        self._send(self._plain)
 
     def finish(self) -> bool:
         """See ``Flow.finish``."""
@@ -151,13 +153,10 @@ class DownFlow(Flow):
         return True
 
 
-def make_pump(plain: socket.socket, link: UserspaceLink, scratch: bytearray) -> Pump:
+def make_pump(plain: socket.socket, link: UserspaceLink, scratch: Scratch) -> Pump:
     """The pump of a stream over userspace TLS; ``scratch`` is shared by all streams of one thread."""
     entry = private_entry()  # a stream whose keys are in OpenSSL cannot outlive the process
-    up, down = UpFlow(plain, link, scratch, entry.up), DownFlow(plain, link, scratch, entry.down)
+    records = Records(link.ssl)
+    up = UpFlow((Side.PLAIN, Side.LINK), plain, link, records, scratch, entry.up)
+    down = DownFlow((Side.LINK, Side.PLAIN), plain, link, records, scratch, entry.down)
     return Pump(plain, link, up, down, entry)
-
-
-def make_scratch() -> bytearray:
-    """A buffer for one thread."""
-    return bytearray(_CHUNK)

@@ -6,7 +6,7 @@ import socket
 
 from shadow.link import UserspaceLink
 from shadow.tls import Ktls
-from shadow.userspace import make_pump, make_scratch
+from shadow.userspace import Scratch, make_pump
 from tests.support import Authority, linked, random_bytes, read_some
 
 
@@ -24,7 +24,7 @@ def test_what_openssl_has_already_read_is_not_forgotten(authority: Authority) ->
     assert read_some(server, 5) == b"FRAME"
     near, plain = socket.socketpair()
     plain.setblocking(False)
-    pump = make_pump(plain, server, make_scratch())
+    pump = make_pump(plain, server, Scratch())
     pump.turn()  # no event from epoll: the socket is empty
     assert near.recv(100) == b"bytes of the visitor"
     assert pump.down.moved == len(b"bytes of the visitor")
@@ -38,7 +38,7 @@ def test_a_full_sink_stops_the_source(authority: Authority) -> None:
     near, plain = socket.socketpair()
     plain.setblocking(False)
     near.setblocking(False)
-    pump = make_pump(plain, server, make_scratch())
+    pump = make_pump(plain, server, Scratch())
     data = random_bytes(30_000_000, 1)
     sent, moved = 0, -1
     while moved != pump.up.moved:
