@@ -257,17 +257,23 @@ class Pump:
         if number:
             self.cut = StreamCut(side, OSError(number, None))
 
-    def ready(self, side: Side, events: int) -> None:
-        """Remember what epoll says of one side's socket."""
+    def ready(self, side: Side, events: int) -> bool:
+        """Remember what epoll says of one side's socket; False if that is nothing new.
+
+        A unix socket tells each time its peer has read something, and most often there was room anyway.
+        """
         reader, writer = (self.up, self.down) if side is Side.PLAIN else (self.down, self.up)
-        if events & _READABLE:
-            reader.readable = True
-        if events & _WRITABLE:
-            writer.writable = True
+        news = False
+        if events & _READABLE and not reader.readable:
+            reader.readable = news = True
+        if events & _WRITABLE and not writer.writable:
+            writer.writable = news = True
         if events & select.EPOLLERR and reader.ended:
             # Nobody reads this socket any more, and nobody may be about to write to it: the error would
             # go unnoticed and the stream would stay for ever.
             self._cut_if_broken(self.plain if side is Side.PLAIN else self.link.sock, side)
+            news = True
+        return news
 
     def turn(self, budget: int = TURN_BUDGET) -> bool:
         """Let both directions move bytes; True if there is more to do at once."""

@@ -187,8 +187,8 @@ class _Worker:
                     self._read_inbox()
                 elif descriptor in self._sides:  # its stream may have ended earlier in this very round
                     pump, side = self._sides[descriptor]
-                    self._guard(pump, lambda: pump.ready(side, mask))  # noqa: B023 - called at once
-                    self._hungry[pump] = None
+                    if pump.ready(side, mask):
+                        self._hungry[pump] = None
             for pump in list(self._hungry):
                 self._take_turn(pump)
             for pump in list(self._lingering):

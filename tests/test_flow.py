@@ -153,6 +153,19 @@ def test_readiness_goes_to_the_right_flows() -> None:
     near.close()
 
 
+def test_what_is_known_already_asks_for_no_turn() -> None:
+    """A unix socket tells each time that its peer has read; most often there was room before."""
+    made, _link, near = pump()
+    made.up.readable = made.down.writable = False
+    both = select.EPOLLIN | select.EPOLLOUT
+    assert made.ready(Side.PLAIN, both)
+    assert not made.ready(Side.PLAIN, both)
+    made.down.writable = False
+    assert made.ready(Side.PLAIN, both)
+    made.close()
+    near.close()
+
+
 def test_delivered_is_what_the_peer_has_acknowledged() -> None:
     theirs, ours = tcp_pair()
     assert is_delivered(ours)
