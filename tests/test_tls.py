@@ -10,7 +10,7 @@ from cryptography import x509
 from OpenSSL import SSL
 
 from shadow import ktls, tls
-from shadow.certificates import Purpose, load_credentials
+from shadow.certificates import Purpose, load_certificates, load_credentials
 from shadow.errors import HandshakeError, IdentityError, LocalError
 from shadow.link import Link
 from shadow.tls import Ktls, Settings, check_kernel, handshake
@@ -141,7 +141,7 @@ def test_kernel_tls_switched_off_ends_what_the_kernel_encrypts(authority: Author
     """What a daemon before this one has left, that is."""
     crt, _key = authority.robot()
     chain = [x509.load_pem_x509_certificate(crt.read_bytes())]
-    ca = x509.load_pem_x509_certificates(authority.ca.read_bytes())
+    ca = load_certificates(authority.ca, "CA")
     trusting = Settings(SSL.Context(SSL.TLS_METHOD), Purpose.SERVER, Ktls.AUTO, ca=ca)
     tls.check_again(chain, trusting)
     with pytest.raises(LocalError, match="--ktls=off"):
