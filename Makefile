@@ -18,7 +18,7 @@ COVERAGE := $(BUILD)/coverage.data
 # PYTEST_FLAGS   further options of pytest
 # RELEASE        the Debian release of `make test-machine`: trixie (13) or bookworm (12)
 # MACHINE_TESTS  which tests `make test-machine` runs
-# BENCH_FLAGS    further options of `make bench`, e.g. "--scale=0.1 --questions bulk"
+# BENCH_FLAGS    further options of `make bench` and `make bench-machine`, e.g. "--scale=0.1 --questions bulk"
 # SIZE           how much `make demo` sends through the tunnel
 TESTS ?= tests
 JOBS ?= 2
@@ -98,6 +98,12 @@ test-machine: setup ## the package, systemd and kernel TLS, in a virtual machine
 bench: ## Shadow beside what people would use instead: a table, and build/bench
 	@scripts/setup bench
 	$(call phase,bench,$(ROOT) $(VENV)/python -m bench --output=$(BUILD)/bench $(BENCH_FLAGS))
+
+# Root, as for test-machine.
+.PHONY: bench-machine
+bench-machine: setup ## the same in a virtual machine with kernel TLS; BENCH_FLAGS=--count counts instructions
+	@$(ROOT) tests/machine/setup
+	$(call phase,bench-machine,$(ROOT) $(VENV)/python -m bench.machine --release=$(RELEASE) $(BENCH_FLAGS))
 
 .PHONY: deb
 deb: ## build the Debian package into build/deb

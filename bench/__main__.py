@@ -8,7 +8,8 @@ from pathlib import Path
 from . import report
 from .processes import BenchError, Group
 from .questions import LOAD, Answer, Question, all_questions
-from .tunnels import TUNNELS, Keys, Tunnel, make_keys
+from .tunnels import SHADOW, TUNNELS, Keys, Tunnel, make_keys
+from .units import open_units
 
 
 def main() -> int:
@@ -16,6 +17,8 @@ def main() -> int:
     words = _arguments()
     questions = [question for question in all_questions(words.scale) if question.name in words.questions]
     tunnels = [tunnel for tunnel in TUNNELS if tunnel.name in words.tunnels]
+    if words.units:
+        tunnels = [Tunnel(SHADOW, open_units) if tunnel.name == SHADOW else tunnel for tunnel in tunnels]
     answers: dict[str, dict[str, list[Answer]]] = {}
     try:
         with tempfile.TemporaryDirectory(prefix="shadow-bench-") as folder:
@@ -56,6 +59,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("build/bench"), help="folder for the outcome")
     parser.add_argument("--questions", nargs="+", choices=names, default=names)
     parser.add_argument("--tunnels", nargs="+", choices=tunnels, default=tunnels)
+    parser.add_argument("--units", action="store_true", help="Shadow as the units of its package")
     return parser.parse_args()
 
 

@@ -31,6 +31,8 @@ class Group:
         folder.mkdir(parents=True)
         self.folder = folder
         self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
+        self._followed: list[int] = []
+        self._last: list[tuple[str, ...]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -38,6 +40,8 @@ class Group:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for command in self._last:
+            self.run(command[0], *command)
         for process, _log in reversed(self._running):
             family = descendants(process.pid)
             process.terminate()
@@ -59,8 +63,16 @@ class Group:
             )  # fmt: skip
         self._running.append((process, log))
 
-    def run(self, name: str, *command: str | Path) -> None:
-        """Run a command to its end.
+    def follow(self, pid: int) -> None:
+        """Count the CPU time of a process that somebody else has started."""
+        self._followed.append(pid)
+
+    def at_end(self, *command: str) -> None:
+        """Run a command when the block ends."""
+        self._last.append(command)
+
+    def run(self, name: str, *command: str | Path) -> str:
+        """Run a command to its end; what it says.
 
         Raises:
             BenchError: it failed.
@@ -68,6 +80,7 @@ class Group:
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise BenchError(f"{name} failed: {done.stdout}{done.stderr}")
+        return done.stdout
 
     def wait_for(self, condition: Callable[[], object], what: str) -> None:
         """Wait until something is true.
@@ -87,7 +100,8 @@ class Group:
     @property
     def cpu(self) -> float:
         """Seconds of CPU time, of all of them and of their children, those that have ended included."""
-        return sum(_cpu(pid) for process, _log in self._running for pid in descendants(process.pid))
+        ours = [process.pid for process, _log in self._running]
+        return sum(_cpu(pid) for first in [*ours, *self._followed] for pid in descendants(first))
 
 
 def free_port() -> int:

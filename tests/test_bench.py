@@ -10,10 +10,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from bench import report
+from bench import report, units
+from bench.machine import peers
 from bench.processes import BenchError, Group, descendants, free_port, listens
 from bench.questions import all_questions
-from bench.tunnels import NOTHING, SHADOW
+from bench.tunnels import NOTHING, SHADOW, Keys
 from tests.support import CHECKOUT, DEADLINE
 
 BULK = next(question for question in all_questions(1.0) if question.name == "bulk")
@@ -124,3 +125,27 @@ def test_what_ends_early_is_an_error_with_its_words(tmp_path: Path) -> None:
 def test_listening_is_seen_without_connecting() -> None:
     port = free_port()
     assert not listens(port)
+
+
+def test_what_the_machine_compares_with_is_what_setup_installs() -> None:
+    assert set(peers()) == {"haproxy", "libnginx-mod-stream", "nginx", "stunnel4"}
+
+
+def test_units_need_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "_ETC", tmp_path / "away")
+    with (
+        Group(tmp_path / "group") as group,
+        pytest.raises(BenchError, match="package shadow-tunnel is not installed"),
+    ):
+        units.open_units(group, Keys(tmp_path), 1)
+
+
+def test_processes_of_others_count_too_and_the_last_word_is_said(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    with Group(tmp_path / "group") as group:
+        assert group.cpu == 0
+        group.follow(os.getpid())
+        group.at_end("touch", str(said))
+        assert group.cpu > 0
+        assert not said.exists()
+    assert said.exists()

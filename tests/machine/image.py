@@ -16,6 +16,7 @@ import functools
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,30 +63,37 @@ def packages() -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def fingerprint(release: str) -> str:
+def fingerprint(release: str, more: Sequence[str] = ()) -> str:
     """What an image of ``release`` is made of, as a short hash."""
     files = (Path(__file__), HERE / "debian.py", *sorted(RECIPE.iterdir()))
-    return cache.fingerprint(release.encode(), *cache.file_parts(files))
+    words = (word.encode() for word in (release, *more))
+    return cache.fingerprint(*words, *cache.file_parts(files))
 
 
-def find(release: str, *, folder: Path = cache.CACHE) -> Image:
+def find(release: str, *, more: Sequence[str] = (), folder: Path = cache.CACHE) -> Image:
     """The image of a Debian release, made now if need be.
+
+    Args:
+        release: one of :data:`.debian.RELEASES`.
+        more: packages besides those of the recipe.
+        folder: where images are kept.
 
     Raises:
         BuildError: it cannot be made.
     """
     if release not in RELEASES:
         raise cache.BuildError(f"no such release: {release} (known: {', '.join(RELEASES)})")
-    fill = functools.partial(_fill, release)
-    return Image(release, cache.cached(release, fingerprint(release), fill, cache=folder))
+    fill = functools.partial(_fill, release, more)
+    name = f"{release}-with-more" if more else release
+    return Image(release, cache.cached(name, fingerprint(release, more), fill, cache=folder))
 
 
-def _fill(release: str, directory: Path) -> None:
+def _fill(release: str, more: Sequence[str], directory: Path) -> None:
     image = Image(release, directory)
     tree, log = directory / "tree", directory / "build.log"
     cache.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "machine", "-f", str(image.key)], log)
     hook = f'{RECIPE / "customize"} "$1" {image.key}.pub {release}'
-    make_tree(tree, release, packages(), log, hook=hook)
+    make_tree(tree, release, [*packages(), *more], log, hook=hook)
     host_key = (tree / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
     image.known_hosts.write_text(f"shadow-machine {host_key}")
     (kernel,) = (tree / "boot").glob("vmlinuz-*")

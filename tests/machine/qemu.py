@@ -50,6 +50,13 @@ _SSH_OPTIONS = (
     "StrictHostKeyChecking=yes",
 )
 
+_FAST = ("-accel", "tcg,thread=multi", "-cpu", "max,-svm")
+# The string copy that erms and fsrm switch on would count as one instruction for each byte.
+_COUNTED = (
+    *("-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"),
+    *("-cpu", "max,-svm,-erms,-fsrm"),
+)
+
 _T = TypeVar("_T")
 
 
@@ -82,11 +89,22 @@ class Machine:
         port: the port on 127.0.0.1 that leads to its sshd.
     """
 
-    def __init__(self, image: Image, *, memory: int = MEMORY, cpus: int = CPUS) -> None:
+    def __init__(
+        self, image: Image, *, memory: int = MEMORY, cpus: int = CPUS, counted: bool = False
+    ) -> None:
+        """Describe a machine.
+
+        Args:
+            image: what to boot.
+            memory: in MiB.
+            cpus: how many.
+            counted: its clock counts instructions, one a nanosecond, so that times repeat; it has one CPU.
+        """
         self.image = image
         self.port = 0
         self._memory = memory
-        self._cpus = cpus
+        self._cpus = 1 if counted else cpus
+        self._emulation = _COUNTED if counted else _FAST
         self._directory = Path(tempfile.mkdtemp(prefix="shadow-machine-"))
         self._qemu: subprocess.Popen[bytes] | None = None
         self._master: subprocess.Popen[bytes] | None = None
@@ -313,7 +331,7 @@ class Machine:
         console += f",logfile={self._directory / 'console.log'}"
         return [
             *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
-            *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,-svm"),
+            *("-machine", "q35", *self._emulation),
             *("-smp", str(self._cpus), "-m", str(self._memory)),
             *("-kernel", str(self.image.kernel), "-append", kernel_command_line),
             *("-drive", disk, "-device", "nvme,drive=disk,serial=disk"),
