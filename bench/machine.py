@@ -53,7 +53,7 @@ def _measure(words: argparse.Namespace, others: list[str]) -> None:
                 print(line.decode(), end="", flush=True)
             status, _output, errors = running.finish(timeout=_PATIENCE)
         if status != 0:
-            raise MachineError(errors)
+            raise MachineError(errors.decode(errors="replace").strip())
         machine.copy_from(_OUTCOME, words.output)
 
 

@@ -18,7 +18,7 @@ def open_units(group: Group, keys: Keys, service: int) -> str:
     files = {"ca.crt": "ca.crt", "server.crt": "server.crt", "server.key": "server.key"}
     for name, ours in (files | {"011.crt": "client.crt", "011.key": "client.key"}).items():
         there = _ETC / name
-        there.touch(0o600)
+        there.touch(0o600 if there.suffix == ".key" else 0o644)  # certificates are for the daemons to read
         there.write_bytes((keys.folder / ours).read_bytes())
     (_ETC / "client.env").write_text(
         f"SHADOW_RHOST=127.0.0.1\nSHADOW_RPORT={_PORT}\nSHADOW_LHOST=127.0.0.1\nSHADOW_LPORT={service}\n"
