@@ -15,14 +15,12 @@ from tests.machine.cache import BuildError
 from tests.machine.debian import RELEASES
 from tests.machine.qemu import CommandError, Machine, MachineError
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 _THERE, _OUTCOME = "/srv/bench", "/srv/outcome"
-_PATIENCE = 4 * 3600.0  # seconds of the machine's own clock
 
 
 def peers() -> list[str]:
     """The packages that scripts/setup installs for ``make bench``."""
-    script = (CHECKOUT / "scripts/setup").read_text()
+    script = (package.CHECKOUT / "scripts/setup").read_text()
     (words,) = re.findall(r"^bench_packages=\((.*)\)$", script, re.MULTILINE)
     return str(words).split()
 
@@ -51,7 +49,7 @@ def _measure(words: argparse.Namespace, others: list[str]) -> None:
         with machine.background(["env", f"--chdir={_THERE}", *command]) as running:
             for line in running.process.stdout or ():  # as it is said
                 print(line.decode(), end="", flush=True)
-            status, _output, errors = running.finish(timeout=_PATIENCE)
+            status, _output, errors = running.finish()
         if status != 0:
             raise MachineError(errors.decode(errors="replace").strip())
         machine.copy_from(_OUTCOME, words.output)

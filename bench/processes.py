@@ -40,8 +40,6 @@ class Group:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for command in self._last:
-            self.run(command[0], *command)
         for process, _log in reversed(self._running):
             family = descendants(process.pid)
             process.terminate()
@@ -52,6 +50,8 @@ class Group:
                 process.wait()
             for pid in family:  # children that did not follow
                 end(pid)
+        for command in self._last:  # last, for they may fail
+            self.run(command[0], *command)
 
     def start(self, name: str, *command: str | Path, **environment: str) -> None:
         """Start one more."""

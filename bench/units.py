@@ -7,7 +7,7 @@ from .tunnels import Keys
 
 _ETC = Path("/etc/shadow-tunnel")
 _SOCKET = Path("/run/shadow-tunnel/011.sock")
-_UNITS = ("shadow-client@011.service", "shadow-server.socket", "shadow-server.service")
+_CLIENT, _SERVER, _LISTENER = "shadow-client@011.service", "shadow-server.service", "shadow-server.socket"
 _PORT = 2222  # of shadow-server.socket
 
 
@@ -23,9 +23,9 @@ def open_units(group: Group, keys: Keys, service: int) -> str:
     (_ETC / "client.env").write_text(
         f"SHADOW_RHOST=127.0.0.1\nSHADOW_RPORT={_PORT}\nSHADOW_LHOST=127.0.0.1\nSHADOW_LPORT={service}\n"
     )
-    group.at_end("systemctl", "stop", *_UNITS)
-    group.run("systemctl", "systemctl", "start", "shadow-server.socket", "shadow-client@011.service")
+    group.at_end("systemctl", "stop", _CLIENT, _LISTENER, _SERVER)
+    group.run("systemctl", "systemctl", "start", _LISTENER, _CLIENT)
     group.wait_for(_SOCKET.exists, "the robot's socket")
-    for unit in _UNITS[::2]:
+    for unit in (_CLIENT, _SERVER):
         group.follow(int(group.run("systemctl", "systemctl", "show", "--value", "-p", "MainPID", unit)))
     return str(_SOCKET)

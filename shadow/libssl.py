@@ -68,7 +68,7 @@ class Records:
             if result <= 0:
                 raise self._error(result)
             done += result
-        return self._output(output)
+        return self.replies(output)
 
     def feed(self, ciphertext: Buffer, size: int) -> None:
         """Give OpenSSL what the peer has sent: the first ``size`` bytes."""
@@ -97,10 +97,7 @@ class Records:
         return done
 
     def replies(self, output: Buffer) -> int:
-        """Bytes that OpenSSL wants sent of its own accord, now in ``output``."""
-        return self._output(output)
-
-    def _output(self, output: Buffer) -> int:
+        """How many bytes OpenSSL wants sent, now in ``output``; after reading, of its own accord."""
         return max(0, int(_lib.BIO_read(self._from_ssl, output.start, len(output.view))))
 
     def _starves(self, result: int) -> bool:

@@ -187,7 +187,7 @@ class _Worker:
                     self._read_inbox()
                 elif descriptor in self._sides:  # its stream may have ended earlier in this very round
                     pump, side = self._sides[descriptor]
-                    if pump.ready(side, mask):
+                    if self._guard(pump, lambda: pump.ready(side, mask)):  # noqa: B023 - called at once
                         self._hungry[pump] = None
             for pump in list(self._hungry):
                 self._take_turn(pump)
@@ -228,7 +228,11 @@ class _Worker:
             self._lingering[pump] = None
 
     def _guard(self, pump: Pump, step: Callable[[], bool | None]) -> bool:
-        """Run one step of a stream: whatever goes wrong in it ends that stream and nothing else."""
+        """Run one step of a stream: whatever goes wrong in it ends that stream and nothing else.
+
+        Returns:
+            Whether the stream wants a turn, be it to end.
+        """
         if pump.over:
             return False
         try:
@@ -236,7 +240,7 @@ class _Worker:
         except Exception as error:
             logging.getLogger("shadow").exception("a stream failed in a way nobody thought of")
             pump.cut = StreamCut(Side.PLAIN, OSError(errno.ECONNABORTED, f"internal error: {error!r}"))
-            return False
+            return True
 
     def _cut(self, pump: Pump, why: str) -> None:
         if self._sides.get(pump.plain.fileno(), (None,))[0] is pump and not pump.over:

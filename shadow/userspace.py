@@ -61,7 +61,9 @@ class _UserspaceFlow(Flow):
         """
         return not self._store and self.writable
 
-    def _send(self, sink: socket.socket) -> None:
+    def drain(self) -> None:
+        """See ``Flow.drain``."""
+        sink = self._plain if self.sink is Side.PLAIN else self._link.sock
         try:
             while self._store:
                 self._store = self._store[sink.send(self._store) :]
@@ -92,10 +94,6 @@ class UpFlow(_UserspaceFlow):
         except SSL.Error as error:
             raise tls_failure(error) from error
         return taken
-
-    def drain(self) -> None:
-        """See ``Flow.drain``."""
-        self._send(self._link.sock)
 
     def finish(self) -> bool:
         """See ``Flow.finish``."""
@@ -142,10 +140,6 @@ class DownFlow(_UserspaceFlow):
             raise renegotiating()
         self._store = plaintext.view[:total]
         return total
-
-    def drain(self) -> None:
-        """See ``Flow.drain``."""
-        self._send(self._plain)
 
     def finish(self) -> bool:
         """See ``Flow.finish``."""

@@ -27,7 +27,7 @@ from OpenSSL import SSL
 
 from shadow import tls
 from shadow.certificates import Purpose, load_credentials
-from shadow.link import Link
+from shadow.link import Link, UserspaceLink
 from shadow.tls import make_context
 
 DEADLINE = 30.0  # seconds a condition may take on a busy machine before a test gives up
@@ -424,6 +424,14 @@ async def linked(authority: Authority, mode: tls.Ktls = tls.Ktls.AUTO) -> tuple[
     return await shake_hands(
         settings(authority, Purpose.SERVER, mode), settings(authority, Purpose.ROBOT, mode)
     )
+
+
+def userspace_linked(authority: Authority) -> tuple[UserspaceLink, UserspaceLink]:
+    """The same, encrypted by OpenSSL in any case."""
+    server, robot = asyncio.run(linked(authority, tls.Ktls.OFF))
+    assert isinstance(server, UserspaceLink)
+    assert isinstance(robot, UserspaceLink)
+    return server, robot
 
 
 def read_some(link: Link, size: int = 65536) -> bytes:

@@ -1,6 +1,5 @@
 """Records in memory of ours: whole, in order, and no connection answers for another's failure."""
 
-import asyncio
 import contextlib
 
 import pytest
@@ -9,8 +8,7 @@ from OpenSSL import SSL
 from shadow import tls
 from shadow.libssl import Buffer, Records
 from shadow.link import UserspaceLink
-from shadow.tls import Ktls
-from tests.support import Authority, linked, random_bytes
+from tests.support import Authority, random_bytes, userspace_linked
 
 RECORD = 2**14
 
@@ -42,9 +40,7 @@ class End:
 
 
 def ends(authority: Authority) -> tuple[End, End]:
-    server, robot = asyncio.run(linked(authority, Ktls.OFF))
-    assert isinstance(server, UserspaceLink)
-    assert isinstance(robot, UserspaceLink)
+    server, robot = userspace_linked(authority)
     for link in (server, robot):
         link.sock.close()
     return End(server), End(robot)

@@ -1,25 +1,15 @@
 """Userspace TLS in the relay: what backpressure keeps, and what was read together with the last frame."""
 
-import asyncio
 import contextlib
 import socket
 
-from shadow.link import UserspaceLink
-from shadow.tls import Ktls
 from shadow.userspace import Scratch, make_pump
-from tests.support import Authority, linked, random_bytes, read_some
-
-
-def both(authority: Authority) -> tuple[UserspaceLink, UserspaceLink]:
-    server, robot = asyncio.run(linked(authority, Ktls.OFF))
-    assert isinstance(server, UserspaceLink)
-    assert isinstance(robot, UserspaceLink)
-    return server, robot
+from tests.support import Authority, random_bytes, read_some, userspace_linked
 
 
 def test_what_openssl_has_already_read_is_not_forgotten(authority: Authority) -> None:
     """The frame before the stream and the stream's first bytes arrive in one segment."""
-    server, robot = both(authority)
+    server, robot = userspace_linked(authority)
     robot.write(b"FRAMEbytes of the visitor")
     assert read_some(server, 5) == b"FRAME"
     near, plain = socket.socketpair()
@@ -34,7 +24,7 @@ def test_what_openssl_has_already_read_is_not_forgotten(authority: Authority) ->
 
 
 def test_a_full_sink_stops_the_source(authority: Authority) -> None:
-    server, robot = both(authority)
+    server, robot = userspace_linked(authority)
     near, plain = socket.socketpair()
     plain.setblocking(False)
     near.setblocking(False)
