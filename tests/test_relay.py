@@ -321,7 +321,10 @@ def test_a_busy_stream_does_not_starve_another(authority: Authority) -> None:
         far.sock.close()
 
 
-def test_one_streams_bug_ends_that_stream_only(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["fill", "ready"])
+def test_one_streams_bug_ends_that_stream_only(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     with Stream(authority, Ktls.OFF) as stream:
         near, plain = socket.socketpair()
         near.settimeout(DEADLINE)
@@ -334,7 +337,8 @@ def test_one_streams_bug_ends_that_stream_only(authority: Authority, monkeypatch
         def broken() -> int:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(type(second.up), "fill", lambda self: broken() if self is second.up else 0)
+        victim = second.up if where == "fill" else second
+        monkeypatch.setattr(type(victim), where, lambda self, *_: broken() if self is victim else 0)
         near.sendall(b"y")
         wait_for(lambda: second in stream.ended, "the broken stream's end")
         assert second.cut is not None
