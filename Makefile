@@ -18,6 +18,7 @@ COVERAGE := $(BUILD)/coverage.data
 # PYTEST_FLAGS   further options of pytest
 # RELEASE        the Debian release of `make test-machine`: trixie (13) or bookworm (12)
 # MACHINE_TESTS  which tests `make test-machine` runs
+# MARKS          of those, which by their marks: "not slow"; nothing: all
 # BENCH_FLAGS    further options of `make bench` and `make bench-machine`, e.g. "--scale=0.1 --questions bulk"
 # SIZE           how much `make demo` sends through the tunnel
 TESTS ?= tests
@@ -25,6 +26,7 @@ JOBS ?= 2
 PYTEST_FLAGS ?=
 RELEASE ?= trixie
 MACHINE_TESTS ?= tests/machine
+MARKS ?= not slow
 BENCH_FLAGS ?=
 SIZE ?= 1G
 
@@ -57,8 +59,9 @@ test: setup ## everything: linters, types, all tests with coverage, on Debian's 
 	$(call phase,test,$(MAKE) --keep-going lint types coverage test-debian test-machine)
 
 .PHONY: test-all
-test-all: test ## that, and the machine with Debian 12
-	@$(MAKE) test-machine RELEASE=bookworm
+test-all: test ## that, the longest tests of the machine, and the machine with Debian 12
+	@$(MAKE) test-machine MARKS=slow
+	@$(MAKE) test-machine MARKS= RELEASE=bookworm
 
 .PHONY: lint
 lint: setup ## style
@@ -91,7 +94,8 @@ test-debian: setup ## the tests on Debian's own Python libraries
 test-machine: setup ## the package, systemd and kernel TLS, in a virtual machine
 	@$(ROOT) tests/machine/setup
 	$(call phase,test-machine,$(ROOT) env SHADOW_MACHINE=1 SHADOW_MACHINE_RELEASE=$(RELEASE) \
-	$(VENV)/python -m pytest -q --numprocesses=$(JOBS) --dist=loadfile --durations=10 $(PYTEST_FLAGS) $(MACHINE_TESTS))
+	$(VENV)/python -m pytest -q -m '$(MARKS)' --numprocesses=$(JOBS) --dist=loadfile --durations=10 $(PYTEST_FLAGS) \
+	$(MACHINE_TESTS))
 
 # Root, for the sshd that it starts takes visitors only if it is root's.
 .PHONY: bench

@@ -22,6 +22,7 @@ import os
 import socket
 import struct
 import termios
+import threading
 from collections.abc import Sequence
 
 from . import ktls
@@ -32,11 +33,39 @@ from .link import Link, check_close_notify, truncated
 
 PAGE = os.sysconf("SC_PAGESIZE")
 RECORD_SLOTS = 17  # pipe slots one record may take: MAX_SKB_FRAGS (include/linux/skbuff.h)
-_DOWN_PIPE = 2**18  # bytes: room for three records before the pipe has to be drained
-_CHUNK = 2**16  # bytes asked of a plain socket: all of a pipe of default size
+_DOWN_PIPE = 2**17  # bytes: room for one record at least, whatever it lies on
+_BUSY_PIPE = 2**19  # bytes, of a pipe that was found full
+_CHUNK = 2**18  # bytes asked of a plain socket, which gives what it has, or what the pipe has slots for
 _FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 _INT = struct.Struct("i")
 _BYTES_ACKED = struct.Struct("=120xQ")
+
+
+class _Allowance:
+    """Pages by which the pipes of this process may grow.
+
+    An unprivileged user gets pipes of two slots once all its pipes together have more than
+    ``fs.pipe-user-pages-soft`` pages (pipe(7)). Half of that is kept for streams that are yet to come.
+    """
+
+    def __init__(self, pages: int) -> None:
+        self._pages = pages
+        self._lock = threading.Lock()
+
+    def take(self, pages: int) -> bool:
+        with self._lock:
+            if pages > self._pages:
+                return False
+            self._pages -= pages
+        return True
+
+    def give_back(self, pages: int) -> None:
+        with self._lock:
+            self._pages += pages
+
+
+# Not read from /proc/sys, which the units hide (ProcSubset=pid): 16384 is what the kernel begins with.
+_allowance = _Allowance(16384 // 2)
 
 
 class Pipe:
@@ -49,7 +78,7 @@ class Pipe:
         slots: how many buffers it has, each of a page or a fragment of one.
     """
 
-    __slots__ = ("held", "reader", "slots", "writer")
+    __slots__ = ("_grown", "held", "reader", "slots", "writer")
 
     def __init__(self, reader: int, writer: int) -> None:
         """Two ends of a pipe, new or not; what is inside counts."""
@@ -58,11 +87,24 @@ class Pipe:
         self.slots = fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ) // PAGE
         self.held: int
         (self.held,) = _INT.unpack(fcntl.ioctl(reader, termios.FIONREAD, bytes(_INT.size)))
+        self._grown = 0
+
+    def grow(self) -> None:
+        """Make it as large as a busy stream's, if the kernel and our other pipes leave room for that."""
+        more = _BUSY_PIPE // PAGE - self.slots
+        if more <= 0 or not _allowance.take(more):
+            return
+        try:
+            self.slots = fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, _BUSY_PIPE) // PAGE
+            self._grown += more
+        except OSError:  # EPERM: other processes of the user have pipes, too; it works as it is
+            _allowance.give_back(more)
 
     def close(self) -> None:
         """Close both ends."""
         os.close(self.reader)
         os.close(self.writer)
+        _allowance.give_back(self._grown)
 
 
 def make_pipe(size: int | None = None) -> Pipe:
@@ -91,12 +133,17 @@ def make_pipe(size: int | None = None) -> Pipe:
 class _SpliceFlow(Flow):
     """What both directions share: the pipe, and draining it into the sink."""
 
-    __slots__ = ("_pipe", "_sink_descriptor")
+    __slots__ = ("_link", "_pipe", "_plain", "_sink_descriptor", "_source_descriptor")
 
-    def __init__(self, source: Side, sink: Side, sink_descriptor: int, pipe: Pipe, record: Record) -> None:
+    def __init__(
+        self, source: Side, sink: Side, plain: socket.socket, link: Link, pipe: Pipe, record: Record
+    ) -> None:
         super().__init__(source, sink, record)
-        self._sink_descriptor = sink_descriptor
+        self._plain = plain
+        self._link = link
         self._pipe = pipe
+        descriptors = {Side.PLAIN: plain.fileno(), Side.LINK: link.sock.fileno()}
+        self._source_descriptor, self._sink_descriptor = descriptors[source], descriptors[sink]
 
     @property
     def descriptors(self) -> list[int]:
@@ -110,11 +157,10 @@ class _SpliceFlow(Flow):
 
     def drain(self) -> None:
         """See ``Flow.drain``."""
+        pipe, sink = self._pipe, self._sink_descriptor
         try:
-            while self._pipe.held:
-                self._pipe.held -= os.splice(
-                    self._pipe.reader, self._sink_descriptor, self._pipe.held, flags=_FLAGS
-                )
+            while pipe.held:
+                pipe.held -= os.splice(pipe.reader, sink, pipe.held, None, None, _FLAGS)
         except BlockingIOError:
             self.writable = False
 
@@ -126,12 +172,10 @@ class _SpliceFlow(Flow):
 class UpFlow(_SpliceFlow):
     """Plain socket to TLS socket."""
 
-    __slots__ = ("_link", "_plain")
+    __slots__ = ()
 
     def __init__(self, plain: socket.socket, link: Link, pipe: Pipe, record: Record) -> None:
-        super().__init__(Side.PLAIN, Side.LINK, link.sock.fileno(), pipe, record)
-        self._plain = plain
-        self._link = link
+        super().__init__(Side.PLAIN, Side.LINK, plain, link, pipe, record)
 
     @property
     def has_room(self) -> bool:
@@ -140,15 +184,34 @@ class UpFlow(_SpliceFlow):
 
     def fill(self) -> int:
         """See ``Flow.fill``."""
+        pipe = self._pipe
         try:
-            taken = os.splice(self._plain.fileno(), self._pipe.writer, _CHUNK, flags=_FLAGS)
+            taken = os.splice(self._source_descriptor, pipe.writer, _CHUNK, None, None, _FLAGS)
         except BlockingIOError:
             self.readable = False
             return 0
-        self._pipe.held += taken
+        pipe.held += taken
         if taken == 0:
             self.end()
+        elif taken * 2 > pipe.slots * PAGE:
+            pipe.grow()
         return taken
+
+    def drain(self) -> None:
+        """See ``Flow.drain``: all records but the last are announced to have more behind them.
+
+        The kernel then hands TCP segments of several records. The last one is never held back: what is in
+        the pipe, or in a record still open, always has a call without ``SPLICE_F_MORE`` to come.
+        """
+        pipe, sink = self._pipe, self._sink_descriptor
+        try:
+            while pipe.held > ktls.RECORD_MAX:
+                whole = (pipe.held - 1) // ktls.RECORD_MAX * ktls.RECORD_MAX
+                pipe.held -= os.splice(pipe.reader, sink, whole, None, None, _FLAGS | os.SPLICE_F_MORE)
+        except BlockingIOError:
+            self.writable = False
+        else:
+            super().drain()
 
     def finish(self) -> bool:
         """See ``Flow.finish``.
@@ -175,12 +238,10 @@ class UpFlow(_SpliceFlow):
 class DownFlow(_SpliceFlow):
     """TLS socket to plain socket."""
 
-    __slots__ = ("_link", "_plain", "_records")
+    __slots__ = ("_records",)
 
     def __init__(self, plain: socket.socket, link: Link, pipe: Pipe, record: Record) -> None:
-        super().__init__(Side.LINK, Side.PLAIN, plain.fileno(), pipe, record)
-        self._plain = plain
-        self._link = link
+        super().__init__(Side.LINK, Side.PLAIN, plain, link, pipe, record)
         # Spliced since the pipe was last empty. In what another process has left they cannot be counted:
         # then the pipe is full until it is empty.
         self._records = pipe.slots
@@ -192,12 +253,14 @@ class DownFlow(_SpliceFlow):
 
     def fill(self) -> int:
         """See ``Flow.fill``: as many records as the pipe surely holds."""
-        if self._pipe.held == 0:
+        pipe, source, request = self._pipe, self._source_descriptor, self._request()
+        if pipe.held == 0:
             self._records = 0
+        room = max(1, pipe.slots // RECORD_SLOTS - self._records)
         total = 0
-        while not total or self.has_room:
+        for _ in range(room):
             try:
-                taken = os.splice(self._link.sock.fileno(), self._pipe.writer, self._request(), flags=_FLAGS)
+                taken = os.splice(source, pipe.writer, request, None, None, _FLAGS)
             except BlockingIOError:
                 self.readable = False
                 break
@@ -210,8 +273,10 @@ class DownFlow(_SpliceFlow):
                 self._nothing_came()
                 break
             self._records += 1
-            self._pipe.held += taken
+            pipe.held += taken
             total += taken
+        if total * 2 > room * ktls.RECORD_MAX:
+            pipe.grow()
         return total
 
     def _request(self) -> int:

@@ -79,6 +79,7 @@ def test_byte_exact(ends: Ends, up: bool) -> None:  # noqa: FBT001
 def test_pipes_too_small_for_a_record_still_lose_nothing(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past fs.pipe-user-pages-soft the kernel gives pipes of two pages."""
     monkeypatch.setattr(splice, "_DOWN_PIPE", 2 * PAGE)
+    monkeypatch.setattr(splice, "_BUSY_PIPE", 2 * PAGE)
     pump = make_pump(ends.plain, ends.link, private_entry())
     down = pump.down
     assert isinstance(down, DownFlow)
@@ -101,7 +102,64 @@ def test_a_pipe_that_may_not_grow_is_used_as_it_is(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(fcntl, "fcntl", refuse)
     pipe = make_pipe(2**20)
     assert pipe.slots * PAGE == original(pipe.writer, fcntl.F_GETPIPE_SZ)
+    allowed = splice._allowance._pages
+    pipe.grow()
+    assert pipe.slots * PAGE == original(pipe.writer, fcntl.F_GETPIPE_SZ)
+    assert splice._allowance._pages == allowed
     pipe.close()
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_pipes_grow_when_they_are_found_full(ends: Ends, up: bool) -> None:  # noqa: FBT001
+    pump = make_pump(ends.plain, ends.link, private_entry())
+    flow = pump.up if up else pump.down
+    assert isinstance(flow, UpFlow | DownFlow)
+    small = flow._pipe.slots
+    assert move(ends, pump, b"an idle shell", up=up) == b"an idle shell"
+    assert flow._pipe.slots == small
+    data = random_bytes(5_000_000, 1)
+    assert move(ends, pump, data, up=up) == data
+    assert flow._pipe.slots * PAGE == splice._BUSY_PIPE
+    assert fcntl.fcntl(flow._pipe.writer, fcntl.F_GETPIPE_SZ) == splice._BUSY_PIPE
+    pump.close_stores()
+
+
+def test_pipes_grow_as_far_as_all_of_them_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left is for new streams, whose pipes would have two slots only."""
+    pipes = [make_pipe() for _ in range(3)]
+    more = splice._BUSY_PIPE // PAGE - pipes[0].slots
+    monkeypatch.setattr(splice, "_allowance", splice._Allowance(2 * more))
+    for pipe in pipes:
+        pipe.grow()
+    assert [pipe.slots > 16 for pipe in pipes] == [True, True, False]
+    pipes[0].close()
+    pipes[2].grow()
+    assert pipes[2].slots > 16
+    for pipe in pipes[1:]:
+        pipe.close()
+
+
+def test_all_records_but_the_last_are_announced_to_have_more_behind_them(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For larger TCP segments; what is announced must come, or the kernel would hold the bytes back."""
+    flow = UpFlow(ends.plain, ends.link, make_pipe(), private_entry().up)
+    flow._pipe.held = 40_000
+    calls: list[tuple[int, bool]] = []
+
+    def splice_(_source: int, _sink: int, count: int, _from: None, _to: None, flags: int) -> int:
+        calls.append((count, bool(flags & os.SPLICE_F_MORE)))
+        if len(calls) == 2:
+            raise BlockingIOError
+        return 20_000 if len(calls) == 1 else count
+
+    monkeypatch.setattr(os, "splice", splice_)
+    flow.drain()
+    assert (flow.holds, flow.writable) == (True, False)
+    flow.drain()
+    assert calls == [(32_768, True), (16_384, True), (16_384, True), (3_616, False)]
+    assert not flow.holds
+    flow.close()
 
 
 def test_a_record_is_asked_for_only_if_it_surely_fits(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +168,7 @@ def test_a_record_is_asked_for_only_if_it_surely_fits(ends: Ends, monkeypatch: p
     slots = flow._pipe.slots
     asked: list[int] = []
 
-    def record(_source: int, _target: int, count: int, flags: int = 0) -> int:
+    def record(_source: int, _target: int, count: int, _from: None, _to: None, flags: int) -> int:
         asked.append(count)
         assert flags & os.SPLICE_F_NONBLOCK
         return 100

@@ -134,12 +134,16 @@ def test_without_the_store_a_transfer_is_lost(data: Fleet, service: Background) 
     ("kills", "streams", "size", "slow", "pause"),
     # One whose buffers are always full; twenty that keep theirs empty: all of 500 MiB in buffers is more than
     # the machine has.
-    [(12, 1, 64 * MIB, MIB, 0.0), (18, 20, 13 * MIB, 0, 1.0)],
+    [
+        (12, 1, 64 * MIB, MIB, 0.0),
+        (5, 20, 4 * MIB, 0, 1.0),
+        pytest.param(18, 20, 13 * MIB, 0, 1.0, marks=pytest.mark.slow),
+    ],
 )
 def test_kills_at_random_moments(
     data: Fleet, kills: int, streams: int, size: int, slow: int, pause: float
 ) -> None:
-    """More than 500 MiB altogether, in as many rounds as it takes; now and then a restart or a reload."""
+    """As many rounds as it takes, 500 MiB and more in the long ones; now and then a restart or a reload."""
     choice = random.Random(4)  # noqa: S311 - the moments are random, the order of victims repeats
     visit = f"python3 /srv/guest/traffic.py visit {SOCKET} {size} --slow {slow} --pause {pause}"
     together = f"for _ in $(seq {streams}); do {visit} & done; wait"
