@@ -71,37 +71,29 @@ class Flow(ABC):
 
     Attributes:
         record: how far it is, in memory that may outlive the process.
+        moved: bytes of plaintext taken from the source so far.
+        ended: the source has said end of file.
+        done: everything, the end included, has been passed on.
         readable: the source may have something; False once it would block.
         writable: the sink may take something; False once it would block.
     """
 
-    __slots__ = ("readable", "record", "sink", "source", "writable")
+    __slots__ = ("done", "ended", "moved", "readable", "record", "sink", "source", "writable")
 
     def __init__(self, source: Side, sink: Side, record: Record) -> None:
         self.source = source
         self.sink = sink
         self.record = record
         self.readable = self.writable = True
-
-    @property
-    def moved(self) -> int:
-        """Bytes of plaintext taken from the source so far."""
-        return int(self.record[MOVED])
-
-    @property
-    def ended(self) -> bool:
-        """The source has said end of file."""
-        return bool(self.record[STATE])
-
-    @property
-    def done(self) -> bool:
-        """Everything, the end included, has been passed on."""
-        return bool(self.record[STATE] == State.DONE)
+        self.moved: int = record[MOVED]
+        self.ended = record[STATE] >= State.ENDED
+        self.done = record[STATE] == State.DONE
 
     def end(self) -> None:
         """Note down that the source has said end of file."""
         if not self.ended:
             self.record[STATE] = State.ENDED
+            self.ended = True
 
     @abstractmethod
     def fill(self) -> int:
@@ -146,25 +138,29 @@ class Flow(ABC):
         Raises:
             StreamCut: one side failed.
         """
-        while budget > 0 and not self.done:
-            took = gave = False
-            if self.readable and not self.ended and self.has_room:
-                took, budget = True, budget - self._filled()
-            if self.holds and self.writable:
-                gave = True
-                self._drained()
-            if self.ended and not self.holds and self.writable:
-                self._finished()
-            if not took and not gave:
-                return False
-        return not self.done
+        if self.done:
+            return False
+        self._give()
+        while budget > 0 and self.readable and not self.ended and self.has_room:
+            budget -= self._filled()
+            self._give()
+        return budget <= 0 and not self.done
+
+    def _give(self) -> None:
+        """Pass on what there is, the end too, as far as the sink takes it."""
+        if self.writable and self.holds:
+            self._drained()
+        if self.ended and self.writable and not self.holds:
+            self._finished()
 
     def _filled(self) -> int:
         try:
             taken = self.fill()
         except OSError as error:
             raise StreamCut(self.source, error) from error
-        self.record[MOVED] += taken
+        if taken:
+            self.moved += taken
+            self.record[MOVED] = self.moved
         return max(taken, _CALL_COST)
 
     def _drained(self) -> None:
@@ -180,6 +176,7 @@ class Flow(ABC):
             raise StreamCut(self.sink, error) from error
         if finished:
             self.record[STATE] = State.DONE
+            self.done = True
         else:
             self.writable = False
 
@@ -197,7 +194,7 @@ class Pump:
         on_end: called once, from the relay's thread, when the stream is over and its sockets are closed.
     """
 
-    __slots__ = ("_cut", "down", "entry", "kept", "link", "on_end", "plain", "up")
+    __slots__ = ("_cut", "_well", "down", "entry", "kept", "link", "on_end", "plain", "up")
 
     def __init__(self, plain: socket.socket, link: Link, up: Flow, down: Flow, entry: Entry) -> None:
         self.plain = plain
@@ -207,6 +204,7 @@ class Pump:
         self.entry = entry
         self.kept = False
         self._cut: StreamCut | None = None
+        self._well = False
         self.on_end: Callable[[Pump], object] | None = None
 
     @property
@@ -226,9 +224,14 @@ class Pump:
         return [self.plain.fileno(), self.link.sock.fileno(), *self.up.descriptors, *self.down.descriptors]
 
     @property
+    def running(self) -> bool:
+        """True until both ends of file have been passed on, or it was cut off."""
+        return self._cut is None and not (self.up.done and self.down.done)
+
+    @property
     def passed_on(self) -> bool:
         """True if both ends of file have been passed on."""
-        return self.cut is None and self.up.done and self.down.done
+        return self._cut is None and self.up.done and self.down.done
 
     @property
     def delivered(self) -> bool:
@@ -242,7 +245,7 @@ class Pump:
     @property
     def over(self) -> bool:
         """True when nothing remains to be done."""
-        return self.cut is not None or (self.passed_on and self.delivered)
+        return not self.running and (self._cut is not None or self.delivered)
 
     def look_after(self) -> None:
         """For a stream that lingers: cut it if a peer has gone without taking everything.
@@ -283,7 +286,9 @@ class Pump:
         except StreamCut as cut:
             self.cut = cut
             more = False
-        self.entry.tries = 0  # whatever brought the daemon down, it was not this stream
+        if not self._well:
+            self._well = True
+            self.entry.tries = 0  # whatever brought the daemon down, it was not this stream
         return more
 
     def close_stores(self) -> None:

@@ -187,7 +187,7 @@ class _Worker:
                     self._read_inbox()
                 elif descriptor in self._sides:  # its stream may have ended earlier in this very round
                     pump, side = self._sides[descriptor]
-                    if self._guard(pump, lambda: pump.ready(side, mask)):  # noqa: B023 - called at once
+                    if self._guard(pump, pump.ready, side, mask):
                         self._hungry[pump] = None
             for pump in list(self._hungry):
                 self._take_turn(pump)
@@ -222,12 +222,14 @@ class _Worker:
         self._end_if_over(pump)
 
     def _end_if_over(self, pump: Pump) -> None:
+        if pump.running:
+            return
         if pump.over:
             self._end(pump)
-        elif pump.passed_on:
+        else:
             self._lingering[pump] = None
 
-    def _guard(self, pump: Pump, step: Callable[[], bool | None]) -> bool:
+    def _guard(self, pump: Pump, step: Callable[..., bool | None], *arguments: object) -> bool:
         """Run one step of a stream: whatever goes wrong in it ends that stream and nothing else.
 
         Returns:
@@ -236,7 +238,7 @@ class _Worker:
         if pump.over:
             return False
         try:
-            return bool(step())
+            return bool(step(*arguments))
         except Exception as error:
             logging.getLogger("shadow").exception("a stream failed in a way nobody thought of")
             pump.cut = StreamCut(Side.PLAIN, OSError(errno.ECONNABORTED, f"internal error: {error!r}"))
