@@ -5,7 +5,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from shadow.daemon import raise_descriptor_limit
+
 from . import report
+from .network import distance
 from .processes import BenchError, Group
 from .questions import LOAD, Answer, Question, all_questions
 from .tunnels import SHADOW, TUNNELS, Keys, Tunnel, make_keys
@@ -16,9 +19,12 @@ def main() -> int:
     """Measure and report; the exit status."""
     words = _arguments()
     questions = [question for question in all_questions(words.scale) if question.name in words.questions]
+    if not words.units:  # the network here is not ours to slow down
+        questions = [question for question in questions if not question.round_trip]
     tunnels = [tunnel for tunnel in TUNNELS if tunnel.name in words.tunnels]
     if words.units:
         tunnels = [Tunnel(SHADOW, open_units) if tunnel.name == SHADOW else tunnel for tunnel in tunnels]
+    raise_descriptor_limit()
     answers: dict[str, dict[str, list[Answer]]] = {}
     try:
         with tempfile.TemporaryDirectory(prefix="shadow-bench-") as folder:
@@ -45,9 +51,11 @@ def _once(question: Question, tunnel: Tunnel, keys: Keys, folder: Path) -> Answe
         service.start("service", sys.executable, LOAD, "service")
         said = service.folder / "service.log"
         service.wait_for(lambda: said.read_bytes().endswith(b"\n"), "the service")
-        where = tunnel.open(group, keys, int(said.read_text()))
-        question.ask(where, lambda: group.cpu)  # once to get warm
-        return question.ask(where, lambda: group.cpu)
+        port = int(said.read_text())
+        where = tunnel.open(group, keys, port)
+        with distance(group, question.round_trip, port):
+            question.ask(where, lambda: group.cpu)  # once to get warm
+            return question.ask(where, lambda: group.cpu)
 
 
 def _arguments() -> argparse.Namespace:

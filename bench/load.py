@@ -4,8 +4,9 @@
     load.py visit JOB WHERE ...      one job; its outcome is one line of JSON
 
 A visitor's first line says what it wants of the service: ``sink N`` (take N bytes, then say ``k``),
-``both N`` (that, and send N bytes at the same time), ``echo N`` (send each N bytes back). WHERE is a unix
-socket's path or a port of 127.0.0.1. No job ends its connection before its time is taken.
+``both N`` (that, and send N bytes at the same time), ``echo N`` (send each N bytes back). The service says
+``r``, and then does it. WHERE is a unix socket's path or a port of 127.0.0.1. A job says ``ready`` when its
+visitors are connected, waits for a line of input, and ends no connection before its time is taken.
 """
 
 import json
@@ -55,6 +56,7 @@ def serve(connection: socket.socket) -> None:
             words += byte
         job, size = words.split()
         count = int(size)
+        connection.sendall(b"r")
         if job == b"echo":
             while True:
                 data = connection.recv(count, socket.MSG_WAITALL)
@@ -90,15 +92,29 @@ def connect(where: str) -> socket.socket:
     return sock
 
 
+def begin(where: str, request: str) -> socket.socket:
+    """A visitor who has been heard."""
+    sock = connect(where)
+    sock.sendall(request.encode() + b"\n")
+    take_exactly(sock, 1)
+    return sock
+
+
+def wait_for_go() -> None:
+    """Say that we are ready, and wait."""
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+
 def bulk(where: str, kind: str, size: str, streams: str) -> dict[str, Any]:
     """``streams`` visitors at once, ``size`` bytes each; the seconds that each took, and all together."""
     count = int(size)
-    socks = [connect(where) for _ in range(int(streams))]
+    socks = [begin(where, f"{kind} {count}") for _ in range(int(streams))]
     seconds: list[float] = []
+    wait_for_go()
     began = time.monotonic()
 
     def one(sock: socket.socket) -> None:
-        sock.sendall(f"{kind} {count}\n".encode())
         sender = threading.Thread(target=send_exactly, args=(sock, count))
         sender.start()
         take_exactly(sock, (count if kind == "both" else 0) + 1)
@@ -119,8 +135,8 @@ def ask(where: str, size: str, times: str) -> dict[str, Any]:
     """One visitor asks and waits for the answer, again and again; the seconds of each round trip."""
     question = _NOISE[: int(size)]
     trips = []
-    with connect(where) as sock:
-        sock.sendall(f"echo {size}\n".encode())
+    with begin(where, f"echo {size}") as sock:
+        wait_for_go()
         for _ in range(int(times)):
             began = time.perf_counter()
             sock.sendall(question)
@@ -129,14 +145,14 @@ def ask(where: str, size: str, times: str) -> dict[str, Any]:
     return {"seconds": sum(trips), "median": sorted(trips)[len(trips) // 2]}
 
 
-def visits(where: str, times: str) -> dict[str, Any]:
+def visits(where: str, times: str, pause: str) -> dict[str, Any]:
     """Visitors one after the other, for one byte each; the seconds until they had it."""
     waits = []
+    wait_for_go()
     for _ in range(int(times)):
+        time.sleep(float(pause))
         began = time.perf_counter()
-        with connect(where) as sock:
-            sock.sendall(b"echo 1\nx")
-            take_exactly(sock, 1)
+        with begin(where, "echo 1"):
             waits.append(time.perf_counter() - began)
     return {"seconds": sum(waits), "median": sorted(waits)[len(waits) // 2]}
 

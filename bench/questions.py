@@ -29,6 +29,7 @@ class Question:
         less_is_better: of the first figure.
         job: the words for load.py, with WHERE in the place of the socket.
         figures: makes the answer of load.py's outcome and the seconds of CPU time that the tunnel used.
+        round_trip: seconds between the ends of the tunnel, if it takes a machine of our own to ask.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Question:
     less_is_better: bool
     job: tuple[str, ...]
     figures: Callable[[dict[str, Any], float], Answer]
+    round_trip: float = 0.0
 
     def ask(self, where: str, cpu: Callable[[], float]) -> Answer:
         """Do it once.
@@ -45,14 +47,17 @@ class Question:
             BenchError: it failed.
         """
         words = [where if word == "WHERE" else word for word in self.job]
-        before = cpu()
-        done = subprocess.run(
-            [sys.executable, LOAD, "visit", *words], capture_output=True, text=True, timeout=_PATIENCE,
-            check=False,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise BenchError(f"{' '.join(words)}: {done.stderr.strip().splitlines()[-1:]}")
-        return self.figures(json.loads(done.stdout), cpu() - before)
+        with subprocess.Popen(
+            [sys.executable, LOAD, "visit", *words],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            assert process.stdout is not None  # noqa: S101 - it is a pipe
+            process.stdout.readline()  # it is ready: what it needs for that is not counted
+            before = cpu()
+            output, errors = process.communicate("go\n", timeout=_PATIENCE)
+        if process.returncode != 0:
+            raise BenchError(f"{' '.join(words)}: {errors.strip().splitlines()[-1:]}")
+        return self.figures(json.loads(output), cpu() - before)
 
 
 def _bulk(name: str, title: str, kind: str, streams: int, total: int) -> Question:
@@ -80,7 +85,7 @@ def _ask(name: str, title: str, size: int, times: int) -> Question:
     return Question(name, title, units, True, ("ask", "WHERE", str(size), str(times)), figures)
 
 
-def _visits(name: str, title: str, times: int) -> Question:
+def _visits(name: str, title: str, times: int, pause: float = 0.0, round_trip: float = 0.0) -> Question:
     def figures(outcome: dict[str, Any], cpu: float) -> Answer:
         return {
             "median": outcome["median"] * 1e3,
@@ -89,7 +94,8 @@ def _visits(name: str, title: str, times: int) -> Question:
         }
 
     units = {"median": "ms to the first byte, median", "rate": "visits/s", "cpu": "CPU ms each"}
-    return Question(name, title, units, True, ("visits", "WHERE", str(times)), figures)
+    job = ("visits", "WHERE", str(times), str(pause))
+    return Question(name, title, units, True, job, figures, round_trip)
 
 
 def all_questions(scale: float) -> list[Question]:
@@ -100,7 +106,9 @@ def all_questions(scale: float) -> list[Question]:
         _bulk("both", "One visitor sends and receives at once", "both", 1, size // 2),
         _bulk("streams-10", "Ten visitors send at once", "sink", 10, size),
         _bulk("streams-100", "A hundred visitors send at once", "sink", 100, size),
+        _bulk("streams-1000", "A thousand visitors send at once", "sink", 1000, size),
         _ask("ask-1", "One byte there and back", 1, times),
         _ask("ask-16k", "16 KiB there and back", 16384, times),
         _visits("visits", "New visitors, one after the other", max(10, times // 10)),
+        _visits("far", "A visitor now and then, 50 ms round trip away", max(10, times // 50), 1.0, 0.05),
     ]

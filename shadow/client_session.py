@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import random
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +31,8 @@ Check = Callable[[Link], None]
 OnWelcome = Callable[[Channel, Welcome], None]
 
 _CHANNELS_MAX = 256  # data channels opening or standing by, whatever the server asks for
+_PROMPT = 1.0  # seconds for a session to be welcomed; a server that takes longer has a fleet at its door
+_SPREAD = 4  # times as long as that we may then wait before we ask for more
 
 
 class Session:
@@ -67,6 +70,7 @@ class Session:
         Raises:
             ShadowError: it did not come about; the session is good for nothing but ``close``.
         """
+        began = self._loop.time()
         targets = await resolve(self._config.server, self._config.connect_timeout)
         settings = self.settings  # a reload may come while we dial
         self._certificate = settings.fingerprint
@@ -75,7 +79,7 @@ class Session:
             PROTOCOL_VERSION, CONTROL, self._config.robot, tuple(self._config.services), software=SOFTWARE
         )
         await self._greet(link, hello, self._welcomed)
-        self._fill_up()
+        self._fill_up_in_turn(self._loop.time() - began)
 
     def _welcomed(self, channel: Channel, welcome: Welcome) -> None:
         link = channel.link
@@ -288,6 +292,16 @@ class Session:
         if self._closed:
             return
         self._open_channels(self._config.standby - len(self._standbys) - len(self._opening))
+
+    def _fill_up_in_turn(self, took: float) -> None:
+        """Fill up; later, if it took the server so long to welcome us: first a session for every robot.
+
+        A visitor who comes meanwhile has a channel dialled for, and then all are opened.
+        """
+        if took < _PROMPT:
+            self._fill_up()
+        else:
+            self._loop.call_later(random.uniform(0, _SPREAD * took), self._fill_up)  # noqa: S311 - no secret
 
     def _open_channels(self, count: int) -> None:
         room = _CHANNELS_MAX - len(self._standbys) - len(self._opening)

@@ -46,7 +46,7 @@ def run(make_role: Callable[[Vault], Role]) -> None:
         ShadowError: it could not start, or could not go on.
     """
     journal.setup()
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     asyncio.run(_live(make_role))
 
 
@@ -131,7 +131,7 @@ async def _feed_watchdog(relay: Relay, notifier: Notifier, interval: float) -> N
         await asyncio.sleep(interval / 2)
 
 
-def _raise_descriptor_limit() -> None:
+def raise_descriptor_limit() -> None:
     """A stream takes six descriptors; the soft limit of 1024 is for programs that use select(2)."""
     with contextlib.suppress(ValueError, OSError):  # a sandbox may forbid it, and sets the limit itself
         _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -6,6 +6,7 @@ the link that the kernel encrypts, and the server's end is a bare socket that sp
 
 import asyncio
 import contextlib
+import random
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -283,3 +284,27 @@ def test_letters_that_make_no_sense(
         theirs.close()
 
     play(authority, body)
+
+
+def test_a_robot_that_had_to_queue_lets_others_in_first(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[float, float]] = []
+
+    def uniform(low: float, high: float) -> float:
+        asked.append((low, high))
+        return 0.0
+
+    async def check(scene: Scene) -> None:
+        session = scene.session()
+        filled: list[str] = []
+        monkeypatch.setattr(session, "_fill_up", lambda: filled.append("now"))
+        session._fill_up_in_turn(0.2)
+        assert (filled, asked) == (["now"], [])
+        session._fill_up_in_turn(3.0)
+        assert (filled, asked) == (["now"], [(0, 12.0)])
+        while len(filled) < 2:
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(random, "uniform", uniform)
+    play(authority, check)
