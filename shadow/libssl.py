@@ -72,18 +72,26 @@ class Records:
 
     def feed(self, ciphertext: Buffer, size: int) -> None:
         """Give OpenSSL what the peer has sent: the first ``size`` bytes."""
+        self.more = True
         result = _lib.BIO_write(self._into_ssl, ciphertext.start, size)
         if result != size:
             raise MemoryError("OpenSSL's memory BIO")
 
-    def decrypt(self, output: Buffer) -> int:
+    def decrypt(self, output: Buffer, size: int | None = None) -> int:
         """Plaintext of what OpenSSL was fed, as much as fits; 0 if a record is not complete.
+
+        Args:
+            output: for the plaintext.
+            size: no more than this.
 
         Raises:
             SSL.ZeroReturnError: nothing more comes: close_notify.
             SSL.Error: the connection is broken.
         """
-        done, room = 0, len(output.view)
+        room = len(output.view)
+        if size is not None:
+            room = min(room, size)
+        done = 0
         while done < room and self._failure is None:
             result = _lib.SSL_read(self._ssl, output.start + done, room - done)
             if result > 0:

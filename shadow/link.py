@@ -13,6 +13,7 @@ import contextlib
 import errno
 import socket
 import struct
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,9 +23,21 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from . import ktls
+from .libssl import Buffer, Records
 
-CIPHERTEXT_CHUNK = 2**16  # bytes taken from the socket at once: four full records
+_CHUNK = 2**16  # bytes taken from a socket at once: four full records
 _LINGER_RESET = struct.pack("ii", 1, 0)  # l_onoff, l_linger: close() sends RST (socket(7), SO_LINGER)
+
+
+class _Memory(threading.local):
+    """Buffers of each thread, for what is in no call's hands longer than that call."""
+
+    def __init__(self) -> None:
+        self.plaintext = Buffer(_CHUNK)
+        self.ciphertext = Buffer(_CHUNK)
+
+
+_memory = _Memory()
 
 
 class Link(ABC):
@@ -161,9 +174,10 @@ class UserspaceLink(Link):
 
     Attributes:
         ssl: OpenSSL's end of it, between two memory BIOs.
+        records: what goes through it.
     """
 
-    __slots__ = ("ssl",)
+    __slots__ = ("records", "ssl")
     in_kernel = False
 
     def __init__(
@@ -171,22 +185,25 @@ class UserspaceLink(Link):
     ) -> None:
         super().__init__(sock, suite, chain)
         self.ssl = ssl
+        self.records = Records(ssl)
 
     def read(self, size: int) -> bytes:
         """See ``Link.read``."""
+        plaintext, ciphertext = _memory.plaintext, _memory.ciphertext
         while True:
             try:
-                return self.ssl.recv(size)
-            except SSL.WantReadError:
-                self.forbid_replies()
-                ciphertext = self.sock.recv(CIPHERTEXT_CHUNK)
-                if not ciphertext:
-                    raise truncated() from None
-                self.ssl.bio_write(ciphertext)
+                taken = self.records.decrypt(plaintext, size) if self.records.more else 0
             except SSL.ZeroReturnError:
                 return b""
             except SSL.Error as error:
                 raise tls_failure(error) from error
+            if taken:
+                return bytes(plaintext.view[:taken])
+            self.forbid_replies()
+            taken = self.sock.recv_into(ciphertext.view)
+            if not taken:
+                raise truncated()
+            self.records.feed(ciphertext, taken)
 
     def _encrypt(self, data: bytes) -> bytes:
         view = memoryview(data)
@@ -199,10 +216,9 @@ class UserspaceLink(Link):
 
     def pending_ciphertext(self) -> bytes:
         """Everything OpenSSL wants sent."""
-        output = b""
-        with contextlib.suppress(SSL.WantReadError):
-            while True:
-                output += self.ssl.bio_read(CIPHERTEXT_CHUNK)
+        ciphertext, output = _memory.ciphertext, b""
+        while size := self.records.replies(ciphertext):
+            output += ciphertext.view[:size]
         return output
 
     def forbid_replies(self) -> None:

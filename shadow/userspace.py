@@ -12,7 +12,7 @@ from OpenSSL import SSL
 
 from .flow import Flow, Pump, Side, is_writable, shutdown_write
 from .ledger import Record, private_entry
-from .libssl import Buffer, Records
+from .libssl import Buffer
 from .link import UserspaceLink, renegotiating, tls_failure, truncated
 
 _CHUNK = 2**17  # bytes per system call: eight full records
@@ -37,14 +37,13 @@ class _UserspaceFlow(Flow):
         sides: tuple[Side, Side],
         plain: socket.socket,
         link: UserspaceLink,
-        records: Records,
         scratch: Scratch,
         record: Record,
     ) -> None:
         super().__init__(*sides, record)
         self._plain = plain
         self._link = link
-        self._records = records
+        self._records = link.records
         self._scratch = scratch
         self._store = memoryview(b"")
 
@@ -150,7 +149,6 @@ class DownFlow(_UserspaceFlow):
 def make_pump(plain: socket.socket, link: UserspaceLink, scratch: Scratch) -> Pump:
     """The pump of a stream over userspace TLS; ``scratch`` is shared by all streams of one thread."""
     entry = private_entry()  # a stream whose keys are in OpenSSL cannot outlive the process
-    records = Records(link.ssl)
-    up = UpFlow((Side.PLAIN, Side.LINK), plain, link, records, scratch, entry.up)
-    down = DownFlow((Side.LINK, Side.PLAIN), plain, link, records, scratch, entry.down)
+    up = UpFlow((Side.PLAIN, Side.LINK), plain, link, scratch, entry.up)
+    down = DownFlow((Side.LINK, Side.PLAIN), plain, link, scratch, entry.down)
     return Pump(plain, link, up, down, entry)

@@ -6,7 +6,7 @@ import pytest
 from OpenSSL import SSL
 
 from shadow import tls
-from shadow.libssl import Buffer, Records
+from shadow.libssl import Buffer
 from shadow.link import UserspaceLink
 from tests.support import Authority, random_bytes, userspace_linked
 
@@ -18,7 +18,7 @@ class End:
 
     def __init__(self, link: UserspaceLink) -> None:
         self.link = link
-        self.records = Records(link.ssl)
+        self.records = link.records
         self.plaintext, self.ciphertext = Buffer(4 * RECORD), Buffer(5 * RECORD)
 
     def encrypt(self, data: bytes) -> bytes:
