@@ -11,7 +11,7 @@ import logging
 import secrets
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import __version__, journal
@@ -23,7 +23,7 @@ from .flow import Pump
 from .frames import PROTOCOL_VERSION, Dial, Failed, Frame, Hello, Ping, Pong, Refusal, Start, Started, Welcome
 from .journal import Event
 from .names import shorten
-from .protocol import CONTROL, Keepalive
+from .protocol import Keepalive
 from .relay import OnEnd
 from .session import Session, checked_services
 from .sockets import Sockets
@@ -47,6 +47,7 @@ class Surroundings:
     vault: Vault
     on_empty: Callable[["Robot"], None]
     on_exhausted: Callable[[OSError], None]
+    connected: set[str] = field(default_factory=set)  # names
 
 
 class Robot:
@@ -56,7 +57,7 @@ class Robot:
 
     def __init__(self, name: str, around: Surroundings) -> None:
         self.name = name
-        self.session: Session | None = None
+        self._session: Session | None = None
         self.streams: dict[Pump, Visitor] = {}
         self.starting: dict[Visitor, Channel] = {}
         self.sockets = Sockets(around.config.ldir, name, self._visitor_came, around.on_exhausted)
@@ -70,6 +71,16 @@ class Robot:
         cls._last_number = max(cls._last_number, int(visitor.stream, 16))
 
     # Sessions
+
+    @property
+    def session(self) -> Session | None:
+        """The one it has."""
+        return self._session
+
+    @session.setter
+    def session(self, session: Session | None) -> None:
+        self._session = session
+        (self._around.connected.discard if session is None else self._around.connected.add)(self.name)
 
     def begin_session(self, channel: Channel, hello: Hello, peer: str) -> None:
         """Welcome a control channel; a session that is still there gives way.
@@ -85,14 +96,8 @@ class Robot:
         if self.session is not None:
             self._give_way(self.session, peer)
         now = self._loop.time()
-        session = Session(
-            channel,
-            secrets.token_hex(16),
-            services,
-            Keepalive(self._around.config.keepalive, now),
-            peer,
-            now,
-        )
+        keepalive = Keepalive(self._around.config.keepalive, now)
+        session = Session(channel, secrets.token_hex(16), services, keepalive, peer, now)
         self.have_session(session)
         channel.send(Welcome(PROTOCOL_VERSION, session.id, self._around.config.keepalive, SOFTWARE))
         encryption = "kernel TLS" if channel.link.in_kernel else "userspace TLS"
@@ -391,8 +396,3 @@ class Robot:
         """Tell the server if there is neither session nor stream any more."""
         if self.session is None and not self.streams and not self.starting:
             self._around.on_empty(self)
-
-
-def is_control(hello: Hello) -> bool:
-    """Whether a HELLO opens a control channel."""
-    return hello.role == CONTROL

@@ -21,9 +21,9 @@ from .journal import Event
 from .link import Link
 from .listener import Acceptor, listen_tcp
 from .names import check_robot_name, shorten
-from .protocol import MISSED_MAX, Party, speaks_our_version
+from .protocol import CONTROL, MISSED_MAX, Party, speaks_our_version
 from .relay import OnEnd
-from .robots import Robot, Surroundings, is_control
+from .robots import Robot, Surroundings
 from .sockets import check_folder
 from .vault import Vault
 
@@ -132,8 +132,8 @@ class Server:
     @property
     def status(self) -> str:
         """A line for ``systemctl status``."""
-        connected = sum(robot.session is not None for robot in self._robots.values())
-        streams = sum(len(robot.streams) for robot in self._robots.values())
+        # Asked for each second: nothing that takes longer with each robot.
+        connected, streams = len(self._around.connected), self._around.vault.relay.streams
         encryption = f"userspace TLS ({self._no_ktls})" if self._no_ktls else "kernel TLS"
         counts = f"{journal.many(connected, 'robot')}, {journal.many(streams, 'stream')}"
         return f"{counts}{self._around.vault.remark}, {encryption}"
@@ -198,7 +198,7 @@ class Server:
             return
         try:
             robot = self._admit(channel, hello)
-            if is_control(hello):
+            if hello.role == CONTROL:
                 robot.begin_session(channel, hello, peer)
             else:
                 robot.add_standby(channel, hello)
@@ -236,7 +236,7 @@ class Server:
         if not speaks_our_version(hello):
             raise Refused("version", f"protocol version {hello.version} is not spoken here")
         if name not in self._robots:
-            if not is_control(hello):
+            if hello.role != CONTROL:
                 raise Refused("no-session", "connect the control channel first")
             if len(self._robots) >= self._config.max_robots:
                 raise Refused("limit", f"{self._config.max_robots} robots are connected (--max-robots)")
