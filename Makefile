@@ -103,6 +103,10 @@ bench: ## Shadow beside what people would use instead: a table, and build/bench
 	@scripts/setup bench
 	$(call phase,bench,$(ROOT) $(VENV)/python -m bench --output=$(BUILD)/bench $(BENCH_FLAGS))
 
+.PHONY: bench-fleet
+bench-fleet: setup ## thousands of robots: what they cost at rest, and how soon they are back when all were lost
+	$(call phase,bench-fleet,$(VENV)/python -m bench.fleet --output=$(BUILD)/bench $(BENCH_FLAGS))
+
 # Root, as for test-machine.
 .PHONY: bench-machine
 bench-machine: setup ## the same in a virtual machine with kernel TLS; BENCH_FLAGS=--count counts instructions

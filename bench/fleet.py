@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -220,19 +220,24 @@ def _robots(
 
 def _wait_until_there(words: argparse.Namespace, server: Server, *, channels: bool) -> float:
     """Seconds until all robots have their sockets, or all their channels too."""
+    if not channels:
+        return _wait_until(lambda: len(list(server.sockets.iterdir())) > words.robots)
+    wanted = words.robots * (1 + words.standby) + 3  # robot 011 has two standbys
+    return _wait_until(lambda: server.connections >= wanted)
+
+
+def _wait_until(condition: Callable[[], object]) -> float:
+    """Seconds until something is true."""
     began = time.monotonic()
-    while time.monotonic() - began < _PATIENCE:
-        if channels:
-            if server.connections >= words.robots * (1 + words.standby) + 3:  # robot 011 has two standbys
-                return time.monotonic() - began
-        elif len(list(server.sockets.iterdir())) > words.robots:
-            return time.monotonic() - began
+    while not condition():
+        if time.monotonic() - began > _PATIENCE:
+            raise BenchError(f"after {_PATIENCE:g} s not all robots are connected")
         time.sleep(0.25)
-    raise BenchError(f"after {_PATIENCE:g} s not all robots are connected")
+    return time.monotonic() - began
 
 
 def _connect(words: argparse.Namespace, server: Server, robots: Robots) -> dict[str, float]:
-    before, memory = server.cpu, server.memory
+    before, memory, slab = server.cpu, server.memory, _slab()
     robots.say("start")
     began = time.monotonic()
     _wait_until_there(words, server, channels=False)
@@ -244,7 +249,13 @@ def _connect(words: argparse.Namespace, server: Server, robots: Robots) -> dict[
         "connections per second, standbys too": words.robots * (1 + words.standby) / complete,
         "server CPU ms per connection": (server.cpu - before) * 1e3 / (words.robots * (1 + words.standby)),
         "server memory, KiB per robot": (server.memory - memory) / words.robots,
+        "kernel memory, KiB per robot (half of both ends')": (_slab() - slab) / 2 / words.robots,
     }
+
+
+def _slab() -> float:
+    """KiB of the kernel's own: sockets, and the state of kernel TLS (proc(5), /proc/meminfo)."""
+    return float(re.findall(r"^Slab: +(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)[0])
 
 
 def _rest(words: argparse.Namespace, server: Server) -> dict[str, float]:
@@ -266,12 +277,9 @@ def _storm(words: argparse.Namespace, server: Server, robots: Robots) -> dict[st
     try:
         back = _wait_until_there(words, server, channels=False)
         complete = back + _wait_until_there(words, server, channels=True)
+        _wait_until(lambda: probe.waits and robots.connected == words.robots)
     finally:
         probe.close()
-    if robots.connected < words.robots:
-        raise BenchError("a robot says that it is not connected")
-    if not probe.waits:
-        raise BenchError("the probe was never served")
     return {
         "storm: seconds until all robots were back": back,
         "storm: seconds until all their channels stood by": complete,

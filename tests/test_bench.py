@@ -43,6 +43,22 @@ def test_a_real_run(tmp_path: Path) -> None:
     assert "One visitor sends" in done.stdout
 
 
+def test_a_fleet(tmp_path: Path) -> None:
+    words = ["--robots=5", "--keepalive=1", "--window=1", f"--output={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.fleet", *words],
+        cwd=CHECKOUT, capture_output=True, text=True, timeout=3 * DEADLINE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads((tmp_path / "fleet.json").read_text())
+    assert outcome["settings"]["robots"] == 5
+    figures = outcome["figures"]
+    assert figures["server memory, KiB per robot"] > 0
+    assert figures["storm: visitors served meanwhile"] >= 1
+    assert figures["storm: seconds until all their channels stood by"] > 0
+    assert all(title in done.stdout for title in figures)
+
+
 def test_a_tool_that_is_missing_is_one_line(tmp_path: Path) -> None:
     words = [
         "--rounds=1",
