@@ -78,7 +78,7 @@ class Pipe:
         slots: how many buffers it has, each of a page or a fragment of one.
     """
 
-    __slots__ = ("_grown", "held", "reader", "slots", "writer")
+    __slots__ = ("_grown", "_may_grow", "held", "reader", "slots", "writer")
 
     def __init__(self, reader: int, writer: int) -> None:
         """Two ends of a pipe, new or not; what is inside counts."""
@@ -87,18 +87,22 @@ class Pipe:
         self.slots = fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ) // PAGE
         self.held: int
         (self.held,) = _INT.unpack(fcntl.ioctl(reader, termios.FIONREAD, bytes(_INT.size)))
-        self._grown = 0
+        # Another process may have made it larger.
+        self._grown = max(0, self.slots - _DOWN_PIPE // PAGE)
+        _allowance.give_back(-self._grown)
+        self._may_grow = True
 
     def grow(self) -> None:
         """Make it as large as a busy stream's, if the kernel and our other pipes leave room for that."""
         more = _BUSY_PIPE // PAGE - self.slots
-        if more <= 0 or not _allowance.take(more):
+        if more <= 0 or not self._may_grow or not _allowance.take(more):
             return
         try:
             self.slots = fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, _BUSY_PIPE) // PAGE
             self._grown += more
         except OSError:  # EPERM: other processes of the user have pipes, too; it works as it is
             _allowance.give_back(more)
+            self._may_grow = False
 
     def close(self) -> None:
         """Close both ends."""

@@ -106,6 +106,9 @@ def test_a_pipe_that_may_not_grow_is_used_as_it_is(monkeypatch: pytest.MonkeyPat
     pipe.grow()
     assert pipe.slots * PAGE == original(pipe.writer, fcntl.F_GETPIPE_SZ)
     assert splice._allowance._pages == allowed
+    monkeypatch.setattr(fcntl, "fcntl", original)
+    pipe.grow()
+    assert pipe.slots * PAGE == original(pipe.writer, fcntl.F_GETPIPE_SZ), "asked once, not for each chunk"
     pipe.close()
 
 
@@ -137,6 +140,16 @@ def test_pipes_grow_as_far_as_all_of_them_may(monkeypatch: pytest.MonkeyPatch) -
     assert pipes[2].slots > 16
     for pipe in pipes[1:]:
         pipe.close()
+    assert splice._allowance._pages == 2 * more
+
+
+def test_a_pipe_that_another_process_made_larger_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splice, "_allowance", splice._Allowance(1000))
+    pipe = make_pipe(splice._BUSY_PIPE)
+    first, busy = splice._DOWN_PIPE // PAGE, splice._BUSY_PIPE // PAGE
+    assert splice._allowance._pages == 1000 - (busy - first)
+    pipe.close()
+    assert splice._allowance._pages == 1000
 
 
 def test_all_records_but_the_last_are_announced_to_have_more_behind_them(
