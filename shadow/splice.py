@@ -253,14 +253,19 @@ class DownFlow(_SpliceFlow):
     @property
     def has_room(self) -> bool:
         """See ``Flow.has_room``."""
-        return self._pipe.held == 0 or (self._records + 1) * RECORD_SLOTS <= self._pipe.slots
+        return self._pipe.held == 0 or self._room > 0
+
+    @property
+    def _room(self) -> int:
+        """Records that surely fit; less than one in what another process has left."""
+        return self._pipe.slots // RECORD_SLOTS - self._records
 
     def fill(self) -> int:
         """See ``Flow.fill``: as many records as the pipe surely holds."""
         pipe, source, request = self._pipe, self._source_descriptor, self._request()
         if pipe.held == 0:
             self._records = 0
-        room = max(1, pipe.slots // RECORD_SLOTS - self._records)
+        room = max(1, self._room)  # a pipe too small for one takes a part
         total = 0
         for _ in range(room):
             try:
