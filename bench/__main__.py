@@ -10,8 +10,8 @@ from shadow.daemon import raise_descriptor_limit
 from . import report
 from .network import distance
 from .processes import BenchError, Group
-from .questions import LOAD, Answer, Question, all_questions
-from .tunnels import SHADOW, TUNNELS, Keys, Tunnel, make_keys
+from .questions import Answer, Question, all_questions
+from .tunnels import SHADOW, TUNNELS, Keys, Tunnel, make_keys, start_service
 from .units import open_units
 
 
@@ -48,10 +48,7 @@ def main() -> int:
 def _once(question: Question, tunnel: Tunnel, keys: Keys, folder: Path) -> Answer:
     """One question to one tunnel, freshly started."""
     with Group(folder / "service") as service, Group(folder / "t") as group:
-        service.start("service", sys.executable, LOAD, "service")
-        said = service.folder / "service.log"
-        service.wait_for(lambda: said.read_bytes().endswith(b"\n"), "the service")
-        port = int(said.read_text())
+        port = start_service(service)
         where = tunnel.open(group, keys, port)
         with distance(group, question.round_trip, port):
             question.ask(where, lambda: group.cpu)  # once to get warm

@@ -7,7 +7,6 @@ server was gone. The robots are real clients in a few processes (``crowd``), and
 import argparse
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -20,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from . import load, report
-from .processes import BenchError, Group, free_port, listens
-from .tunnels import make_keys
+from .processes import BenchError, Group, cpu_of, free_port, listens
+from .tunnels import Keys, client_command, make_keys, server_command, start_service
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 _PATIENCE = 900.0  # seconds for a whole fleet to connect
@@ -33,7 +32,6 @@ class Robots:
 
     def __init__(self, words: argparse.Namespace, ports: tuple[int, int], folder: Path) -> None:
         share = -(-words.robots // words.processes)
-        self.count = words.robots
         self._running = []
         for first in range(0, words.robots, share):
             numbers = [first, min(share, words.robots - first), words.standby]
@@ -73,7 +71,7 @@ class Robots:
 class Server:
     """shadow-server for many robots."""
 
-    def __init__(self, words: argparse.Namespace, keys: Any, folder: Path) -> None:
+    def __init__(self, words: argparse.Namespace, keys: Keys, folder: Path) -> None:
         self._words, self._keys, self._folder = words, keys, folder
         self.port = free_port()
         self.sockets = folder / "sockets"
@@ -83,11 +81,8 @@ class Server:
 
     def start(self) -> None:
         """Start it; returns when it listens."""
-        command = [
-            sys.executable, "-m", "shadow.cli.server", f"--lport={self.port}", f"--ldir={self.sockets}",
-            f"--ca={self._keys.ca_crt}", f"--crt={self._keys.server_crt}", f"--key={self._keys.server_key}",
-            f"--ktls={self._words.ktls}", f"--keepalive={self._words.keepalive}",
-        ]  # fmt: skip
+        options = f"--ktls={self._words.ktls}", f"--keepalive={self._words.keepalive}"
+        command = [*server_command(self._keys, self.port, self.sockets), *options]
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, cwd=CHECKOUT)
         while not listens(self.port):
@@ -103,8 +98,7 @@ class Server:
     @property
     def cpu(self) -> float:
         """Seconds of CPU time."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_of(self._process.pid)
 
     @property
     def memory(self) -> float:
@@ -195,20 +189,13 @@ def measure(words: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _robots(
-    words: argparse.Namespace, group: Group, keys: Any, folder: Path
+    words: argparse.Namespace, group: Group, keys: Keys, folder: Path
 ) -> Iterator[tuple[Server, Robots]]:
-    group.start("service", sys.executable, Path(load.__file__), "service")
-    said = group.folder / "service.log"
-    group.wait_for(lambda: said.read_bytes().endswith(b"\n"), "the service")
+    port = start_service(group)
     server = Server(words, keys, folder)
     server.start()
-    port = int(said.read_text())
     # The one that is visited has a process of its own: it is the server's answers that are measured.
-    group.start(
-        "011", sys.executable, "-m", "shadow.cli.client", "--robot=011", "--rhost=127.0.0.1",
-        f"--rport={server.port}", "--lhost=127.0.0.1", f"--lport={port}", f"--ktls={words.ktls}",
-        f"--ca={keys.ca_crt}", f"--crt={keys.client_crt}", f"--key={keys.client_key}",
-    )  # fmt: skip
+    group.start("011", *client_command(keys, server.port, port), f"--ktls={words.ktls}")
     group.wait_for(server.visited.exists, "the socket of robot 011")
     robots = Robots(words, (server.port, port), keys.folder)
     try:

@@ -101,7 +101,7 @@ class Group:
     def cpu(self) -> float:
         """Seconds of CPU time, of all of them and of their children, those that have ended included."""
         ours = [process.pid for process, _log in self._running]
-        return sum(_cpu(pid) for first in [*ours, *self._followed] for pid in descendants(first))
+        return sum(cpu_of(pid) for first in [*ours, *self._followed] for pid in descendants(first))
 
 
 def free_port() -> int:
@@ -147,6 +147,7 @@ def _stat(pid: int) -> list[str]:
         return []
 
 
-def _cpu(pid: int) -> float:
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU time, of a process and of its children that have ended; 0 if it has ended itself."""
     fields = _stat(pid)
     return sum(map(int, fields[11:15])) / _TICK if fields else 0.0

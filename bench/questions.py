@@ -54,7 +54,11 @@ class Question:
             assert process.stdout is not None  # noqa: S101 - it is a pipe
             process.stdout.readline()  # it is ready: what it needs for that is not counted
             before = cpu()
-            output, errors = process.communicate("go\n", timeout=_PATIENCE)
+            try:
+                output, errors = process.communicate("go\n", timeout=_PATIENCE)
+            except BaseException:
+                process.kill()  # the block waits for its end, as long as that takes
+                raise
         if process.returncode != 0:
             raise BenchError(f"{' '.join(words)}: {errors.strip().splitlines()[-1:]}")
         return self.figures(json.loads(output), cpu() - before)

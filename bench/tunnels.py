@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .processes import BenchError, Group, free_port, listens
+from .questions import LOAD
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SUITE = "ECDHE-ECDSA-AES128-GCM-SHA256"
@@ -58,6 +59,30 @@ def _shadow(command: str) -> tuple[str, ...]:
     return sys.executable, "-m", f"shadow.cli.{command}"
 
 
+def server_command(keys: Keys, port: int, folder: Path) -> tuple[str, ...]:
+    """A server on this port, with its sockets in this folder."""
+    return (
+        *_shadow("server"), f"--lport={port}", f"--ldir={folder}", f"--ca={keys.ca_crt}",
+        f"--crt={keys.server_crt}", f"--key={keys.server_key}",
+    )  # fmt: skip
+
+
+def client_command(keys: Keys, port: int, service: int) -> tuple[str, ...]:
+    """Robot 011, for the server on one port and the service on another."""
+    return (
+        *_shadow("client"), "--robot=011", "--rhost=127.0.0.1", f"--rport={port}", "--lhost=127.0.0.1",
+        f"--lport={service}", f"--ca={keys.ca_crt}", f"--crt={keys.client_crt}", f"--key={keys.client_key}",
+    )  # fmt: skip
+
+
+def start_service(group: Group) -> int:
+    """Start what all tunnels end at; its port."""
+    group.start("service", sys.executable, LOAD, "service")
+    said = group.folder / "service.log"
+    group.wait_for(lambda: said.read_bytes().endswith(b"\n"), "the service")
+    return int(said.read_text())
+
+
 def _tool(name: str) -> str:
     found = shutil.which(name, path="/usr/sbin:/usr/bin:/usr/local/bin")
     if found is None:
@@ -80,16 +105,9 @@ def _nothing(_group: Group, _keys: Keys, service: int) -> str:
 
 def _shadow_tunnel(group: Group, keys: Keys, service: int) -> str:
     port = free_port()
-    group.start(
-        "server", *_shadow("server"), f"--lport={port}", f"--ldir={group.folder}", f"--ca={keys.ca_crt}",
-        f"--crt={keys.server_crt}", f"--key={keys.server_key}",
-    )  # fmt: skip
+    group.start("server", *server_command(keys, port, group.folder))
     group.wait_for(lambda: listens(port), "shadow-server")
-    group.start(
-        "client", *_shadow("client"), "--robot=011", "--rhost=127.0.0.1", f"--rport={port}",
-        "--lhost=127.0.0.1", f"--lport={service}", f"--ca={keys.ca_crt}", f"--crt={keys.client_crt}",
-        f"--key={keys.client_key}",
-    )  # fmt: skip
+    group.start("client", *client_command(keys, port, service))
     path = group.folder / "011.sock"
     group.wait_for(path.exists, "the robot's socket")
     return str(path)
