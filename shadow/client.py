@@ -13,6 +13,7 @@ from .client_session import Session
 from .config import ClientConfig
 from .depot import Depot
 from .errors import ClockError, ConfigError, HandshakeError, IdentityError, Refused, ShadowError
+from .expiry import Term, terms
 from .journal import Event
 from .link import Link
 from .protocol import Backoff
@@ -43,6 +44,7 @@ class Client:
         self._vault = vault
         self._services = Services(config.robot, config.services, vault)
         self._no_ktls = tls.check_kernel(config.ktls)
+        self.terms: list[Term] = []
         self._settings: tls.Settings | None = None
         try:
             self._settings = self._load()
@@ -130,6 +132,7 @@ class Client:
             raise ConfigError(f"{files.crt} is for robot {name!r}, not for {self._config.robot!r} (--robot)")
         context = tls.make_context(credentials)
         config = self._config
+        self.terms = terms(credentials, files.crt, files.ca, f"`shadow-ca robot {config.robot}`")
         return tls.Settings(
             context, Purpose.ROBOT, config.ktls, config.server_name, credentials.ca, credentials.fingerprint
         )

@@ -41,6 +41,7 @@ class ServerConfig:
     lport: int | None
     ldir: Path
     files: Files
+    crl: Path | None
     ktls: Ktls
     keepalive: float
     handshake_timeout: float
@@ -225,6 +226,7 @@ def parse_server(
     options.add("--lport", parse_port, "TCP port to listen on, unless systemd passes a socket")
     options.add("--ldir", Path, "folder for the robots' sockets")
     _add_common(options)
+    options.add("--crl", Path, "file with the CA's list of revoked certificates")
     options.add(
         "--keepalive", _parse_seconds, "seconds between signs of life; three missed end it", default=30.0
     )
@@ -242,6 +244,7 @@ def parse_server(
         lport=values.lport,
         ldir=_needed(values, "--ldir"),
         files=_files(values),
+        crl=values.crl,
         ktls=values.ktls,
         keepalive=values.keepalive,
         handshake_timeout=values.handshake_timeout,

@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
+import datetime as dt
 import logging
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from . import journal
 from .errors import ShadowError
+from .expiry import Calendar, Term
 from .journal import Event
 from .relay import Relay
 from .sd_daemon import Notifier, Store, watchdog_interval
@@ -33,6 +35,10 @@ class Role(Protocol):
     @property
     def status(self) -> str:
         """A line for ``systemctl status``."""
+
+    @property
+    def terms(self) -> Sequence[Term]:
+        """What it uses that ends some day."""
 
     @property
     def failure(self) -> "asyncio.Future[ShadowError]":
@@ -59,12 +65,13 @@ async def _live(make_role: Callable[[Vault], Role]) -> None:
     try:
         vault = Vault(relay, store)
         role = make_role(vault)
+        reporter = _Reporter(role, notifier)
         stopped = _stop_on_signals()
         await role.start()
         store.close_rest()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, role, notifier)
-        notifier.ready(role.status)
-        background.append(asyncio.create_task(_report_status(role, notifier)))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reporter.reload)
+        notifier.ready(reporter.status)
+        background.append(asyncio.create_task(reporter.run()))
         if interval is not None:
             background.append(asyncio.create_task(_feed_watchdog(relay, notifier, interval)))
         failure = await _until_stopped(role, stopped)
@@ -102,21 +109,35 @@ def _stop_on_signals() -> asyncio.Event:
     return stopped
 
 
-def _reload(role: Role, notifier: Notifier) -> None:
-    notifier.reloading()
-    try:
-        role.reload()
-    except ShadowError as error:
-        journal.log(Event.RELOAD_FAILED, logging.ERROR, f"reload failed, the old files stay in use: {error}")
-    else:
-        journal.log(Event.RELOADED, logging.INFO, "reloaded: new connections use the new certificates")
-    notifier.ready(role.status)
+class _Reporter:
+    """Tells systemd how the role is, and warns of what expires."""
 
+    def __init__(self, role: Role, notifier: Notifier) -> None:
+        self._role = role
+        self._notifier = notifier
+        self._calendar = Calendar()
 
-async def _report_status(role: Role, notifier: Notifier) -> None:
-    while True:
-        notifier.status(role.status)
-        await asyncio.sleep(_STATUS_INTERVAL)
+    @property
+    def status(self) -> str:
+        return f"{self._role.status}{self._calendar.remark}"
+
+    def reload(self) -> None:
+        self._notifier.reloading()
+        try:
+            self._role.reload()
+        except ShadowError as error:
+            text = f"reload failed, the old files stay in use: {error}"
+            journal.log(Event.RELOAD_FAILED, logging.ERROR, text)
+        else:
+            journal.log(Event.RELOADED, logging.INFO, "reloaded: new connections use the new certificates")
+        self._notifier.ready(self.status)
+
+    async def run(self) -> None:
+        while True:
+            # By the clock on the wall, each time: it may jump, and certificates go by it.
+            self._calendar.look(self._role.terms, dt.datetime.now(dt.UTC))
+            self._notifier.status(self.status)
+            await asyncio.sleep(_STATUS_INTERVAL)
 
 
 async def _feed_watchdog(relay: Relay, notifier: Notifier, interval: float) -> None:

@@ -43,8 +43,8 @@ def log_end(pump: Pump, ending: Ending, words: Words, **facts: str | float) -> N
     """Log the end of a stream; ``facts`` are further journal fields."""
     event, how = Event.STREAM_ENDED, "ended"
     if pump.cut is not None:
-        who = words.plain if pump.cut.side is Side.PLAIN else words.link
-        event, how = Event.STREAM_ABORTED, f"cut off by the {who} ({reason_of(pump.cut.error)})"
+        who = {Side.PLAIN: f" by the {words.plain}", Side.LINK: f" by the {words.link}", None: ""}
+        event, how = Event.STREAM_ABORTED, f"cut off{who[pump.cut.side]} ({reason_of(pump.cut.error)})"
     journal.log(
         event,
         logging.INFO,

@@ -46,15 +46,15 @@ class Side(enum.StrEnum):
 
 
 class StreamCut(Exception):
-    """One side of the stream failed; internal to the relay.
+    """One side of the stream failed, or we wanted its end; internal to the relay.
 
     Attributes:
-        side: whose socket it was.
-        error: what the system call said.
+        side: whose socket it was; None if it was us.
+        error: what the system call said, or why.
     """
 
-    def __init__(self, side: Side, error: OSError) -> None:
-        super().__init__(f"{side}: {reason_of(error)}")
+    def __init__(self, side: Side | None, error: OSError) -> None:
+        super().__init__(f"{side or 'us'}: {reason_of(error)}")
         self.side = side
         self.error = error
 

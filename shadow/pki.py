@@ -164,7 +164,7 @@ def _issue(
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(authority=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([purpose.usage]), critical=False)
-        .add_extension(_authority_key_identifier(authority.certificate), critical=False)
+        .add_extension(key_identifier(authority.certificate), critical=False)
     )
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
@@ -220,7 +220,7 @@ def _key_usage(*, authority: bool) -> x509.KeyUsage:
     )
 
 
-def _authority_key_identifier(certificate: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+def key_identifier(certificate: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     """Which key of a CA has signed (RFC 5280, section 4.2.1.1): names alone do not tell two CAs apart."""
     try:
         ski = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -293,7 +293,7 @@ def load_issued(folder: Path) -> list[x509.Certificate]:
         ConfigError: there is no CA, or a file is damaged.
     """
     authority = load_certificates(folder / CA_CRT, "CA certificate")[0]
-    issuer = _authority_key_identifier(authority)
+    issuer = key_identifier(authority)
     found = [
         certificate
         for path in sorted((folder / _INDEX).glob("*.pem"))

@@ -241,12 +241,12 @@ class _Worker:
             return bool(step(*arguments))
         except Exception as error:
             logging.getLogger("shadow").exception("a stream failed in a way nobody thought of")
-            pump.cut = StreamCut(Side.PLAIN, OSError(errno.ECONNABORTED, f"internal error: {error!r}"))
+            pump.cut = StreamCut(None, OSError(errno.ECONNABORTED, f"internal error: {error!r}"))
             return True
 
     def _cut(self, pump: Pump, why: str) -> None:
         if self._sides.get(pump.plain.fileno(), (None,))[0] is pump and not pump.over:
-            pump.cut = StreamCut(Side.PLAIN, OSError(errno.ECONNABORTED, why))
+            pump.cut = StreamCut(None, OSError(errno.ECONNABORTED, why))
             self._end(pump)
 
     def _bury(self, silence: float) -> None:

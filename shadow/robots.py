@@ -1,8 +1,7 @@
 """The server's view of its robots: sessions, sockets, visitors, streams.
 
 A robot exists here from its first session until its last stream has ended. Its sockets exist as long as it
-has a session. Everything runs in the event loop's thread; the relay's threads report ends through
-``call_soon_threadsafe``.
+has a session. Everything runs in the event loop's thread.
 """
 
 import asyncio
@@ -17,24 +16,23 @@ from typing import Any
 from . import __version__, journal
 from .channel import Channel
 from .config import ServerConfig
-from .ending import Ending, Words, log_end
 from .errors import ConfigError, LocalError, PeerError, Refused
 from .flow import Pump
 from .frames import PROTOCOL_VERSION, Dial, Failed, Frame, Hello, Ping, Pong, Refusal, Start, Started, Welcome
 from .journal import Event
+from .link import Link
 from .names import shorten
 from .protocol import Keepalive
 from .relay import OnEnd
 from .session import Session, checked_services
 from .sockets import Sockets
+from .streams import Streams
 from .vault import Vault
-from .visitor import Visitor, has_left, make_visitor, remembered
+from .visitor import Visitor, has_left, make_visitor
 
 _STANDBYS_MAX = 128  # channels one robot may keep standing by
 _STANDBY_TRIES = 3  # channels one visitor is offered before it is turned away
 _FIGHT_AGE = 60.0  # seconds; a session replaced sooner than that, again, means two devices with one name
-
-_WORDS = Words(plain="visitor", link="robot", target="robot")
 
 SOFTWARE = f"shadow-server {__version__}"
 
@@ -58,7 +56,7 @@ class Robot:
     def __init__(self, name: str, around: Surroundings) -> None:
         self.name = name
         self._session: Session | None = None
-        self.streams: dict[Pump, Visitor] = {}
+        self.streams = Streams(name, around.vault, self.report_if_empty)
         self.starting: dict[Visitor, Channel] = {}
         self.sockets = Sockets(around.config.ldir, name, self._visitor_came, around.on_exhausted)
         self._around = around
@@ -357,40 +355,33 @@ class Robot:
             self._turn_away(visitor, str(error))
             return
         try:
-            pump = self._around.vault.start(visitor.sock, link, visitor.record, self._report_end)
+            self.streams.begin(visitor, link)
         except LocalError as error:
-            link.abort()
             self._turn_away(visitor, str(error))
             self.report_if_empty()
-            return
-        self.streams[pump] = visitor
-        journal.log(
-            Event.STREAM_STARTED,
-            logging.INFO,
-            f"robot {self.name}: stream {visitor.stream} started for uid {visitor.uid}",
-            robot=self.name,
-            ktls="yes" if link.in_kernel else "no",
-            **visitor.facts,
-        )
 
     def resume_stream(self, pump: Pump, facts: Mapping[str, Any]) -> OnEnd:
         """Take in a stream that the daemon before us has left; see ``vault.Welcome``."""
-        visitor = remembered(pump.plain, facts)
+        visitor, on_end = self.streams.resume(pump, facts)
         self._note_number(visitor)
-        self.streams[pump] = visitor
-        return self._report_end
+        return on_end
 
-    def _report_end(self, pump: Pump) -> None:
-        self._loop.call_soon_threadsafe(self._stream_ended, pump)
-
-    def _stream_ended(self, pump: Pump) -> None:
-        self._around.vault.ended(pump)
-        visitor = self.streams.pop(pump)
-        duration = self._loop.time() - visitor.since
-        service, moved = visitor.service or "default", (pump.up.moved, pump.down.moved)
-        ending = Ending(self.name, service, visitor.stream, *moved, duration)
-        log_end(pump, ending, _WORDS, visitor_uid=visitor.uid, visitor_pid=visitor.pid)
-        self.report_if_empty()
+    def cut_off(self, is_bad: Callable[[Link], str | None]) -> int:
+        """End what goes over a link of which ``is_bad`` says why; how many sessions and streams that were."""
+        count = 0
+        session = self.session
+        if session is not None and (why := is_bad(session.channel.link)):
+            count += 1
+            self.end_session(why, Refusal("revoked", why))
+        elif session is not None:
+            for standby in [other for other in session.board.standbys if is_bad(other.link)]:
+                session.board.channel_left(standby)
+                standby.close()
+        for visitor, channel in list(self.starting.items()):
+            if why := is_bad(channel.link):
+                self._start_failed(visitor, channel, PeerError(why))
+        revoked = "the robot's certificate was revoked"
+        return count + self.streams.cut(lambda pump, _visitor: bool(is_bad(pump.link)), revoked)
 
     def report_if_empty(self) -> None:
         """Tell the server if there is neither session nor stream any more."""

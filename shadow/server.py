@@ -5,16 +5,20 @@ import contextlib
 import datetime as dt
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from cryptography import x509
 
 from . import depot, journal, parking, sd_daemon, tls
 from .address import describe
 from .certificates import Purpose, common_name, load_credentials
 from .channel import Channel, watch_for_death
 from .config import ServerConfig
+from .crl import Revocations, load_revocations
 from .depot import Depot
 from .errors import ConfigError, IdentityError, PeerError, Refused, ShadowError
+from .expiry import Term, terms
 from .flow import Pump, reason_of
 from .frames import Frame, Hello, Refusal
 from .journal import Event
@@ -50,6 +54,8 @@ class Server:
         self._acceptors: list[Acceptor] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._no_ktls = tls.check_kernel(config.ktls)
+        self.terms: list[Term] = []
+        self._revoked = Revocations()
         self._settings = self._load()
         self.failure: asyncio.Future[ShadowError] = asyncio.get_running_loop().create_future()
         check_folder(config.ldir)
@@ -90,12 +96,19 @@ class Server:
         self._sweeper = asyncio.get_running_loop().call_later(self._config.keepalive, self._sweep)
 
     def reload(self) -> None:
-        """Read certificates and CA again, for new connections.
+        """Read certificates, CA and revocations again, for new connections; cut off who has been revoked.
 
         Raises:
             ShadowError: a file is broken; the old ones stay in use.
         """
         self._settings = self._load()
+        ended = sum(robot.cut_off(self._revocation) for robot in list(self._robots.values()))
+        if ended:
+            text = f"cut off robots with revoked certificates: {ended} sessions and streams ended"
+            journal.log(Event.REVOKED, logging.WARNING, text)
+
+    def _revocation(self, link: Link) -> str | None:
+        return self._revoked.reason(link.chain)
 
     async def stop(self) -> None:
         """Accept nobody any more; leave the robots to the next daemon, or end their sessions in order."""
@@ -144,9 +157,25 @@ class Server:
             files.ca, files.crt, files.key, Purpose.SERVER, dt.datetime.now(dt.UTC)
         )
         context = tls.make_context(credentials)
+        # The last that can fail has been done: from here on everything changes, or nothing.
+        self._revoked = self._load_revocations(credentials.ca)
+        self.terms = terms(credentials, files.crt, files.ca, "`shadow-ca server`")
+        if self._revoked.until is not None:
+            what = f"revocation list {self._config.crl}"
+            self.terms.append(Term(what, self._revoked.until, "make a new one with `shadow-ca crl`"))
         return tls.Settings(
             context, Purpose.SERVER, self._config.ktls, ca=credentials.ca, fingerprint=credentials.fingerprint
         )
+
+    def _load_revocations(self, ca: Sequence[x509.Certificate]) -> Revocations:
+        if self._config.crl is None:
+            return Revocations()
+        found = load_revocations(self._config.crl, ca)
+        kept = found.without_going_back(self._revoked)
+        if kept != found:
+            text = f"revocation list {self._config.crl} is older than the one in use, which stays in use"
+            journal.log(Event.LIST_TOO_OLD, logging.WARNING, text)
+        return kept
 
     # Greeting: from accept to HELLO
 
@@ -233,6 +262,9 @@ class Server:
             raise Refused("bad-name", str(error)) from error
         if hello.robot != name:
             raise Refused("name-mismatch", f"the certificate is for {shorten(name)}")
+        # Here and not in the handshake: the robot is told, and a reload meanwhile counts.
+        if why := self._revocation(channel.link):
+            raise Refused("revoked", why)
         if not speaks_our_version(hello):
             raise Refused("version", f"protocol version {hello.version} is not spoken here")
         if name not in self._robots:
@@ -252,6 +284,8 @@ class Server:
             PeerError: it would not be let in today.
         """
         tls.check_again(link.chain, self._settings)
+        if why := self._revocation(link):
+            raise Refused("revoked", why)
         return self._robot(check_robot_name(common_name(link.certificate)))
 
     def _robot(self, name: str) -> Robot:

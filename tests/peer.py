@@ -65,6 +65,8 @@ class Peer:
         try:
             while self.sock.recv(65536):
                 pass
+        except TimeoutError:
+            return False
         except OSError:
             pass
         return True

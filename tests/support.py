@@ -71,6 +71,7 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .sign(self.key, hashes.SHA256())
         )
+        self.key_pem = _pem(self.key)
         self.ca = folder / "ca.crt"
         self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         self._rsa: rsa.RSAPrivateKey | None = None
@@ -120,13 +121,7 @@ class Authority:
         certificate = builder.sign(self.key, hashes.SHA256())
         crt, key_file = self.folder / f"{stem}.crt", self.folder / f"{stem}.key"
         crt.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        key_file.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
+        key_file.write_bytes(_pem(key))
         key_file.chmod(0o600)
         return crt, key_file
 
@@ -146,6 +141,37 @@ class Authority:
         stem = f"context-{name}-{key_kind}"
         crt, key = self._once(stem, name, purpose, {"key_kind": key_kind})
         return make_context(load_credentials(self.ca, crt, key, purpose, now()))
+
+
+def _pem(key: PrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def make_list(
+    authority: Authority,
+    *serials: int,
+    number: int = 1,
+    age: float = 0,
+    days: float = 30,
+    when: dt.datetime | None = None,
+) -> Path:
+    """A file with a list of revoked certificates, ``age`` days old, the next one due in ``days``."""
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authority.name)
+        .last_update(now() - dt.timedelta(days=max(age, 2 - days)))
+        .next_update(now() + dt.timedelta(days=days))
+    )
+    if number:
+        builder = builder.add_extension(x509.CRLNumber(number), critical=False)
+    for serial in serials:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(when or now())
+        builder = builder.add_revoked_certificate(entry.build())
+    path = authority.folder / "ca.crl"
+    path.write_bytes(builder.sign(authority.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    return path
 
 
 def _general_name(host: str) -> x509.GeneralName:

@@ -4,6 +4,7 @@ import datetime as dt
 import json
 import os
 import shlex
+import stat
 import subprocess
 import sys
 import tempfile
@@ -177,6 +178,7 @@ def test_list(run: Run) -> None:
         "not_before": start.isoformat(),
         "not_after": end.isoformat(),
         "expired": False,
+        "revoked": None,
     }
     assert (server["name"], server["purpose"], server["hosts"]) == (
         "a.example",
@@ -202,6 +204,94 @@ def test_list_needs_no_key(run: Run) -> None:
     good(run("quickstart", "."))
     Path("ca.key").unlink()
     assert len(good(run("list")).splitlines()) == 2
+
+
+# --- revoke, crl ---
+
+
+def test_revoke(run: Run) -> None:
+    good(run("init"))
+    good(run("robot", "011"))
+    good(run("robot", "012"))
+    serial = {entry["name"]: entry["serial"] for entry in json.loads(good(run("list", "--json")))}
+    said = good(run("revoke", "011", "--days=20")).splitlines()
+    assert said[:2] == [f"revoked robot 011, {serial['011']}", "wrote ca.crl"]
+    assert said[2].startswith("list 1: 1 revoked, the next list is due on ")
+    assert said[3] == "next: copy ca.crl to the server (--crl), then: systemctl reload shadow-server"
+    assert stat.S_IMODE(Path("ca.crl").stat().st_mode) == 0o644
+    subprocess.run(
+        ["openssl", "crl", "-in", "ca.crl", "-CAfile", "ca.crt", "-noout"], check=True, capture_output=True
+    )
+    assert sorted(line.split()[-1] for line in good(run("list")).splitlines()) == ["012", "REVOKED"]
+    entries = {entry["name"]: entry for entry in json.loads(good(run("list", "--json")))}
+    assert dt.datetime.fromisoformat(entries["011"]["revoked"]) <= now()
+    assert entries["012"]["revoked"] is None
+
+
+def test_revoking_again_writes_nothing(run: Run, tmp_path: Path) -> None:
+    good(run("quickstart", "."))
+    good(run("revoke", "011"))
+    before = tree(tmp_path)
+    assert (
+        good(run("revoke", "011", "011")) == "nothing to do: all of them have been revoked or have expired\n"
+    )
+    assert tree(tmp_path) == before
+
+
+def test_a_new_certificate_of_a_revoked_robot_is_good(run: Run) -> None:
+    good(run("init"))
+    good(run("robot", "011"))
+    good(run("revoke", "011"))
+    good(run("robot", "011", "--force"))
+    remarks = [line.split()[-1] for line in good(run("list")).splitlines()]
+    assert sorted(remarks) == ["011", "REVOKED"]
+
+
+def test_revoking_one_certificate_of_two(run: Run) -> None:
+    good(run("init"))
+    good(run("robot", "011"))
+    good(run("robot", "011", "--force"))
+    first, second = json.loads(good(run("list", "--json")))
+    colons = ":".join(first["serial"][place : place + 2] for place in range(0, 40, 2)).upper()
+    good(run("revoke", "011", "--serial", colons))
+    revoked = {entry["serial"]: entry["revoked"] for entry in json.loads(good(run("list", "--json")))}
+    assert revoked[first["serial"]] is not None
+    assert revoked[second["serial"]] is None
+
+
+def test_the_list_is_signed_again(run: Run) -> None:
+    good(run("quickstart", "."))
+    assert good(run("crl")).splitlines()[1].startswith("list 1: 0 revoked")
+    good(run("revoke", "011"))
+    assert good(run("crl", "--days=3")).splitlines()[1].startswith("list 3: 1 revoked")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "complaint"),
+    [
+        (["revoke", "012"], 78, "the CA has issued nothing to '012': did you mean 011?"),
+        (["revoke", "011", "--serial=12"], 78, "no certificate of '011' has the serial number 0000"),
+        (["revoke", "011", "--serial=x"], 2, "'x' is not a serial number in hexadecimal"),
+        (["revoke"], 2, "NAME"),
+        (["crl", "--days=0"], 2, "'0' is not a number from 1 to"),
+    ],
+)
+def test_revoking_what_cannot_be(
+    run: Run, tmp_path: Path, words: list[str], status: int, complaint: str
+) -> None:
+    good(run("quickstart", "."))
+    before = tree(tmp_path)
+    assert complaint in bad(run(*words), status)
+    assert tree(tmp_path) == before
+
+
+def test_a_damaged_list_stops_everything_that_needs_it(run: Run, tmp_path: Path) -> None:
+    good(run("quickstart", "."))
+    Path("ca.crl").write_text("-----BEGIN X509 CRL-----\n")
+    before = tree(tmp_path)
+    for words in (["revoke", "011"], ["crl"], ["list"]):
+        assert "revocation list ca.crl: damaged" in bad(run(*words), 78)
+    assert tree(tmp_path) == before
 
 
 # --- quickstart ---

@@ -19,10 +19,11 @@ registered=$(complete -p "$2")
 "${BASH_REMATCH[1]}"
 printf '%s\n' "${COMPREPLY[@]}"
 """
-FILES = ("--ca", "--crt", "--key")
+FILES = ("--ca", "--crt", "--key", "--crl")
 FOLDERS = ("--ldir", "--dir", "--out")
 CASES = [(command, ()) for command in parsers.COMMANDS] + [
-    ("shadow-ca", (command,)) for command in ("init", "server", "robot", "list", "quickstart")
+    ("shadow-ca", (command,))
+    for command in ("init", "server", "robot", "revoke", "crl", "list", "quickstart")
 ]
 
 

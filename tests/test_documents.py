@@ -24,13 +24,13 @@ PAGE_OF = {"shadow-ca": "shadow-ca.1", "shadow-server": "shadow-server.8", "shad
 SECTIONS = (
     "NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "COMMANDS", "ENVIRONMENT", "FILES", "SETTINGS",
     "REPLACING CERTIFICATES AND KEYS", "ENCRYPTED KEYS", "EXIT STATUS", "SIGNALS", "JOURNAL", "EXAMPLES",
-    "NOTES", "SEE ALSO",
+    "CA ROLL-OVER", "NOTES", "SEE ALSO",
 )  # fmt: skip
 SETTINGS = {"shadow-server": "server.env", "shadow-client": "client.env and client@_NAME_.env"}
 UNIT_OF = {"shadow-server": "shadow-server.service", "shadow-client": "shadow-client@.service"}
 MODULES = {
-    "shadow-server": {"server", "robots", "parking", "ending", "vault"},
-    "shadow-client": {"client", "client_session", "services", "ending", "vault"},
+    "shadow-server": {"server", "robots", "streams", "parking", "ending", "vault", "expiry"},
+    "shadow-client": {"client", "client_session", "services", "ending", "vault", "expiry"},
 }
 # Options of other commands in examples, and two words that stand for any of ours.
 FOREIGN = {

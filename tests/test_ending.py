@@ -45,13 +45,15 @@ def test_an_orderly_end(said: list[Any]) -> None:
     }
 
 
-@pytest.mark.parametrize(("side", "who"), [(Side.PLAIN, "visitor"), (Side.LINK, "robot")])
-def test_a_cut_names_who_it_was(said: list[Any], side: Side, who: str) -> None:
+@pytest.mark.parametrize(
+    ("side", "who"), [(Side.PLAIN, " by the visitor"), (Side.LINK, " by the robot"), (None, "")]
+)
+def test_a_cut_names_who_it_was(said: list[Any], side: Side | None, who: str) -> None:
     cut = StreamCut(side, OSError(errno.ECONNRESET, "x"))
     log_end(_Pump(cut), ENDING, WORDS)  # type: ignore[arg-type]
     ((event, _level, text, _facts),) = said
     assert event == Event.STREAM_ABORTED
-    assert text.startswith(f"robot 011: stream 2a cut off by the {who} (Connection reset by peer): ")
+    assert text.startswith(f"robot 011: stream 2a cut off{who} (Connection reset by peer): ")
 
 
 def test_a_number_that_the_server_made_up_is_harmless(said: list[Any]) -> None:

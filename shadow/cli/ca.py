@@ -6,14 +6,14 @@ import json
 import os
 import shlex
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from cryptography import x509
 
-from .. import __version__, pki
-from ..certificates import Purpose, common_name, has_purpose, moment, validity
+from .. import __version__, pki, revoking
+from ..certificates import Purpose, common_name, has_purpose, load_certificates, moment, validity
 from ..errors import ConfigError, ShadowError, UsageError
 from ..files import NewFile, write_files
 from ..names import check_robot_name
@@ -21,6 +21,7 @@ from . import door
 
 AUTHORITY_DAYS = 3650  # ten years: replacing a CA means visiting every robot
 LEAF_DAYS = 730
+LIST_DAYS = 365  # an old list still counts; that a newer one is due is only a warning
 
 _DIR_VARIABLE = "SHADOW_CA_DIR"
 _EPILOG = f"""\
@@ -33,6 +34,7 @@ examples:
   shadow-ca --dir ca init
   shadow-ca --dir ca server tunnel.example.com 192.0.2.7 2001:db8::7
   shadow-ca --dir ca robot 011
+  shadow-ca --dir ca revoke 011
   shadow-ca quickstart demo        everything at once, for trying things out
 """
 
@@ -83,7 +85,7 @@ def _write_leaf(options: argparse.Namespace, leaf: pki.Pair, basename: str) -> P
     files = pki.leaf_files(options.dir, folder, basename, leaf)
     write_files(files, force=options.force)
     _report(files)
-    _describe(_kind(leaf), leaf)
+    _describe(_purpose(leaf.certificate), leaf)
     return folder / basename
 
 
@@ -100,7 +102,7 @@ def _quickstart(options: argparse.Namespace, now: dt.datetime) -> None:
     ]
     write_files(files, force=options.force)
     _report(files)
-    for kind, pair in (("CA", authority), (_kind(server), server), (_kind(robot), robot)):
+    for kind, pair in (("CA", authority), ("server", server), ("robot", robot)):
         _describe(kind, pair)
     print(
         "next:",
@@ -120,29 +122,68 @@ def _own_name() -> list[str]:
     return [socket.gethostname()]
 
 
+def _revoke(options: argparse.Namespace, now: dt.datetime) -> None:
+    authority = pki.load_authority(options.dir, now)
+    known = revoking.load_list(options.dir, authority.certificate)
+    found = [
+        certificate
+        for name in dict.fromkeys(options.names)
+        for certificate in revoking.find_certificates(options.dir, name, options.serial)
+    ]
+    doomed = revoking.revocable(found, known, now)
+    if not doomed:
+        print("nothing to do: all of them have been revoked or have expired")
+        return
+    new = revoking.make_list(options.dir, authority, doomed, (now, options.days))
+    write_files([new.file], force=True)
+    for certificate in doomed:
+        print(f"revoked {_purpose(certificate)} {common_name(certificate)}, {certificate.serial_number:040x}")
+    _describe_list(new)
+
+
+def _crl(options: argparse.Namespace, now: dt.datetime) -> None:
+    new = revoking.make_list(options.dir, pki.load_authority(options.dir, now), [], (now, options.days))
+    write_files([new.file], force=True)
+    _describe_list(new)
+
+
+def _describe_list(new: revoking.NewList) -> None:
+    _report([new.file])
+    revoked = f"{len(new.revoked)} revoked, the next list is due on {moment(new.until)}"
+    print(f"list {new.number}: {revoked}")
+    print(f"next: copy {new.file.path} to the server (--crl), then: systemctl reload shadow-server")
+
+
 def _list(options: argparse.Namespace, now: dt.datetime) -> None:
-    entries = [_entry(certificate, now) for certificate in pki.load_issued(options.dir)]
+    authority = load_certificates(options.dir / pki.CA_CRT, "CA certificate")[0]
+    known = revoking.load_list(options.dir, authority)
+    revoked = known.revoked if known else {}
+    entries = [_entry(certificate, revoked, now) for certificate in pki.load_issued(options.dir)]
     if options.json:
         print(json.dumps(entries, indent=2))
         return
     for entry in entries:
-        remark = "  EXPIRED" if entry["expired"] else ""
+        remark = "  REVOKED" if entry["revoked"] else "  EXPIRED" if entry["expired"] else ""
         until = dt.datetime.fromisoformat(str(entry["not_after"]))
         print(f"{entry['purpose']:6}  {moment(until)}  {entry['serial']}  {entry['name']}{remark}")
 
 
-def _entry(certificate: x509.Certificate, now: dt.datetime) -> dict[str, object]:
+def _entry(
+    certificate: x509.Certificate, revoked: Mapping[int, dt.datetime], now: dt.datetime
+) -> dict[str, object]:
     """One issued certificate, as ``list --json`` shows it."""
     start, end = validity(certificate)
+    when = revoked.get(certificate.serial_number)
     return {
         "name": common_name(certificate),
-        "purpose": (Purpose.SERVER if has_purpose(certificate, Purpose.SERVER) else Purpose.ROBOT).value,
+        "purpose": _purpose(certificate),
         "hosts": pki.alternative_names(certificate),
         "serial": f"{certificate.serial_number:040x}",
         "fingerprint": pki.fingerprint(certificate),
         "not_before": start.isoformat(),
         "not_after": end.isoformat(),
         "expired": now > end,
+        "revoked": when and when.isoformat(),
     }
 
 
@@ -151,8 +192,9 @@ def _report(files: Sequence[NewFile]) -> None:
     print("wrote", ", ".join(str(file.path) for file in files if file.path.suffix != ".pem"))
 
 
-def _kind(pair: pki.Pair) -> str:
-    return Purpose.SERVER.value if has_purpose(pair.certificate, Purpose.SERVER) else Purpose.ROBOT.value
+def _purpose(certificate: x509.Certificate) -> str:
+    purpose = Purpose.SERVER if has_purpose(certificate, Purpose.SERVER) else Purpose.ROBOT
+    return str(purpose.value)
 
 
 def _describe(kind: str, pair: pki.Pair) -> None:
@@ -191,6 +233,16 @@ def _parser() -> argparse.ArgumentParser:
     robot = _command(commands, "robot", _robot, "make a robot's certificate: NAME.crt and NAME.key")
     robot.add_argument("robot", type=_checked(check_robot_name), metavar="NAME", help="the robot's name")
     _add_leaf(robot)
+
+    revoke = _command(commands, "revoke", _revoke, "revoke all certificates of a name, and write DIR/ca.crl")
+    revoke.add_argument("names", nargs="+", metavar="NAME", help="as `shadow-ca list` shows it")
+    revoke.add_argument(
+        "--serial", type=_serial, metavar="SERIAL", help="only the certificate with this number"
+    )
+    _add_days(revoke, LIST_DAYS, "until the next list is due")
+
+    crl = _command(commands, "crl", _crl, "sign the list of revoked certificates again, before it is due")
+    _add_days(crl, LIST_DAYS, "until the next list is due")
 
     listing = _command(commands, "list", _list, "list what the CA has issued: purpose, end, serial, name")
     listing.add_argument("--json", action="store_true", help="for programs, with all there is to know")
@@ -252,9 +304,9 @@ def _add_leaf(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--basename", type=_basename, metavar="BASE", help="BASE.crt and BASE.key instead")
 
 
-def _add_days(parser: argparse.ArgumentParser, default: int) -> None:
+def _add_days(parser: argparse.ArgumentParser, default: int, what: str = "of validity") -> None:
     parser.add_argument(
-        "--days", type=_days, default=default, metavar="N", help="days of validity (default: %(default)s)"
+        "--days", type=_days, default=default, metavar="N", help=f"days {what} (default: %(default)s)"
     )
 
 
@@ -278,6 +330,13 @@ def _days(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= pki.DAYS_MAX):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {pki.DAYS_MAX}")
     return int(text)
+
+
+def _serial(text: str) -> int:
+    try:
+        return int(text.replace(":", ""), 16)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a serial number in hexadecimal") from None
 
 
 def _basename(text: str) -> str:

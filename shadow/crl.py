@@ -1,0 +1,178 @@
+"""Certificate revocation lists (RFC 5280, section 5): reading them, and telling who is on them.
+
+A file holds one list, or several while one CA follows another. Each must be signed by a CA that we trust.
+A list past its end still counts: to forget whom it names, because nobody has signed a newer one, would
+let exactly those in again.
+"""
+
+import datetime as dt
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from .certificates import moment
+from .errors import ConfigError
+from .files import read_file
+
+_BEGIN = b"-----BEGIN X509 CRL-----"
+_PEM = re.compile(_BEGIN + rb".*?-----END X509 CRL-----", re.DOTALL)  # RFC 7468, section 6
+_DAMAGE = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension)
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationList:
+    """One list.
+
+    Attributes:
+        issuer: subject of the CA that signed it.
+        key: that CA's public key (SubjectPublicKeyInfo, DER): two CAs may have one name.
+        number: its CRL number, 0 if it has none; each list of a CA has a larger one than the one before.
+        since: when it was made, aware.
+        until: when the next one is due, aware.
+        revoked: when each certificate was revoked, by serial number.
+    """
+
+    issuer: x509.Name
+    key: bytes
+    number: int
+    since: dt.datetime
+    until: dt.datetime
+    revoked: Mapping[int, dt.datetime]
+
+    def is_older_than(self, other: "RevocationList") -> bool:
+        """True if ``other`` came later from the same CA."""
+        return self.key == other.key and (self.number, self.since) < (other.number, other.since)
+
+
+@dataclass(frozen=True, slots=True)
+class Revocations:
+    """What all lists together say."""
+
+    lists: Sequence[RevocationList] = ()
+
+    def reason(self, chain: Sequence[x509.Certificate]) -> str | None:
+        """Why a peer with these certificates is not to be let in, or None."""
+        for certificate in chain:
+            for listed in self.lists:
+                when = listed.revoked.get(certificate.serial_number)
+                if when is not None and listed.issuer == certificate.issuer:
+                    serial = f"{certificate.serial_number:040x}"
+                    return f"certificate {serial} was revoked on {moment(when)}"
+        return None
+
+    def without_going_back(self, before: "Revocations") -> "Revocations":
+        """These lists, but for those of which ``before`` has a later one: that one stays.
+
+        An old list, put in the place of a newer one, must not let anybody in again.
+        """
+        return Revocations([_latest(listed, before.lists) for listed in self.lists])
+
+    @property
+    def until(self) -> dt.datetime | None:
+        """When the first of the lists is due to be replaced; None without any list."""
+        return min((listed.until for listed in self.lists), default=None)
+
+    def __len__(self) -> int:
+        """How many certificates are revoked."""
+        return sum(len(listed.revoked) for listed in self.lists)
+
+
+def _latest(listed: RevocationList, others: Sequence[RevocationList]) -> RevocationList:
+    for other in others:
+        if listed.is_older_than(other):
+            listed = other
+    return listed
+
+
+def load_revocations(path: Path, ca: Sequence[x509.Certificate]) -> Revocations:
+    """The lists in a PEM file.
+
+    Args:
+        path: the file.
+        ca: the CAs that may have signed them.
+
+    Raises:
+        ConfigError: it cannot be read, holds no list or a damaged or a partial one, or one of another CA.
+    """
+    pem = read_file(path, "revocation list")
+    blocks = _PEM.findall(pem)
+    if not blocks or len(blocks) != pem.count(_BEGIN):
+        what = "damaged: a list has no end" if blocks or _BEGIN in pem else "it holds no list in PEM form"
+        raise ConfigError(f"revocation list {path}: {what}; `shadow-ca crl` makes one")
+    return Revocations([_checked(parse_list(block, path), path, ca) for block in blocks])
+
+
+def parse_list(pem: bytes, path: Path) -> x509.CertificateRevocationList:
+    """One list, read to the end, so that what is damaged is found here, where the file is known.
+
+    Raises:
+        ConfigError: damaged.
+    """
+    try:
+        parsed = x509.load_pem_x509_crl(pem)
+        _ = parsed.extensions, parsed.issuer, [(entry.serial_number, entry.extensions) for entry in parsed]
+    except _DAMAGE as error:
+        raise ConfigError(f"revocation list {path}: damaged: not a revocation list") from error
+    return parsed
+
+
+def _checked(
+    parsed: x509.CertificateRevocationList, path: Path, ca: Sequence[x509.Certificate]
+) -> RevocationList:
+    signer = next((authority for authority in ca if _has_signed(authority, parsed)), None)
+    if signer is None:
+        raise ConfigError(
+            f"revocation list {path} was not signed by a CA that we trust; take the list of the same CA"
+        )
+    # A delta, or a list of some kinds of certificates only, has a critical extension (section 5.2).
+    if any(extension.critical for extension in parsed.extensions):
+        raise ConfigError(f"revocation list {path} is only a part of a list; give the complete one")
+    since, until = dates(parsed)
+    if until is None:  # section 5.1.2.5: MUST be there
+        raise ConfigError(f"revocation list {path} does not say when the next one is due")
+    key = signer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return RevocationList(signer.subject, key, number(parsed), since, until, entries(parsed))
+
+
+def _has_signed(authority: x509.Certificate, parsed: x509.CertificateRevocationList) -> bool:
+    if authority.subject != parsed.issuer:
+        return False
+    try:
+        return parsed.is_signature_valid(authority.public_key())  # type: ignore[arg-type]
+    except (TypeError, UnsupportedAlgorithm):  # a key of a kind that signs no lists
+        return False
+
+
+def number(parsed: x509.CertificateRevocationList) -> int:
+    """The CRL number (section 5.2.3), 0 if there is none."""
+    try:
+        return parsed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        return 0
+
+
+def dates(parsed: x509.CertificateRevocationList) -> tuple[dt.datetime, dt.datetime | None]:
+    """When a list was made and when the next one is due, as aware UTC."""
+    if hasattr(parsed, "last_update_utc"):  # cryptography 42
+        return parsed.last_update_utc, parsed.next_update_utc
+    until = parsed.next_update
+    return parsed.last_update.replace(tzinfo=dt.UTC), until and until.replace(tzinfo=dt.UTC)
+
+
+def entries(parsed: x509.CertificateRevocationList) -> dict[int, dt.datetime]:
+    """When each certificate on a list was revoked, as aware UTC, by serial number.
+
+    Whatever the reason: a certificate "on hold" is no more to be trusted than another.
+    """
+    return {entry.serial_number: _revoked_on(entry) for entry in parsed}
+
+
+def _revoked_on(entry: x509.RevokedCertificate) -> dt.datetime:
+    if hasattr(entry, "revocation_date_utc"):  # cryptography 42
+        return entry.revocation_date_utc
+    return entry.revocation_date.replace(tzinfo=dt.UTC)

@@ -1,0 +1,193 @@
+"""Lists of revoked certificates: who is on them, and which lists are refused."""
+
+import datetime as dt
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from shadow import crl
+from shadow.certificates import load_certificates
+from shadow.crl import Revocations, load_revocations
+from shadow.errors import ConfigError
+from tests.support import Authority, make_list, now
+
+WHEN = dt.datetime(2026, 5, 4, 3, 2, 1, tzinfo=dt.UTC)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "ca")
+
+
+def certificate(authority: Authority, name: str) -> x509.Certificate:
+    return load_certificates(authority.robot(name)[0], "robot")[0]
+
+
+def trusted(*authorities: Authority) -> list[x509.Certificate]:
+    return [load_certificates(authority.ca, "CA")[0] for authority in authorities]
+
+
+def load(path: Path, *authorities: Authority) -> Revocations:
+    return load_revocations(path, trusted(*authorities))
+
+
+def test_who_is_on_the_list(authority: Authority) -> None:
+    gone, other = certificate(authority, "gone"), certificate(authority, "other")
+    revocations = load(make_list(authority, gone.serial_number, when=WHEN), authority)
+    assert revocations.reason([gone]) == (
+        f"certificate {gone.serial_number:040x} was revoked on 2026-05-04 03:02:01 UTC"
+    )
+    assert revocations.reason([other]) is None
+    assert len(revocations) == 1
+
+
+def test_an_intermediate_counts_too(authority: Authority) -> None:
+    gone, other = certificate(authority, "gone"), certificate(authority, "other")
+    revocations = load(make_list(authority, gone.serial_number), authority)
+    assert revocations.reason([other, gone]) is not None
+
+
+def test_a_number_of_another_ca_is_another_certificate(authority: Authority, tmp_path: Path) -> None:
+    stranger = certificate(Authority(tmp_path / "other", "Other CA"), "011")
+    assert load(make_list(authority, stranger.serial_number), authority).reason([stranger]) is None
+
+
+def test_lists_of_two_cas_in_one_file(authority: Authority, tmp_path: Path) -> None:
+    new = Authority(tmp_path / "new", "New CA")
+    gone = [certificate(one, "gone") for one in (authority, new)]
+    path = tmp_path / "both.crl"
+    path.write_bytes(
+        b"".join(
+            make_list(one, it.serial_number).read_bytes()
+            for one, it in zip((authority, new), gone, strict=True)
+        )
+    )
+    revocations = load(path, new, authority)
+    assert [bool(revocations.reason([it])) for it in gone] == [True, True]
+
+
+def test_two_cas_of_one_name_are_told_apart_by_their_keys(authority: Authority, tmp_path: Path) -> None:
+    new = Authority(tmp_path / "new")
+    gone = certificate(new, "gone")
+    revocations = load(make_list(new, gone.serial_number), authority, new)
+    assert revocations.reason([gone]) is not None
+    assert not revocations.lists[0].is_older_than(load(make_list(authority, number=7), authority).lists[0])
+
+
+def test_when_the_first_is_due(authority: Authority, tmp_path: Path) -> None:
+    assert Revocations().until is None
+    new = Authority(tmp_path / "new", "New CA")
+    soon = make_list(authority, days=3).read_bytes()
+    path = tmp_path / "both.crl"
+    path.write_bytes(make_list(new, days=9).read_bytes() + soon)
+    until = load(path, authority, new).until
+    assert until is not None
+    assert until.replace(microsecond=0) == until
+    assert abs(until - now() - dt.timedelta(days=3)) < dt.timedelta(minutes=1)
+
+
+def test_an_overdue_list_still_counts(authority: Authority) -> None:
+    gone = certificate(authority, "gone")
+    revocations = load(make_list(authority, gone.serial_number, days=-1), authority)
+    assert revocations.reason([gone]) is not None
+
+
+@pytest.mark.parametrize(("older", "newer"), [((1, 0), (2, 0)), ((1, 5), (2, 0)), ((0, 0), (0, 5))])
+def test_there_is_no_way_back(
+    authority: Authority, older: tuple[int, float], newer: tuple[int, float]
+) -> None:
+    gone = certificate(authority, "gone")
+    old = load(make_list(authority, number=older[0], age=1 - older[1] / 10), authority)
+    new = load(make_list(authority, gone.serial_number, number=newer[0], age=1 - newer[1] / 10), authority)
+    assert old.without_going_back(new) == new
+    assert new.without_going_back(old) == new
+    assert old.without_going_back(Revocations()) == old
+    assert new.without_going_back(new) == new
+
+
+def test_a_list_that_openssl_has_made(authority: Authority, tmp_path: Path) -> None:
+    gone = certificate(authority, "gone")
+    config, index = tmp_path / "ca.cnf", tmp_path / "index.txt"
+    index.write_text(f"R\t350101000000Z\t260504030201Z\t{gone.serial_number:040X}\tunknown\t/CN=gone\n")
+    config.write_text(f"[ca]\ndefault_ca=x\n[x]\ndatabase={index}\ndefault_md=sha256\ndefault_crl_days=3\n")
+    key = tmp_path / "ca.key"
+    key.write_bytes(authority.key_pem)
+    path = tmp_path / "openssl.crl"
+    subprocess.run(
+        ["openssl", "ca", "-gencrl", "-config", config, "-keyfile", key, "-cert", authority.ca, "-out", path],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    revocations = load(path, authority)
+    assert revocations.lists[0].number == 0  # its default, without extensions
+    reason = revocations.reason([gone])
+    assert reason is not None
+    assert "2026-05-04 03:02:01 UTC" in reason
+
+
+def _rewritten(change: Callable[[bytes], bytes]) -> Callable[[Authority, Path], object]:
+    return lambda authority, path: path.write_bytes(change(make_list(authority).read_bytes()))
+
+
+def _of_another(authority: Authority, path: Path) -> None:
+    shutil.copy(make_list(Authority(authority.folder / "other", "Other CA")), path)
+
+
+def _forged(authority: Authority, path: Path) -> None:
+    shutil.copy(make_list(Authority(authority.folder / "other")), path)
+
+
+def _partial(authority: Authority, path: Path) -> None:
+    point = x509.IssuingDistributionPoint(None, None, True, False, None, False, False)
+    path.write_bytes(_signed(authority, _builder(authority).add_extension(point, critical=True)))
+
+
+def _builder(authority: Authority) -> x509.CertificateRevocationListBuilder:
+    builder = x509.CertificateRevocationListBuilder().issuer_name(authority.name)
+    return builder.last_update(WHEN).next_update(WHEN + dt.timedelta(days=1))
+
+
+def _signed(authority: Authority, builder: x509.CertificateRevocationListBuilder) -> bytes:
+    return builder.sign(authority.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda _authority, _path: None, "No such file or directory"),
+        (lambda _authority, path: path.mkdir(), "Is a directory"),
+        (lambda _authority, path: path.write_bytes(b""), "no list in PEM form; `shadow-ca crl` makes one"),
+        (lambda authority, path: shutil.copy(authority.ca, path), "it holds no list in PEM form"),
+        (_rewritten(lambda pem: pem[:200]), "damaged: a list has no end"),
+        (_rewritten(lambda pem: pem + pem[:200]), "damaged: a list has no end"),
+        (_rewritten(lambda pem: pem[:60] + b"AAAA" + pem[64:]), "damaged: not a revocation list"),
+        (_rewritten(lambda pem: re.sub(rb"(?s)\n[^-].*\n", b"\nAAAA\n", pem, count=1)), "damaged"),
+        (_of_another, "was not signed by a CA that we trust; take the list of the same CA"),
+        (_forged, "was not signed by a CA that we trust"),
+        (_partial, "is only a part of a list; give the complete one"),
+    ],
+)  # fmt: skip
+def test_a_list_that_will_not_do(
+    authority: Authority, tmp_path: Path, make: Callable[[Authority, Path], object], complaint: str
+) -> None:
+    path = tmp_path / "bad.crl"
+    make(authority, path)
+    with pytest.raises(ConfigError) as caught:
+        load(path, authority)
+    assert str(caught.value).startswith(f"revocation list {path}")
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_list_without_a_date_for_the_next(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tool at hand makes one."""
+    path = make_list(authority)
+    monkeypatch.setattr(crl, "dates", lambda _parsed: (WHEN, None))
+    with pytest.raises(ConfigError, match="does not say when the next one is due"):
+        load(path, authority)

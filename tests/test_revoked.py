@@ -1,0 +1,161 @@
+"""Robots whose certificates are revoked, on a server that runs: cut off at the reload, and refused."""
+
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from shadow.certificates import Purpose, load_certificates
+from tests.peer import PING, PONG, REFUSED, WELCOME, Peer, client_context
+from tests.support import Authority, Daemon, Tunnel, echo, make_list, now, serving, wait_for
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "own")
+
+
+@pytest.fixture
+def crl(own: Authority) -> Path:
+    return make_list(own)
+
+
+def serial(own: Authority, robot: str) -> int:
+    return load_certificates(own.robot(robot)[0], "robot")[0].serial_number
+
+
+def reload(server: Daemon, pattern: str = "reloaded", count: int = 1) -> None:
+    server.process.send_signal(signal.SIGHUP)
+    server.wait_for_log(pattern, count)
+
+
+def test_a_robot_that_is_revoked_loses_everything_it_has(own: Authority, crl: Path, tmp_path: Path) -> None:
+    with Tunnel(own, tmp_path) as tunnel, serving(echo) as service:
+        server = tunnel.start_server(f"--crl={crl}")
+        words = f"--lport={service.port}", "--lhost=127.0.0.1"
+        client = tunnel.start_client(*words, robot="011")
+        tunnel.start_client(*words, robot="012")
+        with tunnel.visit("011") as visitor, tunnel.visit("012") as other:
+            for sock in (visitor, other):
+                sock.sendall(b"x")
+                assert sock.recv(1) == b"x"
+            make_list(own, serial(own, "011"), number=2)
+            reload(server)
+            assert visitor.recv(1) == b""
+            wait_for(lambda: not tunnel.socket_path("011").exists(), "the socket to vanish")
+            other.sendall(b"y")
+            assert other.recv(1) == b"y"
+            why = rf"certificate {serial(own, '011'):040x} was revoked on {now():%Y-%m-%d} "
+            server.wait_for_log(f"robot 011 disconnected: {why}")
+            server.wait_for_log(r"stream 1 cut off \(the robot's certificate was revoked\)")
+            server.wait_for_log("cut off robots with revoked certificates: 2 sessions and streams ended")
+            client.wait_for_log(rf"no session with .*: refused \(revoked\): {why}")
+            server.wait_for_log(rf"robot '011' from .* refused \(revoked\): {why}")
+            assert client.process.poll() is None  # a mistake can be mended without a visit
+        assert "012 disconnected" not in server.log
+
+
+def test_what_is_about_to_be_connected(own: Authority, crl: Path, tmp_path: Path) -> None:
+    """A standby, a visitor who waits, and one whose START has no answer yet."""
+    with Tunnel(own, tmp_path) as tunnel:
+        server = tunnel.start_server(f"--crl={crl}")
+        context = client_context(own, own.robot())
+        with Peer(tunnel.port, context) as control:
+            session = control.hello()[1]["session"]
+            with Peer(tunnel.port, context) as first, Peer(tunnel.port, context) as second:
+                for data in (first, second):
+                    assert data.hello(role="data", session=session)[0] == WELCOME
+                starting = tunnel.visit()
+                make_list(own, serial(own, "011"), number=2)
+                reload(server)
+                assert control.receive()[0] == REFUSED
+                assert control.closed()
+                with starting:
+                    assert starting.recv(1) == b""
+                server.wait_for_log("visitor with uid .* turned away: the robot disconnected")
+                # One heard START, one nothing; both end.
+                for data in (first, second):
+                    assert data.closed()
+
+
+def test_an_old_certificate_of_a_robot_that_has_a_new_one(own: Authority, crl: Path, tmp_path: Path) -> None:
+    """Only what came with the old one ends: its standby does, the session of the new one goes on."""
+    with Tunnel(own, tmp_path) as tunnel:
+        server = tunnel.start_server(f"--crl={crl}")
+        old = client_context(own, own.robot())
+        number = serial(own, "011")
+        own.issue("new", "011", Purpose.ROBOT)
+        new = client_context(own, (own.folder / "new.crt", own.folder / "new.key"))
+        with Peer(tunnel.port, new) as control:
+            session = control.hello()[1]["session"]
+            with Peer(tunnel.port, old) as standby:
+                assert standby.hello(role="data", session=session)[0] == WELCOME
+                make_list(own, number, number=2)
+                reload(server)
+                assert standby.closed()
+                control.send(PING, stamp=1)
+                assert control.receive()[0] == PONG
+
+
+def test_revoked_before_the_start(own: Authority, tmp_path: Path) -> None:
+    crl = make_list(own, serial(own, "011"))
+    with Tunnel(own, tmp_path) as tunnel:
+        tunnel.start_server(f"--crl={crl}")
+        with Peer(tunnel.port, client_context(own, own.robot())) as peer:
+            kind, body = peer.hello()
+            assert (kind, body["code"]) == (REFUSED, "revoked")
+        with Peer(tunnel.port, client_context(own, own.robot("012"))) as peer:
+            assert peer.hello("012")[0] == WELCOME
+
+
+def test_a_broken_list_changes_nothing(own: Authority, tmp_path: Path) -> None:
+    crl = make_list(own, serial(own, "011"))
+    with Tunnel(own, tmp_path) as tunnel:
+        server = tunnel.start_server(f"--crl={crl}")
+        crl.write_text("broken")
+        reload(server, rf"reload failed, the old files stay in use: revocation list {re.escape(str(crl))}")
+        crl.unlink()
+        reload(server, f"reload failed.*{re.escape(str(crl))}: No such file")
+        with Peer(tunnel.port, client_context(own, own.robot())) as peer:
+            assert peer.hello()[0] == REFUSED
+
+
+def test_an_older_list_lets_nobody_in_again(own: Authority, tmp_path: Path) -> None:
+    old = make_list(own).read_bytes()
+    crl = make_list(own, serial(own, "011"), number=2)
+    with Tunnel(own, tmp_path) as tunnel:
+        server = tunnel.start_server(f"--crl={crl}")
+        crl.write_bytes(old)
+        reload(server, "is older than the one in use, which stays in use")
+        server.wait_for_log("reloaded")
+        with Peer(tunnel.port, client_context(own, own.robot())) as peer:
+            assert peer.hello()[0] == REFUSED
+
+
+@pytest.mark.parametrize("kind", ["missing", "of another CA"])
+def test_no_start_without_the_list(own: Authority, tmp_path: Path, kind: str) -> None:
+    crl = tmp_path / "it.crl"
+    if kind != "missing":
+        shutil.copy(make_list(Authority(tmp_path / "other", "Other CA")), crl)
+    with Tunnel(own, tmp_path) as tunnel:
+        server = tunnel.daemon(tunnel.server_arguments(f"--crl={crl}"))
+        assert server.wait() == 78
+        assert f"shadow-server: revocation list {crl}" in server.log
+
+
+def test_an_overdue_list_and_a_certificate_near_its_end_are_warned_of(own: Authority, tmp_path: Path) -> None:
+    crl = make_list(own, serial(own, "011"), days=-1)
+    own.server(days=(-1, 3.5))
+    with Tunnel(own, tmp_path) as tunnel:
+        server = tunnel.start_server(f"--crl={crl}")
+        server.wait_for_log(
+            rf"ERROR: revocation list {crl} HAS EXPIRED \(.*\): make a new one with `shadow-ca"
+        )
+        server.wait_for_log(r"WARNING: certificate .*server.crt expires in 3 days")
+        client = tunnel.daemon(tunnel.client_arguments("--lport=9", robot="012"))
+        client.wait_for_log("robot 012 dials")
+        client.wait_for_log(r"WARNING: certificate .*012.crt expires in 29 days .*`shadow-ca robot 012`")
+        with Peer(tunnel.port, client_context(own, own.robot())) as peer:
+            assert peer.hello()[0] == REFUSED

@@ -1,0 +1,68 @@
+"""One robot's streams on the server: counted, told about, and cut off when that is wanted."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from shadow import journal
+from shadow.flow import Pump
+from shadow.link import Link
+from shadow.relay import Relay
+from shadow.sd_daemon import Store
+from shadow.streams import Streams
+from shadow.vault import Vault
+from shadow.visitor import Visitor, make_visitor
+from tests.support import DEADLINE, Authority, linked, read_some
+
+
+async def begin(streams: Streams, authority: Authority, number: str) -> tuple[socket.socket, Link]:
+    """A stream; the visitor's end and the robot's."""
+    ours, theirs = await linked(authority)
+    visitor, inside = socket.socketpair()
+    inside.setblocking(False)
+    streams.begin(make_visitor(inside, "", number, asyncio.get_running_loop().time()), ours)
+    return visitor, theirs
+
+
+async def wait_until_left(streams: Streams, count: int) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while len(streams) != count:
+            await asyncio.sleep(0.01)
+
+
+def test_only_what_is_wanted_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(journal, "log", lambda _event, _level, text, **_facts: lines.append(text))
+    authority, ends = Authority(tmp_path), []
+
+    def third(_pump: Pump, visitor: Visitor) -> bool:
+        return visitor.stream == "3"
+
+    async def scenario() -> None:
+        relay = Relay()
+        streams = Streams("011", Vault(relay, Store()), lambda: ends.append(1))
+        try:
+            pairs = [await begin(streams, authority, number) for number in ("1", "2", "3")]
+            assert len(streams) == 3
+            assert [visitor.stream for _pump, visitor in streams.items()] == ["1", "2", "3"]
+            assert streams.cut(third, "because") == 1
+            await wait_until_left(streams, 2)
+            assert streams.cut(third, "because") == 0
+            assert pairs[2][0].recv(1) == b""
+            with pytest.raises(ConnectionError):
+                await asyncio.to_thread(read_some, pairs[2][1])
+            pairs[0][0].sendall(b"still here")
+            assert await asyncio.to_thread(read_some, pairs[0][1]) == b"still here"
+        finally:
+            streams.cut(lambda _pump, _visitor: True, "the end")
+            await wait_until_left(streams, 0)
+            relay.stop()
+        for visitor, link in pairs:
+            visitor.close()
+            link.abort()
+
+    asyncio.run(scenario())
+    assert len(ends) == 3
+    assert lines[3].startswith("robot 011: stream 3 cut off (because): 0 bytes to the robot")
