@@ -3,7 +3,8 @@
     load.py service                  listens on a port of 127.0.0.1, says which, and does what visitors ask
     load.py visit JOB WHERE ...      one job; its outcome is one line of JSON
 
-A visitor's first line says what it wants of the service: ``sink N`` (take N bytes, then say ``k``),
+The service says ``h`` to everybody who comes, as sshd would: it is a service that speaks first.
+A visitor's first line says what it wants of it: ``sink N`` (take N bytes, then say ``k``),
 ``both N`` (that, and send N bytes at the same time), ``echo N`` (send each N bytes back). The service says
 ``r``, and then does it. WHERE is a unix socket's path or a port of 127.0.0.1. A job says ``ready`` when its
 visitors are connected, waits for a line of input, and ends no connection before its time is taken.
@@ -48,6 +49,7 @@ def take_exactly(sock: socket.socket, count: int) -> None:
 def serve(connection: socket.socket) -> None:
     """Do what one visitor asks for, until it is gone."""
     with connection:
+        connection.sendall(b"h")
         words = b""
         while not words.endswith(b"\n"):
             byte = connection.recv(1)
@@ -95,9 +97,15 @@ def connect(where: str) -> socket.socket:
 def begin(where: str, request: str) -> socket.socket:
     """A visitor who has been heard."""
     sock = connect(where)
+    take_exactly(sock, 1)
+    ask_for(sock, request)
+    return sock
+
+
+def ask_for(sock: socket.socket, request: str) -> None:
+    """Say what is wanted, and wait until that has been heard."""
     sock.sendall(request.encode() + b"\n")
     take_exactly(sock, 1)
-    return sock
 
 
 def wait_for_go() -> None:
@@ -146,15 +154,19 @@ def ask(where: str, size: str, times: str) -> dict[str, Any]:
 
 
 def visits(where: str, times: str, pause: str) -> dict[str, Any]:
-    """Visitors one after the other, for one byte each; the seconds until they had it."""
-    waits = []
+    """Visitors one after the other; the seconds until each was spoken to, and until it had been heard."""
+    greeted, heard = [], []
     wait_for_go()
     for _ in range(int(times)):
         time.sleep(float(pause))
         began = time.perf_counter()
-        with begin(where, "echo 1"):
-            waits.append(time.perf_counter() - began)
-    return {"seconds": sum(waits), "median": sorted(waits)[len(waits) // 2]}
+        with connect(where) as sock:
+            take_exactly(sock, 1)
+            greeted.append(time.perf_counter() - began)
+            ask_for(sock, "echo 1")
+            heard.append(time.perf_counter() - began)
+    middle = len(heard) // 2
+    return {"seconds": sum(heard), "median": sorted(greeted)[middle], "heard": sorted(heard)[middle]}
 
 
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {"bulk": bulk, "ask": ask, "visits": visits}
