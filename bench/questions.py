@@ -98,7 +98,12 @@ def _visits(name: str, title: str, times: int, pause: float = 0.0, round_trip: f
             "cpu": cpu / times * 1e3,
         }
 
-    units = {"median": "ms to the first byte", "heard": "ms to an answer", "rate": "visits/s", "cpu": "CPU ms each"}
+    units = {
+        "median": "ms to the first byte",
+        "heard": "ms to an answer",
+        "rate": "visits/s",
+        "cpu": "CPU ms each",
+    }
     job = ("visits", "WHERE", str(times), str(pause))
     return Question(name, title, units, True, job, figures, round_trip)
 

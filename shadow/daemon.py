@@ -109,6 +109,20 @@ def _stop_on_signals() -> asyncio.Event:
     return stopped
 
 
+def reload(read_again: Callable[[], None]) -> None:
+    """Have a role read its files again, and log how that went.
+
+    Raises:
+        ShadowError: a file is broken; nothing has changed.
+    """
+    try:
+        read_again()
+    except ShadowError as error:
+        journal.log(Event.RELOAD_FAILED, logging.ERROR, f"reload failed, the old files stay in use: {error}")
+        raise
+    journal.log(Event.RELOADED, logging.INFO, "reloaded: new connections use the new certificates")
+
+
 class _Reporter:
     """Tells systemd how the role is, and warns of what expires."""
 
@@ -123,13 +137,8 @@ class _Reporter:
 
     def reload(self) -> None:
         self._notifier.reloading()
-        try:
-            self._role.reload()
-        except ShadowError as error:
-            text = f"reload failed, the old files stay in use: {error}"
-            journal.log(Event.RELOAD_FAILED, logging.ERROR, text)
-        else:
-            journal.log(Event.RELOADED, logging.INFO, "reloaded: new connections use the new certificates")
+        with contextlib.suppress(ShadowError):
+            reload(self._role.reload)
         self._notifier.ready(self.status)
 
     async def run(self) -> None:

@@ -7,6 +7,7 @@ The tree tells whose fault it is::
     ├── ConfigError            78  EX_CONFIG       the operator's files and settings; retrying is useless
     ├── ClockError             75  EX_TEMPFAIL     this machine's clock: a certificate is not valid *yet*
     ├── LocalError             71  EX_OSERR        this machine: ports, descriptors, disk
+    ├── NotPermitted           77  EX_NOPERM       this user may not
     └── PeerError              76  EX_PROTOCOL     the other end of a connection
         ├── FrameError         76                  what came is not a frame of ours
         ├── HandshakeError     76                  TLS did not come about
@@ -59,6 +60,12 @@ class LocalError(ShadowError):
     """This machine could not do its part (port taken, no descriptors left, disk full)."""
 
     exit_status = 71
+
+
+class NotPermitted(ShadowError):
+    """This user may not do what it asked for."""
+
+    exit_status = 77
 
 
 class PeerError(ShadowError):

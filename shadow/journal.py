@@ -77,6 +77,8 @@ class Event(enum.StrEnum):
     """The client is connected to its server."""
     SESSION_LOST = "3e983511c6bc4dbd81ad265493b43f1f"
     """The client lost its server, or did not reach it, and will try again."""
+    API_UNAVAILABLE = "1ed797ae4aad4028bd941d0b5d312acc"
+    """There is a socket for the API, and no library to answer with."""
     ACCEPT_PAUSED = "a63116895daa4282829e2ffac5828775"
     """No descriptors or memory left; accepting pauses."""
     CLOCK_WRONG = "afa7830ff7af4e0ca910bd862c21275d"

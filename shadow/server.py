@@ -10,7 +10,7 @@ from typing import Any
 
 from cryptography import x509
 
-from . import depot, journal, parking, sd_daemon, tls
+from . import api, depot, journal, parking, sd_daemon, tls
 from .address import describe
 from .certificates import Purpose, common_name, load_credentials
 from .channel import Channel, watch_for_death
@@ -48,7 +48,8 @@ class Server:
         """
         self._config = config
         self._around = Surroundings(config, vault, self._robot_is_empty, self._exhausted)
-        self._robots: dict[str, Robot] = {}
+        self.robots: dict[str, Robot] = {}
+        self._api: api.Api | None = None
         self._greetings: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
         self._acceptors: list[Acceptor] = []
@@ -76,8 +77,9 @@ class Server:
             self._sockets = listen_tcp(self._config.lport, ipv4=self._config.ipv4, ipv6=self._config.ipv6)
         vault = self._around.vault
         vault.resume(self._resume_stream)
-        parking.resume(depot.collect(vault.store), self._robots, self._known_robot, self._terms)
+        parking.resume(depot.collect(vault.store), self.robots, self._known_robot, self._terms)
         self._acceptors = [Acceptor(sock, self._accepted, self._exhausted) for sock in self._sockets]
+        self._open_api()
         self._sweep()
         where = ", ".join(describe(sock.getsockname()) for sock in self._sockets)
         journal.log(
@@ -89,6 +91,20 @@ class Server:
                 logging.WARNING,
                 f"encrypting in userspace: {self._no_ktls}",
             )
+
+    def _open_api(self) -> None:
+        sockets = sd_daemon.listening_sockets(api.SOCKET_NAME, self._around.vault.store)
+        if not sockets:
+            return
+        if why := api.missing():
+            journal.log(Event.API_UNAVAILABLE, logging.WARNING, f"shadowctl cannot ask this server: {why}")
+            self._api = api.Api(None)
+        else:
+            from .operations import Operations  # noqa: PLC0415 - it needs what may be missing
+
+            self._api = api.Api(Operations(self))
+        for sock in sockets:
+            self._api.listen(sock, self._exhausted)
 
     def _sweep(self) -> None:
         """Once in an interval, cut the streams whose robots have vanished."""
@@ -102,7 +118,7 @@ class Server:
             ShadowError: a file is broken; the old ones stay in use.
         """
         self._settings = self._load()
-        ended = sum(robot.cut_off(self._revocation) for robot in list(self._robots.values()))
+        ended = sum(robot.cut_off(self._revocation) for robot in list(self.robots.values()))
         if ended:
             text = f"cut off robots with revoked certificates: {ended} sessions and streams ended"
             journal.log(Event.REVOKED, logging.WARNING, text)
@@ -114,6 +130,8 @@ class Server:
         """Accept nobody any more; leave the robots to the next daemon, or end their sessions in order."""
         if self._sweeper is not None:
             self._sweeper.cancel()
+        if self._api is not None:
+            await self._api.close()
         for acceptor in self._acceptors:
             acceptor.close()
         for task in self._greetings:
@@ -127,7 +145,7 @@ class Server:
         """Whether we are stopped for good or only restarted, nobody tells: systemd drops what is left."""
         parked, store = 0, self._around.vault.store
         with contextlib.closing(Depot(store)) as left:
-            for robot in list(self._robots.values()):
+            for robot in list(self.robots.values()):
                 try:
                     parked += parking.park(robot, left, self._terms) if store.limit else False
                 except Exception:
@@ -150,6 +168,17 @@ class Server:
         encryption = f"userspace TLS ({self._no_ktls})" if self._no_ktls else "kernel TLS"
         counts = f"{journal.many(connected, 'robot')}, {journal.many(streams, 'stream')}"
         return f"{counts}{self._around.vault.remark}, {encryption}"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Numbers for the API's ``GetStatus``."""
+        vault = self._around.vault
+        return {
+            "robots": len(self._around.connected),
+            "streams": vault.relay.streams,
+            "protected": vault.protected,
+            "revoked": len(self._revoked),
+        }
 
     def _load(self) -> tls.Settings:
         files = self._config.files
@@ -245,7 +274,7 @@ class Server:
             raise
 
     def _forget_if_empty(self, name: str) -> None:
-        robot = self._robots.get(name)
+        robot = self.robots.get(name)
         if robot is not None:
             robot.report_if_empty()
 
@@ -267,10 +296,10 @@ class Server:
             raise Refused("revoked", why)
         if not speaks_our_version(hello):
             raise Refused("version", f"protocol version {hello.version} is not spoken here")
-        if name not in self._robots:
+        if name not in self.robots:
             if hello.role != CONTROL:
                 raise Refused("no-session", "connect the control channel first")
-            if len(self._robots) >= self._config.max_robots:
+            if len(self.robots) >= self._config.max_robots:
                 raise Refused("limit", f"{self._config.max_robots} robots are connected (--max-robots)")
         return self._robot(name)
 
@@ -290,14 +319,14 @@ class Server:
 
     def _robot(self, name: str) -> Robot:
         """The robot of this name, made now if need be."""
-        robot = self._robots.get(name)
+        robot = self.robots.get(name)
         if robot is None:
-            robot = self._robots[name] = Robot(name, self._around)
+            robot = self.robots[name] = Robot(name, self._around)
         return robot
 
     def _robot_is_empty(self, robot: Robot) -> None:
-        if self._robots.get(robot.name) is robot:
-            del self._robots[robot.name]
+        if self.robots.get(robot.name) is robot:
+            del self.robots[robot.name]
 
     def _exhausted(self, error: OSError) -> None:
         text = f"accepting pauses: {reason_of(error)} (LimitNOFILE= of the unit may be too low)"

@@ -106,7 +106,7 @@ class Vault:
     def resume(self, welcome: Welcome) -> int:
         """Go on with all streams that the daemon before us has left; how many there were."""
         count = 0
-        for name, descriptor in self.store.take(lambda name: name.startswith(_PREFIX)):
+        for name, descriptor in self.store.take(_is_stream):
             self.store.count(1)
             count += self._resume(name, descriptor, welcome)
         if count:
@@ -193,3 +193,7 @@ class Vault:
         self.store.remove(name)
         text = f"a stream of the daemon before this one cannot go on and ends: {printable(why)}"
         journal.log(Event.STREAM_GIVEN_UP, logging.ERROR, text)
+
+
+def _is_stream(name: str) -> bool:
+    return name.startswith(_PREFIX) and name[1:].isdecimal()

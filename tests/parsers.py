@@ -1,4 +1,4 @@
-"""The options that the three commands really have, as their own parsers tell."""
+"""The options that the commands really have, as their own parsers tell."""
 
 import argparse
 import os
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from unittest import mock
 
 from shadow import config
-from shadow.cli import ca
+from shadow.cli import ca, ctl
 from shadow.config import parse_client, parse_server, variable_name
 
 DAEMONS: dict[str, Callable[..., object]] = {"shadow-server": parse_server, "shadow-client": parse_client}
-COMMANDS = ("shadow-ca", *DAEMONS)
+TOOLS = {"shadow-ca": ca._parser, "shadowctl": ctl._parser}
+COMMANDS = (*TOOLS, *DAEMONS)
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,11 @@ class _Captured(Exception):
 
 def parser(command: str) -> argparse.ArgumentParser:
     """A command's parser, made with an empty environment."""
-    if command == "shadow-ca":
+    if command in TOOLS:
         with mock.patch.dict(os.environ):
-            os.environ.pop("SHADOW_CA_DIR", None)
-            return ca._parser()
+            for variable in ("SHADOW_CA_DIR", "SHADOW_LDIR"):
+                os.environ.pop(variable, None)
+            return TOOLS[command]()
     made: list[argparse.ArgumentParser] = []
 
     def capture(options: config._Options, _arguments: object) -> None:
@@ -63,12 +65,12 @@ def parser(command: str) -> argparse.ArgumentParser:
     raise AssertionError(f"{command} does not parse its options by _Options.parse")
 
 
-def subparsers() -> dict[str, argparse.ArgumentParser]:
-    """The parsers of the commands of ``shadow-ca``."""
-    for action in parser("shadow-ca")._actions:
+def subparsers(tool: str) -> dict[str, argparse.ArgumentParser]:
+    """The parsers of the commands of a tool."""
+    for action in parser(tool)._actions:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
-    raise AssertionError("shadow-ca has no commands")
+    raise AssertionError(f"{tool} has no commands")
 
 
 def options(of: argparse.ArgumentParser) -> list[Option]:
@@ -91,7 +93,7 @@ def flags(of: argparse.ArgumentParser) -> set[str]:
 
 def all_flags() -> set[str]:
     """Those of all commands."""
-    everybody = [*map(parser, COMMANDS), *subparsers().values()]
+    everybody = [*map(parser, COMMANDS), *(one for tool in TOOLS for one in subparsers(tool).values())]
     return set().union(*map(flags, everybody))
 
 

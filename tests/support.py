@@ -181,14 +181,33 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-class Daemon:
-    """A daemon as a process of its own, with its log in a file."""
+_HAND_OVER = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": sys.argv[2], "LISTEN_PID": str(os.getpid())}
+os.execv(sys.executable, [sys.executable, *sys.argv[3:]])
+"""
 
-    def __init__(self, arguments: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
+
+class Daemon:
+    """A daemon as a process of its own, with its log in a file; ``passed`` as systemd passes a socket."""
+
+    def __init__(
+        self,
+        arguments: list[str],
+        log: Path,
+        environment: dict[str, str] | None = None,
+        passed: tuple[str, socket.socket] | None = None,
+    ) -> None:
         self.log_file = log
+        command, descriptors = ["-m", *arguments], []
+        if passed is not None:
+            descriptors = [passed[1].fileno()]
+            command = ["-c", _HAND_OVER, str(descriptors[0]), passed[0], *command]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
+                [sys.executable, *command],
+                pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -270,11 +289,16 @@ class Tunnel:
     def socket_path(self, name: str = "011") -> Path:
         return self.ldir / f"{name}.sock"
 
-    def daemon(self, arguments: list[str], environment: dict[str, str] | None = None) -> Daemon:
+    def daemon(
+        self,
+        arguments: list[str],
+        environment: dict[str, str] | None = None,
+        passed: tuple[str, socket.socket] | None = None,
+    ) -> Daemon:
         self._count += 1
         kind = arguments[0].rpartition(".")[2]
         log = self.folder / f"{kind}-{self._count}.log"
-        return self._stack.enter_context(Daemon(arguments, log, environment))
+        return self._stack.enter_context(Daemon(arguments, log, environment, passed))
 
     def server_arguments(self, *more: str) -> list[str]:
         crt, key = self.authority.server()
@@ -292,6 +316,15 @@ class Tunnel:
 
     def start_server(self, *more: str, environment: dict[str, str] | None = None) -> Daemon:
         daemon = self.daemon(self.server_arguments(*more), environment)
+        daemon.wait_for_log("accepting robots")
+        return daemon
+
+    def start_server_with_api(self, *more: str, environment: dict[str, str] | None = None) -> Daemon:
+        """The API's socket is among those of the robots."""
+        with socket.socket(socket.AF_UNIX) as api:
+            api.bind(str(self.ldir / "io.shadowtunnel.Server"))
+            api.listen()
+            daemon = self.daemon(self.server_arguments(*more), environment, ("shadow-api", api))
         daemon.wait_for_log("accepting robots")
         return daemon
 

@@ -22,8 +22,7 @@ printf '%s\n' "${COMPREPLY[@]}"
 FILES = ("--ca", "--crt", "--key", "--crl")
 FOLDERS = ("--ldir", "--dir", "--out")
 CASES = [(command, ()) for command in parsers.COMMANDS] + [
-    ("shadow-ca", (command,))
-    for command in ("init", "server", "robot", "revoke", "crl", "list", "quickstart")
+    (tool, (command,)) for tool in parsers.TOOLS for command in parsers.subparsers(tool)
 ]
 
 
@@ -38,15 +37,11 @@ def complete(*words: str, folder: Path = CHECKOUT) -> list[str]:
 
 
 def parser_of(command: str, words: tuple[str, ...]) -> argparse.ArgumentParser:
-    return parsers.subparsers()[words[0]] if words else parsers.parser(command)
+    return parsers.subparsers(command)[words[0]] if words else parsers.parser(command)
 
 
 def test_every_command_has_a_file() -> None:
     assert {path.name for path in FOLDER.iterdir()} == set(parsers.COMMANDS)
-
-
-def test_every_command_of_the_ca_is_tried() -> None:
-    assert {words[0] for _command, words in CASES if words} == set(parsers.subparsers())
 
 
 @pytest.mark.parametrize(("command", "words"), CASES)
@@ -91,13 +86,30 @@ def test_files_and_folders(command: str, words: tuple[str, ...], tmp_path: Path)
 
 
 def test_the_commands_of_the_ca() -> None:
-    commands = set(parsers.subparsers())
+    commands = set(parsers.subparsers("shadow-ca"))
     assert commands < set(complete("shadow-ca", ""))
     assert complete("shadow-ca", "--dir", "robot", "quick") == ["quickstart"]
     assert complete("shadow-ca", "--dir", "=", "robot", "--force", "quick") == ["quickstart"]
     # A folder that is called like a command is none.
     assert "--json" not in complete("shadow-ca", "--dir", "list", "-")
     assert "--json" in complete("shadow-ca", "--dir", "list", "list", "-")
+
+
+def test_the_commands_of_shadowctl() -> None:
+    assert set(parsers.subparsers("shadowctl")) < set(complete("shadowctl", ""))
+    assert complete("shadowctl", "--dir", "list", "stre") == ["streams"]
+
+
+def test_the_names_of_robots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("011.sock", "012.sock", "web@012.sock", "web@robot-3.sock", "io.shadowtunnel.Server"):
+        (tmp_path / name).touch()
+    for words in (["status", ""], ["connect", "--fdpass", ""], ["--json", "disconnect", ""]):
+        assert complete("shadowctl", "--dir", str(tmp_path), *words) == ["011", "012", "robot-3"]
+    monkeypatch.setenv("SHADOW_LDIR", str(tmp_path))
+    assert complete("shadowctl", "wait", "r") == ["robot-3"]
+    assert complete("shadowctl", "list", "") != []
+    monkeypatch.setenv("SHADOW_LDIR", str(tmp_path / "away"))
+    assert complete("shadowctl", "wait", "") == []
 
 
 def test_the_folder_of_a_quickstart(tmp_path: Path) -> None:

@@ -16,15 +16,18 @@ from tests.support import CHECKOUT
 MAN = CHECKOUT / "man"
 UNITS = CHECKOUT / "units"
 PAGES = (
-    "shadow-ca.1", "shadow-server.8", "shadow-client.8", "shadow-tunnel.5", "shadow-server.service.8",
-    "shadow-client@.service.8",
+    "shadow-ca.1", "shadowctl.1", "shadow-server.8", "shadow-client.8", "shadow-tunnel.5",
+    "shadow-server.service.8", "shadow-client@.service.8",
 )  # fmt: skip
-LINKS = ("shadow-server.socket.8",)  # made by the package
-PAGE_OF = {"shadow-ca": "shadow-ca.1", "shadow-server": "shadow-server.8", "shadow-client": "shadow-client.8"}
+LINKS = ("shadow-server.socket.8", "shadow-server-api.socket.8")  # made by the package
+PAGE_OF = {
+    "shadow-ca": "shadow-ca.1", "shadowctl": "shadowctl.1", "shadow-server": "shadow-server.8",
+    "shadow-client": "shadow-client.8",
+}  # fmt: skip
 SECTIONS = (
     "NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "COMMANDS", "ENVIRONMENT", "FILES", "SETTINGS",
-    "REPLACING CERTIFICATES AND KEYS", "ENCRYPTED KEYS", "EXIT STATUS", "SIGNALS", "JOURNAL", "EXAMPLES",
-    "CA ROLL-OVER", "NOTES", "SEE ALSO",
+    "REPLACING CERTIFICATES AND KEYS", "ENCRYPTED KEYS", "EXIT STATUS", "SIGNALS", "JOURNAL", "API",
+    "EXAMPLES", "CA ROLL-OVER", "NOTES", "SEE ALSO",
 )  # fmt: skip
 SETTINGS = {"shadow-server": "server.env", "shadow-client": "client.env and client@_NAME_.env"}
 UNIT_OF = {"shadow-server": "shadow-server.service", "shadow-client": "shadow-client@.service"}
@@ -89,17 +92,18 @@ def test_options_of_the_daemons(command: str) -> None:
     assert special_last(found) == special_last(parsers.options(parsers.parser(command)))
 
 
-def test_options_of_the_ca() -> None:
-    page = sections(read("shadow-ca.1"))
-    everywhere = parsers.options(parsers.parser("shadow-ca"))
+@pytest.mark.parametrize("tool", parsers.TOOLS)
+def test_options_of_the_tools(tool: str) -> None:
+    page = sections(read(PAGE_OF[tool]))
+    everywhere = parsers.options(parsers.parser(tool))
     assert special_last(documented(page["OPTIONS"])) == special_last(everywhere)
     commands = sections(page["COMMANDS"], "##")
-    assert list(commands) == list(parsers.subparsers())
+    assert list(commands) == list(parsers.subparsers(tool))
     known = {option.flags for option in everywhere}
-    for name, parser in parsers.subparsers().items():
+    for name, parser in parsers.subparsers(tool).items():
         own = [option for option in parsers.options(parser) if option.flags not in known]
         assert special_last(documented(commands[name])) == special_last(own), name
-        synopsis = re.search(rf"^\*shadow-ca {name}\*(.*?)(\+\+)?$", page["SYNOPSIS"], re.M)
+        synopsis = re.search(rf"^\*{tool} {name}\*(.*?)(\+\+)?$", page["SYNOPSIS"], re.M)
         assert synopsis is not None
         assert set(re.findall(r"\*(--\w+)\*", synopsis[1])) == {option.flags[-1] for option in own}
 
@@ -132,8 +136,9 @@ def test_variables_of_the_daemons(command: str) -> None:
     assert sorted(found) == sorted(parsers.variables(command))
 
 
-def test_the_variable_of_the_ca() -> None:
+def test_the_variables_of_the_tools() -> None:
     assert list(definitions(sections(read("shadow-ca.1"))["ENVIRONMENT"])) == ["*SHADOW_CA_DIR*"]
+    assert list(definitions(sections(read("shadowctl.1"))["ENVIRONMENT"])) == ["*SHADOW_LDIR*", "*NO_COLOR*"]
 
 
 def set_by(unit: str) -> dict[str, str]:
@@ -201,9 +206,11 @@ def statuses(kind: type[errors.ShadowError]) -> Iterator[int]:
 @pytest.mark.parametrize("command", parsers.COMMANDS)
 def test_exit_statuses(command: str) -> None:
     wanted = {0, *statuses(errors.ShadowError)}
-    if command != "shadow-client":  # nobody else ends because of a peer
-        wanted -= set(statuses(errors.PeerError))
-    if command == "shadow-ca":  # the daemons are asked to stop by this signal
+    if command not in {"shadow-client", "shadowctl"}:  # nobody else ends because of a peer
+        wanted -= {*statuses(errors.PeerError), errors.NotPermitted.exit_status}
+    if command == "shadowctl":  # it looks at no certificates
+        wanted.remove(errors.ClockError.exit_status)
+    if command in parsers.TOOLS:  # the daemons are asked to stop by this signal
         wanted.add(EX_SIGINT)
     terms = definitions(sections(read(PAGE_OF[command]))["EXIT STATUS"])
     assert [int(bold(term)[0]) for term in terms] == sorted(wanted)

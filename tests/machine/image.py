@@ -57,10 +57,11 @@ class Image:
         return self.directory / "known_hosts"
 
 
-def packages() -> list[str]:
-    """The packages that the recipe asks for."""
+def packages(release: str) -> list[str]:
+    """The packages that the recipe asks for; ``NAME [RELEASE]`` is for that release only."""
     lines = (RECIPE / "packages").read_text().splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    wanted = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+    return [name for name, *only in wanted if only in ([], [f"[{release}]"])]
 
 
 def fingerprint(release: str, more: Sequence[str] = ()) -> str:
@@ -93,7 +94,7 @@ def _fill(release: str, more: Sequence[str], directory: Path) -> None:
     tree, log = directory / "tree", directory / "build.log"
     cache.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "machine", "-f", str(image.key)], log)
     hook = f'{RECIPE / "customize"} "$1" {image.key}.pub {release}'
-    make_tree(tree, release, [*packages(), *more], log, hook=hook)
+    make_tree(tree, release, [*packages(release), *more], log, hook=hook)
     host_key = (tree / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
     image.known_hosts.write_text(f"shadow-machine {host_key}")
     (kernel,) = (tree / "boot").glob("vmlinuz-*")

@@ -1,0 +1,129 @@
+"""Asking a server through its API, as ``shadowctl`` does."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import (
+    ConfigError,
+    LocalError,
+    NotPermitted,
+    PeerError,
+    ShadowError,
+    Unreachable,
+    printable,
+    reason,
+)
+
+INTERFACE = "io.shadowtunnel.Server"
+SOCKET = INTERFACE
+"""Name of the socket, in the folder of the robots' sockets."""
+
+Facts = dict[str, Any]
+
+
+class Answers:
+    """A connection to the API."""
+
+    def __init__(self, folder: Path) -> None:
+        """Connect.
+
+        Raises:
+            LocalError: the library ``varlink`` is missing.
+            Unreachable: no server, or one without an API.
+            NotPermitted: this user may not ask.
+        """
+        try:
+            import varlink  # noqa: PLC0415 - `connect` does without, and is to be quick
+        except ImportError as error:
+            text = (
+                "the Python library varlink is missing (Debian: python3-varlink; Debian 12: from backports)"
+            )
+            raise LocalError(text) from error
+        self._error: type[Exception] = varlink.VarlinkError
+        self._path = folder / SOCKET
+        sock = _connect(self._path)
+        text = Path(__file__).with_name(f"{INTERFACE}.varlink").read_text()
+        self._calls = varlink.SimpleClientInterfaceHandler(varlink.Interface(text), sock)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._calls.close()
+
+    def __enter__(self) -> "Answers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def call(self, method: str, **parameters: Any) -> Facts:
+        """One reply.
+
+        Raises:
+            ShadowError: the server says no, or hangs up.
+        """
+        with self._errors():
+            reply: Facts = getattr(self._calls, method)(**parameters)
+            return reply
+
+    def more(self, method: str, **parameters: Any) -> Iterator[Facts]:
+        """All replies.
+
+        Raises:
+            ShadowError: the server says no, or hangs up.
+        """
+        with self._errors():
+            yield from getattr(self._calls, method)(_more=True, **parameters)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self._error as error:
+            raise _refusal(error) from error
+        except OSError as error:
+            text = f"{self._path}: the server hung up; its log says why: journalctl -u shadow-server"
+            raise Unreachable(text) from error
+        except (ValueError, TypeError, AttributeError, KeyError) as error:  # the library checks no replies
+            raise PeerError(f"{self._path} is not the API of a shadow-server") from error
+
+
+def _connect(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.connect(str(path))
+    except OSError as error:
+        sock.close()
+        raise _explained(error, path) from error
+    return sock
+
+
+def _explained(error: OSError, path: Path) -> ShadowError:
+    if isinstance(error, PermissionError):
+        return NotPermitted(f"{path}: you may not ask the server; join the group shadow-tunnel")
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        hint = (
+            "is shadow-server-api.socket active?"
+            if path.parent.is_dir()
+            else "shadow-server does not run here"
+        )
+        return Unreachable(f"{path}: {reason(error)}; {hint}")
+    return LocalError(f"{path}: {reason(error)}")
+
+
+def _refusal(error: Any) -> ShadowError:
+    name, parameters = str(error.error()), error.parameters() or {}
+    kind = name.rpartition(".")[2]
+    if kind == "NoSuchRobot":
+        near = ", ".join(map(str, parameters.get("near", [])))
+        hint = f"; did you mean {printable(near)}?" if near else ""
+        return Unreachable(f"robot {parameters.get('name')!r} is not connected{hint}")
+    if kind == "NoSuchStream":
+        return Unreachable(f"there is no stream {parameters.get('id')!r}")
+    if kind == "PermissionDenied":
+        return NotPermitted("only root and members of the group shadow-tunnel-admin may do that")
+    if kind == "ReloadFailed":
+        return ConfigError(f"nothing has changed: {printable(str(parameters.get('reason')))}")
+    return PeerError(f"the server is of another version: {printable(name)} {printable(str(parameters))}")

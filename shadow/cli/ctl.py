@@ -1,0 +1,253 @@
+"""The command ``shadowctl``: see and steer the robots of a server, and reach them."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .. import __version__, reaching, tables
+from ..asking import Answers, Facts
+from ..errors import LocalError, Unreachable, UsageError
+from ..journal import many
+from . import door
+
+_FOLDER = "/run/shadow-tunnel"
+_FOLDER_VARIABLE = "SHADOW_LDIR"
+_SUFFIX = ".robot"  # of the names that ssh is given; see etc/ssh/ssh_config.d
+_LOG_LINES = 10
+_LOOK_AGAIN = 0.5  # seconds, while waiting for a robot whose server is not there either
+_EPILOG = f"""\
+Looking takes membership of the group shadow-tunnel; disconnect and reload take root or the group
+shadow-tunnel-admin; logs take the group adm or systemd-journal.
+Exit status: 0 done, 2 usage, 69 the robot or the server is not there, 76 a server of another version,
+77 not permitted, 71 the machine, 78 what was asked for makes no sense.
+The folder is that of {_FOLDER_VARIABLE} in the environment, if --dir is not given.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises what ``argparse`` would print and exit for."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    return door.run("shadowctl", lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> None:
+    options = _parser().parse_args(arguments)
+    options.run(options)
+
+
+# Looking
+
+
+def _list(options: argparse.Namespace) -> None:
+    with Answers(options.dir) as answers:
+        robots = [robot for reply in answers.more("List") for robot in reply["robots"]]
+    _show(options, robots, tables.robots)
+
+
+def _streams(options: argparse.Namespace) -> None:
+    with Answers(options.dir) as answers:
+        replies = answers.more("ListStreams", **({"robot": options.robot} if options.robot else {}))
+        streams = [stream for reply in replies for stream in reply["streams"]]
+    _show(options, streams, tables.streams)
+
+
+def _show(options: argparse.Namespace, facts: Any, text: Callable[[Any], str]) -> None:
+    print(json.dumps(facts, indent=2) if options.json else text(facts))
+
+
+def _status(options: argparse.Namespace) -> None:
+    with Answers(options.dir) as answers:
+        if options.robot is None:
+            _show(options, answers.call("GetStatus"), tables.server)
+            return
+        answer = answers.call("Describe", name=options.robot)
+    _show(options, answer, tables.robot)
+    if not options.json:
+        sys.stdout.flush()
+        print()
+        lines = "--no-pager", "--quiet", f"--lines={_LOG_LINES}"
+        _run_journalctl(options.robot, lines)
+
+
+def _run_journalctl(robot: str, words: Sequence[str]) -> None:
+    """The end of the log, if it may be read here at all."""
+    import subprocess  # noqa: PLC0415 - `connect` is to be quick
+
+    command = ["journalctl", f"ROBOT={robot}", *words]
+    try:
+        subprocess.run(command, stderr=subprocess.DEVNULL, check=False)  # noqa: S603
+    except OSError:
+        return
+
+
+def _watch(options: argparse.Namespace) -> None:
+    for event in _events(options.dir):
+        if options.robot not in {None, event["fields"].get("ROBOT")}:
+            continue
+        if options.json:
+            print(json.dumps(event), flush=True)
+        else:
+            print(f"{time.strftime('%H:%M:%S')} {tables.event(event)}", flush=True)
+
+
+def _events(folder: Path) -> Iterator[Facts]:
+    """What the server logs."""
+    with Answers(folder) as answers:
+        for reply in answers.more("Watch"):
+            if reply.get("event"):
+                yield reply["event"]
+            if reply.get("lost"):
+                print(f"shadowctl: {reply['lost']} events were lost", file=sys.stderr)
+
+
+def _logs(options: argparse.Namespace) -> None:
+    sys.stdout.flush()
+    try:
+        os.execvp("journalctl", ["journalctl", f"ROBOT={options.robot}", *options.words])  # noqa: S606, S607
+    except OSError as error:
+        raise LocalError(f"cannot run journalctl: {os.strerror(error.errno or 0)}") from error
+
+
+# Reaching
+
+
+def _connect(options: argparse.Namespace) -> None:
+    robot = options.robot.removesuffix(_SUFFIX)
+    with reaching.reach(options.dir, robot, options.service) as sock:
+        if options.fdpass:
+            reaching.hand_over(sock, sys.stdout.fileno())
+        else:
+            reaching.join(sock, sys.stdin.fileno(), sys.stdout.fileno())
+
+
+def _wait(options: argparse.Namespace) -> None:
+    end = time.monotonic() + options.timeout if options.timeout else None
+    while not _is_connected(options.dir, options.robot):
+        if end is not None and time.monotonic() >= end:
+            raise Unreachable(f"robot {options.robot} has not come within {options.timeout:g} s")
+        time.sleep(_LOOK_AGAIN)
+
+
+def _is_connected(folder: Path, robot: str) -> bool:
+    """Whether a robot is there; a server that is not there yet is waited for as well."""
+    try:
+        with Answers(folder) as answers:
+            return bool(answers.call("Describe", name=robot)["robot"]["connected"])
+    except Unreachable:
+        return False
+
+
+# Steering
+
+
+def _disconnect(options: argparse.Namespace) -> None:
+    what = "stream" if options.stream else "robot"
+    with Answers(options.dir) as answers:
+        ended = answers.call("Disconnect", **{what: options.which})["ended"]
+    _show(
+        options,
+        {"ended": ended},
+        lambda _facts: f"{what} {options.which}: {many(ended, 'connection')} ended",
+    )
+
+
+def _reload(options: argparse.Namespace) -> None:
+    with Answers(options.dir) as answers:
+        answers.call("Reload")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="shadowctl",
+        description="See and steer the robots of a shadow-server, and reach them.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"shadowctl {__version__}")
+    _add_global(parser, Path(os.environ.get(_FOLDER_VARIABLE) or _FOLDER), json_too=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    _command(commands, "list", _list, "list the robots that are connected")
+
+    status = _command(commands, "status", _status, "tell about a robot, or about the server")
+    status.add_argument("robot", nargs="?", metavar="NAME", help="the robot; without it the server")
+
+    streams = _command(commands, "streams", _streams, "list who visits whom")
+    streams.add_argument("robot", nargs="?", metavar="NAME", help="only the visitors of this robot")
+
+    watch = _command(commands, "watch", _watch, "show what happens, until you stop it")
+    watch.add_argument("robot", nargs="?", metavar="NAME", help="only what concerns this robot")
+
+    logs = _command(commands, "logs", _logs, "show what the journal has about a robot")
+    _add_robot(logs)
+    logs.add_argument("words", nargs=argparse.REMAINDER, metavar="OPTION", help="for journalctl, e.g. -f")
+
+    connect = _command(commands, "connect", _connect, "join standard input and output to a robot's service")
+    _add_robot(connect)
+    connect.add_argument(
+        "service", nargs="?", default="", metavar="SERVICE", help="(default: the default one)"
+    )
+    connect.add_argument(
+        "--fdpass", action="store_true", help="hand the connection over and leave (ssh: ProxyUseFdpass=yes)"
+    )
+
+    wait = _command(commands, "wait", _wait, "wait until a robot is connected")
+    _add_robot(wait)
+    wait.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="give up then (default: never)")
+
+    disconnect = _command(commands, "disconnect", _disconnect, "end a robot's session and streams")
+    disconnect.add_argument("which", metavar="NAME", help="the robot, or with --stream a stream's number")
+    disconnect.add_argument("--stream", action="store_true", help="end one stream, and nothing else")
+
+    _command(commands, "reload", _reload, "have the server read certificates and revocations again")
+    return parser
+
+
+def _add_robot(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("robot", metavar="NAME", help="the robot")
+
+
+def _command(
+    commands: "argparse._SubParsersAction[_Parser]",
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    parser.set_defaults(run=run)
+    # Once more, for those who write them behind the command; SUPPRESS: do not undo the ones before it.
+    _add_global(parser, argparse.SUPPRESS, json_too=argparse.SUPPRESS)
+    return parser
+
+
+def _add_global(parser: argparse.ArgumentParser, folder: Path | str, *, json_too: bool | str) -> None:
+    parser.add_argument(
+        "--dir", type=Path, default=folder, metavar="DIR", help="folder of the robots' sockets"
+    )
+    parser.add_argument("--json", action="store_true", default=json_too, help="for programs")
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return value
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,154 @@
+"""What the API can do: the methods of ``io.shadowtunnel.Server``, by the names they have there.
+
+Called by the library ``varlink`` in the event loop's thread. A method that is a generator replies several
+times; ``_continues`` says that there is more to come.
+"""
+
+import asyncio
+import datetime as dt
+import difflib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import varlink
+
+from . import __version__, daemon
+from .api import INTERFACE, Caller
+from .errors import ShadowError
+from .expiry import Term
+from .frames import Refusal
+from .overview import Facts, find_stream, robot_facts, streams_of
+from .robots import Robot
+
+_BATCH = 100  # in one reply
+_ONE_REPLY_MAX = 1000  # in the only reply that somebody gets who did not ask for more
+
+
+class Operated(Protocol):
+    """What is operated: a server."""
+
+    @property
+    def robots(self) -> Mapping[str, Robot]:
+        """By their names."""
+
+    @property
+    def status(self) -> str:
+        """A line for humans."""
+
+    @property
+    def terms(self) -> Sequence[Term]:
+        """What it uses that ends."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Robots, streams, protected ones, revoked certificates."""
+
+    def reload(self) -> None:
+        """Read files again."""
+
+
+class Operations:
+    """The interface's methods."""
+
+    def __init__(self, server: Operated) -> None:
+        self._server = server
+
+    def GetStatus(self) -> Facts:
+        """How the server is."""
+        now = dt.datetime.now(dt.UTC)
+        terms = [
+            {"what": term.what, "until": term.until.isoformat(), "days": (term.until - now).days}
+            for term in self._server.terms
+        ]
+        return {
+            "version": __version__, "status": self._server.status, **self._server.counts, "terms": terms,
+        }  # fmt: skip
+
+    def List(self, *, _more: bool = False) -> Iterator[Facts]:
+        """All robots."""
+        now = _now()
+        robots = sorted(self._server.robots.values(), key=lambda robot: robot.name)
+        return _in_batches("robots", robots, lambda robot: robot_facts(robot, now), more=_more)
+
+    def Describe(self, name: str) -> Facts:
+        """One robot."""
+        robot, now = self._find(name), _now()
+        return {"robot": robot_facts(robot, now), "streams": streams_of(robot, now)}
+
+    def ListStreams(self, robot: str | None, *, _more: bool = False) -> Iterator[Facts]:
+        """The streams of one robot, or of all."""
+        robots = [self._find(robot)] if robot is not None else list(self._server.robots.values())
+        now = _now()
+        streams = list(itertools.chain.from_iterable(streams_of(one, now) for one in robots))
+        return _in_batches("streams", streams, lambda facts: facts, more=_more)
+
+    def Watch(self, *, _request: Caller, _more: bool = False) -> Iterator[Facts]:
+        """Everything that is logged; ``Caller`` asks for a reply when there is one."""
+        if not _more:
+            raise _error("org.varlink.service.ExpectedMore")
+        watcher = _request.watch()
+        while True:
+            yield {**watcher.take(), "_continues": True}
+
+    def Disconnect(self, robot: str | None, stream: str | None, *, _request: Caller) -> Facts:
+        """End a robot's session and streams, or one stream."""
+        _check_may_steer(_request)
+        why = f"uid {_request.uid} has ended it"
+        if robot is not None and stream is None:
+            found = self._find(robot)
+            ended = found.session is not None
+            found.end_session(why, Refusal("disconnected", "an operator has ended the session"))
+            return {"ended": ended + found.streams.cut(lambda _pump, _visitor: True, why)}
+        if stream is None or robot is not None:
+            raise varlink.InvalidParameter("robot")
+        owner = find_stream(self._server.robots, stream)
+        if owner is None:
+            raise _error("NoSuchStream", id=stream)
+        return {"ended": owner.streams.cut(lambda _pump, visitor: visitor.stream == stream, why)}
+
+    def Reload(self, *, _request: Caller) -> Facts:
+        """Read files again."""
+        _check_may_steer(_request)
+        try:
+            daemon.reload(self._server.reload)
+        except ShadowError as error:
+            raise _error("ReloadFailed", reason=str(error)) from error
+        return {}
+
+    def _find(self, name: str) -> Robot:
+        robot = self._server.robots.get(name)
+        if robot is None:
+            near = difflib.get_close_matches(name, self._server.robots, n=3)
+            raise _error("NoSuchRobot", name=name, near=near)
+        return robot
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _in_batches(
+    name: str, found: Sequence[Any], describe: Callable[[Any], Facts], *, more: bool
+) -> Iterator[Facts]:
+    """Some at a time for those who want more; all at once, if they are not too many, for others."""
+    if not more:
+        if len(found) > _ONE_REPLY_MAX:
+            raise _error("org.varlink.service.ExpectedMore")
+        yield {name: [describe(one) for one in found]}
+        return
+    last = max(0, len(found) - 1) // _BATCH
+    for number in range(last + 1):
+        batch: Iterable[Any] = found[number * _BATCH : (number + 1) * _BATCH]
+        yield {name: [describe(one) for one in batch], "_continues": number < last}
+
+
+def _check_may_steer(caller: Caller) -> None:
+    if not caller.may_steer:
+        raise _error("org.varlink.service.PermissionDenied")
+
+
+def _error(kind: str, **parameters: Any) -> Exception:
+    full = kind if "." in kind else f"{INTERFACE}.{kind}"
+    error: Exception = varlink.VarlinkError({"error": full, "parameters": parameters})
+    return error

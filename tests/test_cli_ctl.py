@@ -1,0 +1,225 @@
+"""``shadowctl`` as people use it, against a server with robots."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shadow.cli import ctl
+from tests.support import CHECKOUT, DEADLINE, Daemon, Tunnel, echo, serving, wait_for
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def server(tunnel: Tunnel) -> Daemon:
+    return tunnel.start_server_with_api()
+
+
+@pytest.fixture
+def run(tunnel: Tunnel, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("SHADOW_LDIR", str(tunnel.ldir))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        status = ctl.main(arguments)
+        output = capfd.readouterr()
+        return status, output.out, output.err
+
+    return call
+
+
+@pytest.fixture
+def robot(server: Daemon, tunnel: Tunnel) -> Iterator[Daemon]:
+    assert server.process.poll() is None
+    with serving(echo) as service:
+        yield tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1")
+
+
+def good(result: tuple[int, str, str]) -> str:
+    status, output, errors = result
+    assert (status, errors) == (0, "")
+    return output
+
+
+def start(tunnel: Tunnel, *words: str, **more: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "shadow.cli.ctl", f"--dir={tunnel.ldir}", *words],
+        cwd=CHECKOUT, stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=more.get("stdout", subprocess.PIPE),
+    )  # fmt: skip
+
+
+def test_list(run: Run, server: Daemon, tunnel: Tunnel) -> None:
+    assert good(run("list")) == "0 robots\n"
+    assert json.loads(good(run("list", "--json"))) == []
+    with serving(echo) as service:
+        tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1")
+        assert good(run("list")).splitlines()[1].startswith("011 ")
+        assert json.loads(good(run("--json", "list")))[0]["name"] == "011"
+    assert server.process.poll() is None
+
+
+@pytest.mark.usefixtures("robot")
+def test_status(run: Run, tunnel: Tunnel) -> None:
+    with tunnel.visit() as visitor:
+        visitor.sendall(b"x")
+        assert visitor.recv(1) == b"x"
+        text = good(run("status", "011"))
+        assert text.startswith("● 011 - connected from ")
+        assert "1 stream\n" in text
+        assert json.loads(good(run("status", "011", "--json")))["robot"]["streams"] == 1
+    assert good(run("status")).startswith("● shadow-server ")
+    assert json.loads(good(run("status", "--json")))["robots"] == 1
+
+
+@pytest.mark.usefixtures("robot")
+def test_streams(run: Run, tunnel: Tunnel) -> None:
+    assert good(run("streams")) == "0 streams\n"
+    with tunnel.visit() as visitor:
+        visitor.sendall(b"x")
+        assert visitor.recv(1) == b"x"
+        assert re.match(r"1 +011 +default ", good(run("streams")).splitlines()[1])
+        assert json.loads(good(run("streams", "011", "--json")))[0]["pid"] == os.getpid()
+
+
+def test_watch(server: Daemon, tunnel: Tunnel) -> None:
+    plain, other, programs = (
+        start(tunnel, "watch"), start(tunnel, "watch", "012"), start(tunnel, "watch", "--json"),
+    )  # fmt: skip
+    with plain, other, programs, serving(echo) as service:
+        try:
+            # A watch says nothing when it begins, so make something happen until everyone has seen some.
+            tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1", robot="012")
+            tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1")
+            for process in (plain, other, programs):
+                assert process.stdout is not None
+                os.set_blocking(process.stdout.fileno(), False)
+            seen = {plain: b"", other: b"", programs: b""}
+
+            def enough() -> bool:
+                for name in ("011", "012"):
+                    with tunnel.visit(name) as visitor:
+                        visitor.sendall(b"x")
+                        visitor.recv(1)
+                for process in seen:
+                    assert process.stdout is not None
+                    seen[process] += process.stdout.read() or b""
+                return all(b"stream" in text and text.endswith(b"\n") for text in seen.values())
+
+            wait_for(enough, "something to be watched")
+        finally:
+            for process in (plain, other, programs):
+                process.terminate()
+    assert re.match(rb"\d\d:\d\d:\d\d robot 01", seen[plain])
+    assert b"robot 011" not in seen[other]
+    assert {json.loads(line)["fields"]["ROBOT"] for line in seen[programs].splitlines()} <= {"011", "012"}
+    assert server.process.poll() is None
+
+
+@pytest.mark.usefixtures("robot")
+def test_disconnect(run: Run, server: Daemon, tunnel: Tunnel) -> None:
+    with tunnel.visit() as first, tunnel.visit() as second:
+        for visitor in (first, second):
+            visitor.sendall(b"x")
+            assert visitor.recv(1) == b"x"
+        assert good(run("disconnect", "--stream", "1")) == "stream 1: 1 connection ended\n"
+        assert first.recv(1) == b""
+        assert json.loads(good(run("disconnect", "011", "--json"))) == {"ended": 2}
+        assert second.recv(1) == b""
+    server.wait_for_log("robot 011 disconnected: uid")
+
+
+def test_reload(run: Run, server: Daemon, tunnel: Tunnel) -> None:
+    assert good(run("reload")) == ""
+    server.wait_for_log("reloaded")
+    ca = tunnel.authority.ca
+    before = ca.read_bytes()
+    try:
+        ca.write_text("broken")
+        status, output, errors = run("reload")
+    finally:
+        ca.write_bytes(before)
+    assert (status, output) == (78, "")
+    assert errors.startswith(f"shadowctl: nothing has changed: CA certificate {ca}")
+
+
+@pytest.mark.usefixtures("robot")
+def test_connect_joins_standard_input_and_output(tunnel: Tunnel) -> None:
+    for name in ("011", "011.robot"):
+        output, errors = start(tunnel, "connect", name).communicate(b"there and back", DEADLINE)
+        assert (output, errors) == (b"there and back", b"")
+
+
+@pytest.mark.usefixtures("robot")
+def test_connect_hands_the_connection_over_and_leaves(tunnel: Tunnel) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        with start(tunnel, "connect", "--fdpass", "011", stdout=theirs.fileno()) as process:
+            assert process.wait(DEADLINE) == 0
+        _message, (descriptor,), _flags, _address = socket.recv_fds(ours, 1, 1)
+    with socket.socket(fileno=descriptor) as visitor:
+        visitor.sendall(b"without anybody between")
+        assert visitor.recv(100) == b"without anybody between"
+
+
+def test_wait(run: Run, tunnel: Tunnel, server: Daemon) -> None:
+    waiting = start(tunnel, "wait", "011")
+    status, output, errors = run("wait", "011", "--timeout=0.2")
+    assert (status, output) == (69, "")
+    assert errors == "shadowctl: robot 011 has not come within 0.2 s\n"
+    assert waiting.poll() is None
+    with serving(echo) as service:
+        tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1")
+        assert waiting.communicate(timeout=DEADLINE) == (b"", b"")
+    assert waiting.returncode == 0
+    assert server.process.poll() is None
+
+
+def test_logs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal with something in it is in the machine; here, how journalctl is called."""
+    program = tmp_path / "bin" / "journalctl"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
+    program.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-m", "shadow.cli.ctl", "logs", "011", "-f", "--since=today"],
+        env={**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"},
+        cwd=CHECKOUT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "<ROBOT=011><-f><--since=today>"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run("logs", "011")[::2] == (71, "shadowctl: cannot run journalctl: No such file or directory\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "complaint"),
+    [
+        ([], 2, "COMMAND"),
+        (["dance"], 2, "dance"),
+        (["wait", "011", "--timeout=soon"], 2, "'soon' is not a number of seconds"),
+        (["wait", "011", "--timeout=nan"], 2, "'nan' is not a number of seconds"),
+        (["status", "0111"], 69, "robot '0111' is not connected; did you mean 011?"),
+        (["streams", "0111"], 69, "robot '0111' is not connected"),
+        (["disconnect", "0111"], 69, "robot '0111' is not connected"),
+        (["disconnect", "--stream", "ff"], 69, "there is no stream 'ff'"),
+        (["connect", "0111"], 69, "robot '0111' is not connected; did you mean 011?"),
+        (["connect", "011", "web"], 69, "does not offer web; it offers default"),
+        (["connect", "0/1"], 78, "robot name '0/1' is not allowed"),
+        (["connect", "--fdpass", "011"], 78, "--fdpass is for ssh's ProxyUseFdpass=yes"),
+        (["--dir=/nonexistent", "list"], 69, "shadow-server does not run here"),
+    ],
+)
+@pytest.mark.usefixtures("robot")
+def test_what_cannot_be(run: Run, words: list[str], status: int, complaint: str) -> None:
+    result, output, errors = run(*words)
+    assert (result, output) == (status, "")
+    assert errors.startswith("shadowctl: ")
+    assert complaint in errors
+    assert errors.count("\n") == 1
