@@ -79,6 +79,8 @@ class Event(enum.StrEnum):
     """The client lost its server, or did not reach it, and will try again."""
     API_UNAVAILABLE = "1ed797ae4aad4028bd941d0b5d312acc"
     """There is a socket for the API, and no library to answer with."""
+    METRICS_UNAVAILABLE = "26b139dd28294a23a37467d7982592d9"
+    """There is a socket for metrics, and no library to answer with."""
     ACCEPT_PAUSED = "a63116895daa4282829e2ffac5828775"
     """No descriptors or memory left; accepting pauses."""
     CLOCK_WRONG = "afa7830ff7af4e0ca910bd862c21275d"

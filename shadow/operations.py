@@ -20,6 +20,7 @@ from .expiry import Term
 from .frames import Refusal
 from .overview import Facts, find_stream, robot_facts, streams_of
 from .robots import Robot
+from .session import Cause
 
 _BATCH = 100  # in one reply
 _ONE_REPLY_MAX = 1000  # in the only reply that somebody gets who did not ask for more
@@ -98,7 +99,9 @@ class Operations:
         if robot is not None and stream is None:
             found = self._find(robot)
             ended = found.session is not None
-            found.end_session(why, Refusal("disconnected", "an operator has ended the session"))
+            found.end_session(
+                why, Cause.OPERATOR, Refusal("disconnected", "an operator has ended the session")
+            )
             return {"ended": ended + found.streams.cut(lambda _pump, _visitor: True, why)}
         if stream is None or robot is not None:
             raise varlink.InvalidParameter("robot")

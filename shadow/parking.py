@@ -22,6 +22,7 @@ from .link import KernelLink, Link
 from .parcel import Letter
 from .protocol import Party, State
 from .robots import Robot
+from .session import Cause
 
 Admit = Callable[[Link], Robot]
 """Finds the robot whose link it is, or makes it.
@@ -65,7 +66,7 @@ def _park_session(robot: Robot, put: Callable[..., None], terms: Mapping[str, An
     try:
         put("session", {**leaving.record, **control.record, "terms": terms}, control.link.sock)
     except LocalError as error:
-        robot.end_session(f"the server is stopping, {error}")
+        robot.end_session(f"the server is stopping, {error}", Cause.STOPPING)
         return False
     robot.leave_session()
     for service, its_socket in robot.sockets.park():

@@ -5,6 +5,7 @@ matters. A stream belongs to one thread for life; what other threads want of it 
 thread's inbox. Streams that have more to do take turns (``flow.TURN_BUDGET``), so none starves another.
 """
 
+import bisect
 import collections
 import errno
 import logging
@@ -12,6 +13,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 from . import splice, userspace
@@ -23,6 +25,9 @@ from .link import Link, UserspaceLink
 _EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _EVENTS_AT_ONCE = 256
 _LINGER = 0.1  # seconds between looks whether the last bytes of a stream have been acknowledged
+
+TURN_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+"""Seconds that a thread is busy before it waits again, to count by; see ``Relay.measure_turns``."""
 
 OnEnd = Callable[[Pump], object]
 
@@ -106,6 +111,18 @@ class Relay:
         """True if every thread has come around since the last ``ping``."""
         return all(worker.answered for worker in self._workers)
 
+    def measure_turns(self) -> None:
+        """From now on, note down how long each thread is busy before it waits again; see ``turns``."""
+        for worker in self._workers:
+            worker.spans = _Spans()
+
+    @property
+    def turns(self) -> tuple[list[int], float]:
+        """Rounds of all threads: how many up to each of ``TURN_BUCKETS`` and longer, and seconds in all."""
+        spans = [worker.spans for worker in self._workers if worker.spans is not None]
+        counts = [sum(column) for column in zip(*(one.counts for one in spans), strict=True)]
+        return counts or [0] * (len(TURN_BUCKETS) + 1), sum(one.seconds for one in spans)
+
     def stop(self) -> None:
         """End the threads, for good; returns when they have ended.
 
@@ -118,10 +135,26 @@ class Relay:
         self._workers.clear()
 
 
+class _Spans:
+    """How long rounds took: a count for each of ``TURN_BUCKETS`` and for what is longer, and the sum.
+
+    Written by one thread; who reads it meanwhile may see a round in the counts and not yet in the sum.
+    """
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(TURN_BUCKETS) + 1)
+        self.seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect.bisect_left(TURN_BUCKETS, seconds)] += 1
+        self.seconds += seconds
+
+
 class _Worker:
     """One thread of the pool; public methods are called from other threads."""
 
     def __init__(self, name: str) -> None:
+        self.spans: _Spans | None = None
         self.load = 0  # streams adopted and not ended; written by both sides, under the lock
         self._lock = threading.Lock()
         self._scratch = userspace.Scratch()
@@ -181,6 +214,8 @@ class _Worker:
     def _run(self) -> None:
         while not self._stopping:
             events = self._epoll.poll(self._patience, _EVENTS_AT_ONCE)
+            spans = self.spans  # asked once: another thread sets it
+            began = time.monotonic() if spans else 0.0
             self._turns += 1
             for descriptor, mask in events:
                 if descriptor == self._wake:
@@ -194,6 +229,8 @@ class _Worker:
             for pump in list(self._lingering):
                 self._guard(pump, pump.look_after)
                 self._end_if_over(pump)
+            if spans:
+                spans.add(time.monotonic() - began)
 
     @property
     def _patience(self) -> float | None:

@@ -24,7 +24,7 @@ from .link import Link
 from .names import shorten
 from .protocol import Keepalive
 from .relay import OnEnd
-from .session import Session, checked_services
+from .session import Cause, Session, checked_services
 from .sockets import Sockets
 from .streams import Streams
 from .vault import Vault
@@ -127,7 +127,7 @@ class Robot:
     def restore_sockets(self) -> None:
         """Make those of the session's sockets that are missing; it ends if that is not possible."""
         if self.session is not None and not self._open_sockets(self.session.services):
-            self.end_session("the server cannot make its socket")
+            self.end_session("the server cannot make its socket", Cause.SOCKET)
 
     def _open_sockets(self, services: tuple[str, ...]) -> bool:
         try:
@@ -137,7 +137,7 @@ class Robot:
             return False
         return True
 
-    def end_session(self, why: str, refusal: Refusal | None = None) -> None:
+    def end_session(self, why: str, cause: Cause, refusal: Refusal | None = None) -> None:
         """End the session, if there is one: its sockets vanish, its streams go on."""
         session = self.session
         if session is None:
@@ -153,6 +153,7 @@ class Robot:
             peer=session.peer,
             session=session.id[:8],
             duration=round(self._loop.time() - session.since, 3),
+            cause=cause.value,
         )
         self.report_if_empty()
 
@@ -188,7 +189,7 @@ class Robot:
 
     def _session_lost(self, session: Session, error: PeerError | None) -> None:
         if self.session is session:
-            self.end_session(str(error) if error else "it hung up")
+            self.end_session(str(error) if error else "it hung up", Cause.LOST if error else Cause.HUNG_UP)
 
     def _check_alive(self, session: Session) -> None:
         if self.session is not session:
@@ -196,7 +197,7 @@ class Robot:
         now = self._loop.time()
         if session.keepalive.is_dead(now):
             session.channel.abort()
-            self.end_session(f"nothing heard for {3 * session.keepalive.interval:g} s")
+            self.end_session(f"nothing heard for {3 * session.keepalive.interval:g} s", Cause.SILENT)
             return
         session.timer = self._loop.call_at(session.keepalive.deadline, self._check_alive, session)
 
@@ -276,6 +277,8 @@ class Robot:
             session.channel.send(Dial(dials))
         if channel is not None:
             self._start(visitor, channel)
+        else:
+            visitor.waited = True
 
     def _patience_over(self, visitor: Visitor) -> None:
         visitor.timer = None
@@ -372,7 +375,7 @@ class Robot:
         session = self.session
         if session is not None and (why := is_bad(session.channel.link)):
             count += 1
-            self.end_session(why, Refusal("revoked", why))
+            self.end_session(why, Cause.REVOKED, Refusal("revoked", why))
         elif session is not None:
             for standby in [other for other in session.board.standbys if is_bad(other.link)]:
                 session.board.channel_left(standby)

@@ -10,14 +10,15 @@ from typing import Any
 
 from cryptography import x509
 
-from . import api, depot, journal, parking, sd_daemon, tls
+from . import depot, journal, parking, sd_daemon, tls
 from .address import describe
 from .certificates import Purpose, common_name, load_credentials
 from .channel import Channel, watch_for_death
 from .config import ServerConfig
 from .crl import Revocations, load_revocations
 from .depot import Depot
-from .errors import ConfigError, IdentityError, PeerError, Refused, ShadowError
+from .doors import Doors
+from .errors import ConfigError, FrameError, HandshakeError, IdentityError, PeerError, Refused, ShadowError
 from .expiry import Term, terms
 from .flow import Pump, reason_of
 from .frames import Frame, Hello, Refusal
@@ -26,13 +27,21 @@ from .link import Link
 from .listener import Acceptor, listen_tcp
 from .names import check_robot_name, shorten
 from .protocol import CONTROL, MISSED_MAX, Party, speaks_our_version
-from .relay import OnEnd
+from .relay import OnEnd, Relay
 from .robots import Robot, Surroundings
+from .session import Cause
 from .sockets import check_folder
 from .vault import Vault
 
 SOCKET_NAME = "shadow-server"
 """``FileDescriptorName=`` of the socket unit."""
+
+
+_FAILURES: dict[type[ShadowError], str] = {
+    HandshakeError: "tls",
+    IdentityError: "identity",
+    FrameError: "protocol",
+}
 
 
 class Server:
@@ -49,7 +58,8 @@ class Server:
         self._config = config
         self._around = Surroundings(config, vault, self._robot_is_empty, self._exhausted)
         self.robots: dict[str, Robot] = {}
-        self._api: api.Api | None = None
+        self.greeted = 0  # connections that have said who they are
+        self._doors: Doors | None = None
         self._greetings: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
         self._acceptors: list[Acceptor] = []
@@ -79,7 +89,7 @@ class Server:
         vault.resume(self._resume_stream)
         parking.resume(depot.collect(vault.store), self.robots, self._known_robot, self._terms)
         self._acceptors = [Acceptor(sock, self._accepted, self._exhausted) for sock in self._sockets]
-        self._open_api()
+        self._doors = Doors(self, vault.store, self._exhausted)
         self._sweep()
         where = ", ".join(describe(sock.getsockname()) for sock in self._sockets)
         journal.log(
@@ -91,20 +101,6 @@ class Server:
                 logging.WARNING,
                 f"encrypting in userspace: {self._no_ktls}",
             )
-
-    def _open_api(self) -> None:
-        sockets = sd_daemon.listening_sockets(api.SOCKET_NAME, self._around.vault.store)
-        if not sockets:
-            return
-        if why := api.missing():
-            journal.log(Event.API_UNAVAILABLE, logging.WARNING, f"shadowctl cannot ask this server: {why}")
-            self._api = api.Api(None)
-        else:
-            from .operations import Operations  # noqa: PLC0415 - it needs what may be missing
-
-            self._api = api.Api(Operations(self))
-        for sock in sockets:
-            self._api.listen(sock, self._exhausted)
 
     def _sweep(self) -> None:
         """Once in an interval, cut the streams whose robots have vanished."""
@@ -130,8 +126,8 @@ class Server:
         """Accept nobody any more; leave the robots to the next daemon, or end their sessions in order."""
         if self._sweeper is not None:
             self._sweeper.cancel()
-        if self._api is not None:
-            await self._api.close()
+        if self._doors is not None:
+            await self._doors.close()
         for acceptor in self._acceptors:
             acceptor.close()
         for task in self._greetings:
@@ -150,7 +146,7 @@ class Server:
                     parked += parking.park(robot, left, self._terms) if store.limit else False
                 except Exception:
                     logging.getLogger("shadow").exception("robot %s cannot be left", robot.name)
-                robot.end_session("the server is stopping")
+                robot.end_session("the server is stopping", Cause.STOPPING)
         if parked:
             text = f"{journal.many(parked, 'session')} left for the next start"
             journal.log(Event.STOPPING, logging.INFO, text, robots=parked)
@@ -170,8 +166,13 @@ class Server:
         return f"{counts}{self._around.vault.remark}, {encryption}"
 
     @property
+    def relay(self) -> Relay:
+        """Moves the streams' bytes."""
+        return self._around.vault.relay
+
+    @property
     def counts(self) -> dict[str, int]:
-        """Numbers for the API's ``GetStatus``."""
+        """Robots, streams, protected ones, revoked certificates."""
         vault = self._around.vault
         return {
             "robots": len(self._around.connected),
@@ -233,27 +234,29 @@ class Server:
                 channel, hello = await _first_frame(link)
         except TimeoutError:
             sock.close()
-            self._handshake_failed(peer, f"no HELLO within {self._config.handshake_timeout:g} s")
+            self._handshake_failed(peer, f"no HELLO within {self._config.handshake_timeout:g} s", "timeout")
         except ShadowError as error:
             sock.close()
-            self._handshake_failed(peer, str(error))
+            self._handshake_failed(peer, str(error), _FAILURES.get(type(error), "lost"))
         except OSError as error:
             sock.close()
-            self._handshake_failed(peer, reason_of(error))
+            self._handshake_failed(peer, reason_of(error), "lost")
         except BaseException:
             sock.close()
             raise
         else:
             self._dispatch(channel, hello, peer)
 
-    def _handshake_failed(self, peer: str, why: str) -> None:
-        journal.log(Event.HANDSHAKE_FAILED, logging.WARNING, f"no handshake with {peer}: {why}", peer=peer)
+    def _handshake_failed(self, peer: str, why: str, cause: str) -> None:
+        text = f"no handshake with {peer}: {why}"
+        journal.log(Event.HANDSHAKE_FAILED, logging.WARNING, text, peer=peer, cause=cause)
 
     def _dispatch(self, channel: Channel, hello: Hello, peer: str) -> None:
         """Hand a connection that said HELLO to its robot, or refuse it."""
         if not channel.live:  # it died, or misbehaved, between its HELLO and now
-            self._handshake_failed(peer, "the connection broke right after HELLO")
+            self._handshake_failed(peer, "the connection broke right after HELLO", "lost")
             return
+        self.greeted += 1
         try:
             robot = self._admit(channel, hello)
             if hello.role == CONTROL:

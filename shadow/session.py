@@ -1,6 +1,7 @@
 """A robot's session, as the server sees it."""
 
 import asyncio
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,23 @@ from .names import DEFAULT_SERVICE, check_service_name
 from .protocol import Keepalive
 from .switchboard import Switchboard
 from .visitor import Visitor
+
+
+class Cause(enum.StrEnum):
+    """Why a session ended, in a word that can be counted."""
+
+    HUNG_UP = "hung-up"
+    LOST = "lost"
+    SILENT = "silent"
+    SUPERSEDED = "superseded"
+    REVOKED = "revoked"
+    OPERATOR = "operator"
+    SOCKET = "socket"
+    STOPPING = "stopping"
+
+
+FAILURES = ("timeout", "tls", "identity", "protocol", "lost")
+"""Why a connection did not pass, in words that can be counted."""
 
 
 @dataclass(eq=False, slots=True)

@@ -5,7 +5,7 @@ Everything runs in the event loop's thread; the relay's threads report ends thro
 
 import asyncio
 import logging
-from collections.abc import Callable, ItemsView, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping
 from typing import Any
 
 from . import journal
@@ -35,6 +35,10 @@ class Streams:
         """How many run."""
         return len(self._visitors)
 
+    def __iter__(self) -> Iterator[Pump]:
+        """Their pumps."""
+        return iter(self._visitors)
+
     def items(self) -> ItemsView[Pump, Visitor]:
         """The streams and their visitors."""
         return self._visitors.items()
@@ -57,6 +61,8 @@ class Streams:
             f"robot {self._robot}: stream {visitor.stream} started for uid {visitor.uid}",
             robot=self._robot,
             ktls="yes" if link.in_kernel else "no",
+            wait=round(self._loop.time() - visitor.since, 4),
+            standby="no" if visitor.waited else "yes",
             **visitor.facts,
         )
 

@@ -24,6 +24,7 @@ class Visitor:
     since: float
     tries: int = 0
     timer: asyncio.TimerHandle | None = None
+    waited: bool = False  # no channel stood by when it came
 
     @property
     def facts(self) -> dict[str, str | float]:

@@ -19,7 +19,7 @@ PAGES = (
     "shadow-ca.1", "shadowctl.1", "shadow-server.8", "shadow-client.8", "shadow-tunnel.5",
     "shadow-server.service.8", "shadow-client@.service.8",
 )  # fmt: skip
-LINKS = ("shadow-server.socket.8", "shadow-server-api.socket.8")  # made by the package
+LINKS = tuple(f"shadow-server{one}.socket.8" for one in ("", "-api", "-metrics"))  # made by the package
 PAGE_OF = {
     "shadow-ca": "shadow-ca.1", "shadowctl": "shadowctl.1", "shadow-server": "shadow-server.8",
     "shadow-client": "shadow-client.8",

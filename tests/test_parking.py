@@ -26,6 +26,7 @@ from shadow.link import KernelLink, Link
 from shadow.parcel import Letter
 from shadow.protocol import CONTROL, DATA, Party
 from shadow.robots import Robot, Surroundings
+from shadow.session import Cause
 from tests.frame_end import FrameEnd
 from tests.store import Store
 from tests.support import DEADLINE, Authority, tcp_pair
@@ -128,7 +129,7 @@ class Scene:
     def close(self) -> None:
         for server in (self.before, self.after):
             for robot in server.robots.values():
-                robot.end_session("the test is over")
+                robot.end_session("the test is over", Cause.LOST)
                 for visitor, channel in robot.starting.items():
                     channel.abort()
                     visitor.close()
@@ -525,7 +526,7 @@ def test_another_folder_for_sockets(authority: Authority, tmp_path: Path) -> Non
 def test_a_robot_without_a_session_leaves_nothing(authority: Authority, tmp_path: Path) -> None:
     async def body(scene: Scene) -> None:
         await scene.begin()
-        scene.before.robot.end_session("gone")
+        scene.before.robot.end_session("gone", Cause.LOST)
         assert not scene.before.leave(scene.store)
         assert not scene.store.kept
 

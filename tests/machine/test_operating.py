@@ -13,7 +13,7 @@ SERVER, CLIENT = "shadow-server.service", "shadow-client@011.service"
 API = "/run/shadow-tunnel/io.shadowtunnel.Server"
 INTERFACE = "io.shadowtunnel.Server"
 ADMINISTRATORS = "shadow-tunnel-admin"
-CA = "/root/ca"  # a copy: what is revoked there is good again in the next test
+CA = "/srv/ca"  # a copy: what is revoked there is good again in the next test
 SSH = "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o LogLevel=ERROR"
 
 

@@ -1,0 +1,191 @@
+"""Metrics for Prometheus, with the library ``prometheus_client``.
+
+What happens is counted where it is logged: each event with a message id that is worth a counter has one, so
+the log and the figures cannot tell different stories. How things are is asked when somebody scrapes.
+"""
+
+import collections
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, exposition
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+from . import __version__, journal
+from .expiry import Term
+from .journal import Event
+from .relay import TURN_BUCKETS, Relay
+from .robots import Robot
+from .session import FAILURES, Cause
+
+_WAITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
+
+_HOW = ("in order", "cut off")
+_BY = ("server", "robot")
+
+Facts = Mapping[str, Any]
+
+
+class Measured(Protocol):
+    """What is measured: a server."""
+
+    @property
+    def robots(self) -> Mapping[str, Robot]:
+        """By their names."""
+
+    @property
+    def greeted(self) -> int:
+        """Connections that have said who they are."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Robots, streams, protected ones, revoked certificates."""
+
+    @property
+    def terms(self) -> Sequence[Term]:
+        """What it uses that ends."""
+
+
+class Metrics(logging.Handler):
+    """Everything that is measured; a handler of the log.
+
+    Attributes:
+        registry: prometheus_client's.
+    """
+
+    def __init__(self, server: Measured, relay: Relay) -> None:
+        """Count from now on."""
+        super().__init__(logging.INFO)
+        self._server = server
+        self._relay = relay
+        self._moved = {"to_robot": 0, "from_robot": 0}  # by streams that have ended
+        self.registry = CollectorRegistry()
+        self._counting = self._make_counters()
+        self.registry.register(self)
+        relay.measure_turns()
+        journal.LOGGER.addHandler(self)
+
+    def close(self) -> None:
+        """Count no more."""
+        journal.LOGGER.removeHandler(self)
+        super().close()
+
+    def page(self, accept: str) -> tuple[str, bytes]:
+        """See ``scrape.Page``."""
+        encode, kind = exposition.choose_encoder(accept)
+        return kind, encode(self.registry)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count one event; from whatever thread."""
+        count = self._counting.get(getattr(record, "event", None))
+        if count is not None:
+            count(getattr(record, "facts", {}))
+
+    # What happens
+
+    def _make_counters(self) -> dict[Event | None, Callable[[Facts], object]]:
+        ended = self._counter(
+            "shadow_sessions_ended", "Sessions of robots that have ended, by cause.", "cause"
+        )
+        failed = self._counter(
+            "shadow_handshakes_failed", "Connections that did not pass, by cause.", "cause"
+        )
+        refused = self._counter("shadow_robots_refused", "Robots that were refused, by code.", "code")
+        streams = self._counter("shadow_streams_ended", "Streams that have ended, by how.", "how")
+        visitors = self._counter(
+            "shadow_visitors_turned_away", "Visitors who were not connected, by whom.", "by"
+        )
+        started = self._counter("shadow_sessions_started", "Sessions of robots that have begun.")
+        resumed = self._counter("shadow_streams_resumed", "Streams of a daemon before this one that went on.")
+        kept = self._counter("shadow_sessions_resumed", "Sessions of a daemon before this one that went on.")
+        text = "Seconds until a visitor was connected, by whether a channel stood by."
+        wait = Histogram(
+            "shadow_visitor_wait_seconds", text, ["standby"], registry=self.registry, buckets=_WAITS
+        )
+
+        # What has never happened is 0 and not unknown.
+        for counter, labels in ((ended, Cause), (streams, _HOW), (visitors, _BY), (failed, FAILURES)):
+            for label in labels:
+                counter.labels(label)
+        for standby in ("yes", "no"):
+            wait.labels(standby)
+
+        return {
+            Event.ROBOT_CONNECTED: lambda _facts: started.inc(),
+            Event.ROBOT_DISCONNECTED: lambda facts: ended.labels(facts["cause"]).inc(),
+            Event.ROBOT_TAKEN_OVER: lambda _facts: ended.labels(Cause.SUPERSEDED).inc(),
+            Event.ROBOT_REFUSED: lambda facts: refused.labels(facts["code"]).inc(),
+            Event.HANDSHAKE_FAILED: lambda facts: failed.labels(facts["cause"]).inc(),
+            Event.STREAM_STARTED: lambda facts: wait.labels(facts["standby"]).observe(facts["wait"]),
+            Event.STREAM_ENDED: lambda facts: self._stream_ended(streams.labels(_HOW[0]), facts),
+            Event.STREAM_ABORTED: lambda facts: self._stream_ended(streams.labels(_HOW[1]), facts),
+            Event.VISITOR_FAILED: lambda _facts: visitors.labels(_BY[0]).inc(),
+            Event.SERVICE_FAILED: lambda _facts: visitors.labels(_BY[1]).inc(),
+            Event.STREAMS_RESUMED: lambda facts: resumed.inc(facts["streams"]),
+            Event.SESSIONS_RESUMED: lambda facts: kept.inc(facts["robots"]),
+        }
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _stream_ended(self, counter: Any, facts: Facts) -> None:
+        counter.inc()
+        self._moved["to_robot"] += facts["bytes_to_robot"]
+        self._moved["from_robot"] += facts["bytes_from_robot"]
+
+    # How things are
+
+    def collect(self) -> Iterator[Any]:
+        """What is asked at each scrape; called by the registry."""
+        yield self._gauge("shadow_build_info", "1; the version is the label.", {(__version__,): 1}, "version")
+        counts = self._server.counts
+        yield self._gauge("shadow_robots_connected", "Robots that have a session.", {(): counts["robots"]})
+        yield self._gauge("shadow_streams_protected", "Streams that outlive us.", {(): counts["protected"]})
+        yield self._gauge("shadow_certificates_revoked", "On the lists.", {(): counts["revoked"]})
+        yield CounterMetricFamily(
+            "shadow_handshakes_passed", "Connections that have said who they are.", self._server.greeted
+        )
+        yield from self._streams()
+        ends: dict[tuple[str, ...], float] = {
+            (term.what,): term.until.timestamp() for term in self._server.terms
+        }
+        text = "When what we use expires, in seconds since 1970."
+        yield self._gauge("shadow_expiry_timestamp_seconds", text, ends, "what")
+        counts_by_bucket, seconds = self._relay.turns
+        turns = HistogramMetricFamily("shadow_relay_turn_seconds", "Rounds of the relay's threads.")
+        turns.add_metric([], _cumulated(counts_by_bucket), seconds)
+        yield turns
+
+    def _streams(self) -> Iterator[Any]:
+        running: collections.Counter[tuple[str, ...]] = collections.Counter(
+            {("kernel",): 0, ("userspace",): 0}
+        )
+        moved = dict(self._moved)
+        for robot in self._server.robots.values():
+            for pump in robot.streams:
+                running["kernel" if pump.link.in_kernel else "userspace",] += 1
+                moved["to_robot"] += pump.up.moved
+                moved["from_robot"] += pump.down.moved
+        yield self._gauge("shadow_streams", "Streams that run, by who encrypts.", running, "tls")
+        family = CounterMetricFamily("shadow_bytes", "Bytes moved, by direction.", labels=["direction"])
+        for direction, count in moved.items():
+            family.add_metric([direction], count)
+        yield family
+
+    @staticmethod
+    def _gauge(name: str, text: str, values: Mapping[tuple[str, ...], float], *labels: str) -> Any:
+        family = GaugeMetricFamily(name, text, labels=labels)
+        for which, value in values.items():
+            family.add_metric(which, value)
+        return family
+
+
+def _cumulated(counts: Sequence[int]) -> list[tuple[str, int]]:
+    """Prometheus wants in each bucket what is in the smaller ones, too."""
+    bounds = [*map(str, TURN_BUCKETS), "+Inf"]
+    total, found = 0, []
+    for bound, count in zip(bounds, counts, strict=True):
+        total += count
+        found.append((bound, total))
+    return found

@@ -1,0 +1,84 @@
+"""As much HTTP as a scrape takes (RFC 9112): one GET, one answer, and the connection ends."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable
+
+from .listener import Acceptor
+
+_REQUEST_MAX = 2**13  # bytes
+_SCRAPERS_MAX = 16  # at once
+_PATIENCE = 10.0  # seconds for a request, and for its answer
+
+Page = Callable[[str], tuple[str, bytes]]
+"""Content type and body, for what the scraper accepts."""
+
+
+class Exhibition:
+    """Shows one page, ``/metrics``, to everybody who connects."""
+
+    def __init__(self, page: Page | None) -> None:
+        """Without a ``page`` everybody is told that there is none."""
+        self._page = page
+        self._listening: list[tuple[socket.socket, Acceptor]] = []
+        self._scrapers: set[asyncio.Task[None]] = set()
+
+    def listen(self, sock: socket.socket, on_exhausted: Callable[[OSError], None]) -> None:
+        """Answer on a listening socket; ``on_exhausted`` hears of it when accepting has to pause."""
+        self._listening.append((sock, Acceptor(sock, self._accepted, on_exhausted)))
+
+    async def close(self) -> None:
+        """Answer nobody any more."""
+        for sock, acceptor in self._listening:
+            acceptor.close()
+            sock.close()
+        for scraper in self._scrapers:
+            scraper.cancel()
+        await asyncio.gather(*self._scrapers, return_exceptions=True)
+
+    def _accepted(self, sock: socket.socket) -> None:
+        if len(self._scrapers) >= _SCRAPERS_MAX:
+            sock.close()
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(sock))
+        self._scrapers.add(task)
+        task.add_done_callback(self._scrapers.discard)
+
+    async def _serve(self, sock: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=sock, limit=_REQUEST_MAX)
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                request = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                writer.write(self._answer(request))
+                await writer.drain()
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # nobody who scrapes does that
+        except Exception:
+            logging.getLogger("shadow").exception("a scrape failed in a way nobody thought of")
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    def _answer(self, request: str) -> bytes:
+        line, *headers = request.split("\r\n")
+        method, _, rest = line.partition(" ")
+        target = rest.partition(" ")[0].partition("?")[0]
+        if self._page is None:
+            return _response("503 Service Unavailable", "text/plain", b"a library is missing: see the log\n")
+        if target != "/metrics":
+            return _response("404 Not Found", "text/plain", b"only /metrics is here\n")
+        if method not in {"GET", "HEAD"}:
+            return _response("405 Method Not Allowed", "text/plain", b"only GET\n")
+        fields = {
+            name.strip().lower(): value.strip() for name, _, value in (h.partition(":") for h in headers)
+        }
+        kind, body = self._page(fields.get("accept", ""))
+        return _response("200 OK", kind, body, head=method == "HEAD")
+
+
+def _response(status: str, kind: str, body: bytes, *, head: bool = False) -> bytes:
+    lines = f"HTTP/1.1 {status}", f"Content-Type: {kind}", f"Content-Length: {len(body)}", "Connection: close"
+    return "\r\n".join([*lines, "", ""]).encode() + (b"" if head else body)

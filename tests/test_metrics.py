@@ -1,0 +1,228 @@
+"""Figures for Prometheus: each counts what it says, and nothing twice."""
+
+import json
+import re
+import signal
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from shadow import __version__, ktls
+from shadow.certificates import load_certificates, validity
+from shadow.relay import TURN_BUCKETS
+from shadow.session import FAILURES, Cause
+from tests.peer import REFUSED, WELCOME, Peer, client_context
+from tests.support import CHECKOUT, Daemon, Service, Tunnel, echo, serving, wait_for
+
+OURS, OTHERS = ("userspace", "kernel") if ktls.missing() else ("kernel", "userspace")
+CONTRIB = CHECKOUT / "contrib"
+Figures = dict[str, float]
+
+
+class Scraper:
+    """Prometheus, as far as we need it."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}/metrics"
+
+    def text(self) -> str:
+        with urllib.request.urlopen(self._url, timeout=30) as answer:  # noqa: S310
+            assert answer.headers["Content-Type"].startswith("text/plain; version=")
+            text: str = answer.read().decode()
+        return text
+
+    def __call__(self) -> Figures:
+        """All figures, by name and labels as they are written."""
+        found: Figures = {}
+        for family in text_string_to_metric_families(self.text()):
+            for sample in family.samples:
+                labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+                found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+        return found
+
+    def until(self, name: str, value: float) -> Figures:
+        """The figures, when one of them has come to a value."""
+
+        def reached() -> Figures | None:
+            figures = self()
+            return figures if figures[name] == value else None
+
+        figures: Figures = wait_for(reached, f"{name} to be {value}")
+        return figures
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+@pytest.fixture
+def server(tunnel: Tunnel, listening: socket.socket) -> Daemon:
+    daemon = tunnel.daemon(tunnel.server_arguments(), passed=("shadow-metrics", listening))
+    daemon.wait_for_log("accepting robots")
+    return daemon
+
+
+@pytest.fixture
+def scrape(server: Daemon, listening: socket.socket) -> Scraper:
+    assert server.process.poll() is None
+    return Scraper(listening.getsockname()[1])
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    with serving(echo) as made:
+        yield made
+
+
+def start(tunnel: Tunnel, service: Service, *more: str) -> Daemon:
+    return tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1", *more)
+
+
+def test_a_server_that_nobody_has_talked_to(tunnel: Tunnel, scrape: Scraper) -> None:
+    figures = scrape()
+    assert figures[f'shadow_build_info{{version="{__version__}"}}'] == 1
+    for name in (
+        "robots_connected",
+        "streams_protected",
+        "sessions_started_total",
+        "handshakes_passed_total",
+    ):
+        assert figures[f"shadow_{name}"] == 0
+    for cause in Cause:
+        assert figures[f'shadow_sessions_ended_total{{cause="{cause}"}}'] == 0
+    for failure in FAILURES:
+        assert figures[f'shadow_handshakes_failed_total{{cause="{failure}"}}'] == 0
+    crt, _key = tunnel.authority.server()
+    until = validity(load_certificates(crt, "server")[0])[1].timestamp()
+    assert figures[f'shadow_expiry_timestamp_seconds{{what="certificate {crt}"}}'] == until
+
+
+def test_sessions(tunnel: Tunnel, service: Service, scrape: Scraper) -> None:
+    client = start(tunnel, service, "--standby=2")
+    figures = scrape.until("shadow_handshakes_passed_total", 3)
+    assert figures["shadow_robots_connected"] == 1
+    assert figures["shadow_sessions_started_total"] == 1
+    client.process.send_signal(signal.SIGSTOP)
+    with Peer(tunnel.port, client_context(tunnel.authority, tunnel.authority.robot())) as peer:
+        assert peer.hello()[0] == WELCOME
+        figures = scrape()
+        assert figures['shadow_sessions_ended_total{cause="superseded"}'] == 1
+        assert figures["shadow_robots_connected"] == 1
+    figures = scrape.until("shadow_robots_connected", 0)
+    ended = {name: value for name, value in figures.items() if "sessions_ended_total" in name and value}
+    assert sum(ended.values()) == 2
+    assert {
+        'shadow_sessions_ended_total{cause="lost"}',
+        'shadow_sessions_ended_total{cause="hung-up"}',
+    } & set(ended)
+    client.process.send_signal(signal.SIGCONT)
+
+
+def test_who_does_not_pass(tunnel: Tunnel, scrape: Scraper) -> None:
+    with socket.create_connection(("127.0.0.1", tunnel.port)) as sock:
+        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        scrape.until('shadow_handshakes_failed_total{cause="tls"}', 1)
+    authority = tunnel.authority
+    with Peer(tunnel.port, client_context(authority, authority.robot())) as peer:
+        peer.sock.sendall(b"\xff" * 100)
+        scrape.until('shadow_handshakes_failed_total{cause="protocol"}', 1)
+    with Peer(tunnel.port, client_context(authority, authority.robot())) as peer:
+        peer.sock.close()
+        scrape.until('shadow_handshakes_failed_total{cause="lost"}', 1)
+    with Peer(tunnel.port, client_context(authority, authority.robot())) as peer:
+        assert peer.hello("012")[0] == REFUSED
+        assert scrape()['shadow_robots_refused_total{code="name-mismatch"}'] == 1
+
+
+def test_streams_and_bytes(tunnel: Tunnel, service: Service, scrape: Scraper) -> None:
+    start(tunnel, service)
+    scrape.until("shadow_handshakes_passed_total", 3)
+    with tunnel.visit() as visitor:
+        visitor.sendall(b"x" * 1000)
+        assert len(visitor.recv(1000, socket.MSG_WAITALL)) == 1000
+        figures = scrape()
+        assert figures[f'shadow_streams{{tls="{OURS}"}}'] == 1
+        assert figures[f'shadow_streams{{tls="{OTHERS}"}}'] == 0
+        assert figures['shadow_bytes_total{direction="to_robot"}'] == 1000
+        assert figures['shadow_bytes_total{direction="from_robot"}'] == 1000
+    figures = scrape.until('shadow_streams_ended_total{how="in order"}', 1)
+    assert figures['shadow_bytes_total{direction="to_robot"}'] == 1000
+    assert figures[f'shadow_streams{{tls="{OURS}"}}'] == 0
+    visitor = tunnel.visit()
+    visitor.sendall(b"x" * 10)
+    visitor.recv(1)
+    visitor.close()  # bytes unread: that is a reset
+    figures = scrape.until('shadow_streams_ended_total{how="cut off"}', 1)
+    assert figures['shadow_bytes_total{direction="to_robot"}'] == 1010
+
+
+def test_how_long_visitors_wait(tunnel: Tunnel, service: Service, scrape: Scraper) -> None:
+    start(tunnel, service, "--standby=1")
+    scrape.until("shadow_handshakes_passed_total", 2)
+    with tunnel.visit() as visitor:
+        visitor.sendall(b"x")
+        assert visitor.recv(1) == b"x"
+    figures = scrape()
+    assert figures['shadow_visitor_wait_seconds_count{standby="yes"}'] == 1
+    assert figures['shadow_visitor_wait_seconds_count{standby="no"}'] == 0
+    assert 0 < figures['shadow_visitor_wait_seconds_sum{standby="yes"}'] < 10
+    assert figures['shadow_visitor_wait_seconds_bucket{le="+Inf",standby="yes"}'] == 1
+
+
+def test_a_visitor_without_a_standby_and_one_without_a_service(
+    tunnel: Tunnel, service: Service, scrape: Scraper
+) -> None:
+    start(tunnel, service, "--standby=0", "--service=dead=127.0.0.1:9")
+    with tunnel.visit() as visitor:
+        visitor.sendall(b"x")
+        assert visitor.recv(1) == b"x"
+        assert scrape()['shadow_visitor_wait_seconds_count{standby="no"}'] == 1
+    with tunnel.visit("dead@011") as visitor:
+        assert visitor.recv(1) == b""
+    assert scrape()['shadow_visitors_turned_away_total{by="robot"}'] == 1
+
+
+def test_the_relays_rounds(tunnel: Tunnel, service: Service, scrape: Scraper) -> None:
+    start(tunnel, service)
+    with tunnel.visit() as visitor:
+        for _ in range(20):
+            visitor.sendall(b"x")
+            assert visitor.recv(1) == b"x"
+    figures = scrape()
+    count = figures["shadow_relay_turn_seconds_count"]
+    assert count >= 20
+    assert figures['shadow_relay_turn_seconds_bucket{le="+Inf"}'] == count
+    buckets = [figures[f'shadow_relay_turn_seconds_bucket{{le="{bound}"}}'] for bound in TURN_BUCKETS]
+    assert buckets == sorted(buckets)
+    assert 0 < figures["shadow_relay_turn_seconds_sum"] < 60
+
+
+def test_no_robot_is_named(tunnel: Tunnel, service: Service, scrape: Scraper) -> None:
+    start(tunnel, service)
+    with tunnel.visit() as visitor:
+        visitor.sendall(b"x")
+        visitor.recv(1)
+        assert not re.search(r'"[^"]*\b011\b', scrape.text())
+
+
+def used_in(path: Path) -> set[str]:
+    return set(re.findall(r"\bshadow_\w+", path.read_text()))
+
+
+@pytest.mark.parametrize("name", ["prometheus/shadow-alerts.yaml", "grafana/shadow-dashboard.json"])
+def test_rules_and_dashboard_ask_for_figures_that_there_are(scrape: Scraper, name: str) -> None:
+    there = set(re.findall(r"^(shadow_\w+)", scrape.text(), re.MULTILINE))
+    there |= set(re.findall(r"^# TYPE (shadow_\w+)", scrape.text(), re.MULTILINE))
+    assert used_in(CONTRIB / name)
+    assert used_in(CONTRIB / name) - there - {"shadow_robots_refused_total"} == set()  # none so far
+
+
+def test_the_dashboard_is_json_with_panels() -> None:
+    panels = json.loads((CONTRIB / "grafana" / "shadow-dashboard.json").read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels) == 12
