@@ -168,6 +168,26 @@ def test_without_the_library_everything_else_works(fleet: Fleet, release: str) -
             fleet.machine.run(f"mv {folder}/away {folder}/varlink")
 
 
+def test_metrics_are_off_until_they_are_enabled(fleet: Fleet) -> None:
+    fleet.start("011")
+    scrape = "curl -sS --max-time 30 http://127.0.0.1:9722/metrics"
+    assert fleet.machine.run(scrape, check=False).returncode == 7  # nobody there
+    fleet.machine.run("systemctl enable shadow-server-metrics.socket && systemctl restart shadow-server")
+    try:
+        fleet.wait_for_robot()
+        figures = fleet.machine.run(scrape).stdout
+        assert "\nshadow_robots_connected 1.0\n" in figures
+        assert "\nshadow_sessions_resumed_total 1.0\n" in figures
+        with fleet.machine.background(fleet.ssh("cat"), user=OPERATOR) as session:
+            assert session.ask(b"hello\n") == b"hello\n"
+            figures = fleet.machine.run(scrape).stdout
+        assert '\nshadow_streams{tls="kernel"} 1.0\n' in figures
+        assert "\nshadow_streams_protected 1.0\n" in figures
+    finally:
+        fleet.machine.run("systemctl disable shadow-server-metrics.socket; systemctl restart shadow-server")
+    assert fleet.machine.run(scrape, check=False).returncode == 7
+
+
 # ssh by name.
 
 
