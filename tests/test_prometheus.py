@@ -98,7 +98,10 @@ DAY = 86400
             "ShadowExpiresNow", series('shadow_expiry_timestamp_seconds{what="a"}', f"{-8 * DAY}x5"), "1m",
             ["severity: critical, what: a"],
         ),
-        ("ShadowHandshakesFail", series('shadow_handshakes_failed_total{cause="lost"}', "0+600x60"), "50m", []),
+        (
+            "ShadowHandshakesFail", series('shadow_handshakes_failed_total{cause="lost"}', "0+600x60"), "50m",
+            [],
+        ),
         (
             "ShadowHandshakesFail", series('shadow_handshakes_failed_total{cause="tls"}', "0+60x60"), "50m",
             ["severity: warning, cause: tls"],
@@ -113,12 +116,14 @@ DAY = 86400
             ["severity: warning, cause: superseded"],
         ),
         (
-            "ShadowVisitorsTurnedAway", series('shadow_visitors_turned_away_total{by="robot"}', "0+5x30"), "20m",
+            "ShadowVisitorsTurnedAway",
+            series('shadow_visitors_turned_away_total{by="robot"}', "0+5x30"), "20m",
             ["severity: warning, by: robot"],
         ),
         (
             "ShadowNotProtected",
-            series('shadow_streams{tls="userspace"}', "1x90") + series('shadow_streams{tls="kernel"}', "1x90"),
+            series('shadow_streams{tls="userspace"}', "1x90")
+            + series('shadow_streams{tls="kernel"}', "1x90"),
             "80m", ["severity: info, tls: userspace"],
         ),
     ],
