@@ -151,7 +151,7 @@ class Client:
             if self._config.once:
                 self.failure.set_result(error)
                 return
-            wait = self._backoff.wait()
+            wait = self._backoff.wait(error.retry_after if isinstance(error, Refused) else 0.0)
             self._report_loss(error, wait)
             await asyncio.sleep(wait)
 

@@ -236,7 +236,7 @@ class Session:
 
         def on_frame(frame: Frame) -> None:
             if isinstance(frame, Refusal) and not answer.done():
-                answer.set_exception(Refused(frame.code, frame.text))
+                answer.set_exception(Refused(frame.code, frame.text, frame.retry))
             elif isinstance(frame, Welcome) and frame.version != PROTOCOL_VERSION:
                 answer.set_exception(PeerError(f"the server speaks protocol version {frame.version}"))
             elif isinstance(frame, Welcome) and not answer.done():
@@ -265,7 +265,7 @@ class Session:
         if isinstance(frame, Dial):
             self._open_channels(frame.count)
         elif isinstance(frame, Refusal):
-            self._end(Refused(frame.code, frame.text))
+            self._end(Refused(frame.code, frame.text, frame.retry))
 
     def _control_lost(self, error: PeerError | None) -> None:
         self._end(error or PeerError("the server hung up"))

@@ -47,6 +47,7 @@ class ServerConfig:
     handshake_timeout: float
     start_timeout: float
     max_handshakes: int
+    max_handshake_rate: int
     max_robots: int
     max_streams: int
 
@@ -235,6 +236,7 @@ def parse_server(
     )
     options.add("--start-timeout", _parse_seconds, "seconds a robot has to connect a visitor", default=10.0)
     options.add("--max-handshakes", _parse_count(1, 65536), "handshakes at once; others wait", default=256)
+    options.add("--max-handshake-rate", _parse_count(1, 10**6), "handshakes begun in a second", default=1000)
     options.add("--max-robots", _parse_count(1, 10**6), "robots connected at once", default=20000)
     options.add("--max-streams", _parse_count(1, 10**6), "visitors at once for one robot", default=1024)
     values = options.parse(arguments)
@@ -250,6 +252,7 @@ def parse_server(
         handshake_timeout=values.handshake_timeout,
         start_timeout=values.start_timeout,
         max_handshakes=values.max_handshakes,
+        max_handshake_rate=values.max_handshake_rate,
         max_robots=values.max_robots,
         max_streams=values.max_streams,
     )

@@ -98,11 +98,13 @@ class Refused(PeerError):
     Attributes:
         code: machine-readable reason, one of the codes in ``docs/PROTOCOL.md``.
         text: what the peer said, for humans.
+        retry_after: seconds to stay away at least; 0 if the peer did not say.
     """
 
     exit_status = 77
 
-    def __init__(self, code: str, text: str) -> None:
+    def __init__(self, code: str, text: str, retry_after: float = 0.0) -> None:
         super().__init__(f"refused ({printable(code)}): {printable(text)}")
         self.code = code
         self.text = text
+        self.retry_after = retry_after

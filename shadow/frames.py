@@ -81,11 +81,13 @@ class Refusal(Frame):
     Attributes:
         code: reason for machines: ``name-mismatch``, ``version``, ``limit``, ``no-session``, …
         text: reason for humans.
+        retry: seconds to stay away at least; 0: as the robot likes.
     """
 
     TYPE: ClassVar[int] = 3
     code: str
     text: str = ""
+    retry: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

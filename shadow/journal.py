@@ -51,6 +51,8 @@ class Event(enum.StrEnum):
     """A robot with a good certificate was refused."""
     HANDSHAKE_FAILED = "db5955ad3ec64c2c9b53739867ec7f72"
     """Somebody connected and TLS did not come about."""
+    CROWDED = "63b627524b7d4772b32dec04fa6aafb1"
+    """Connections were sent away, for too many wait to say who they are."""
     SOCKET_FAILED = "426f44b57fd7473d8173fb55b0e4a5e3"
     """A robot's unix socket could not be made."""
     STREAM_STARTED = "808e53f6632f4ea1aef5ee2b854639a9"

@@ -4,7 +4,6 @@ What happens is counted where it is logged: each event with a message id that is
 the log and the figures cannot tell different stories. How things are is asked when somebody scrapes.
 """
 
-import collections
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from . import __version__, journal
 from .expiry import Term
 from .journal import Event
+from .reception import Reception
 from .relay import TURN_BUCKETS, Relay
 from .robots import Robot
 from .session import FAILURES, Cause
@@ -35,8 +35,8 @@ class Measured(Protocol):
         """By their names."""
 
     @property
-    def greeted(self) -> int:
-        """Connections that have said who they are."""
+    def reception(self) -> Reception:
+        """Where robots come in."""
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -138,18 +138,22 @@ class Metrics(logging.Handler):
 
     def collect(self) -> Iterator[Any]:
         """What is asked at each scrape; called by the registry."""
-        yield self._gauge("shadow_build_info", "1; the version is the label.", {(__version__,): 1}, "version")
+        yield self._gauge("shadow_build_info", "1; the version is the label.", {__version__: 1}, "version")
         counts = self._server.counts
-        yield self._gauge("shadow_robots_connected", "Robots that have a session.", {(): counts["robots"]})
-        yield self._gauge("shadow_streams_protected", "Streams that outlive us.", {(): counts["protected"]})
-        yield self._gauge("shadow_certificates_revoked", "On the lists.", {(): counts["revoked"]})
-        yield CounterMetricFamily(
-            "shadow_handshakes_passed", "Connections that have said who they are.", self._server.greeted
+        yield self._gauge("shadow_robots_connected", "Robots that have a session.", {"": counts["robots"]})
+        yield self._gauge("shadow_streams_protected", "Streams that outlive us.", {"": counts["protected"]})
+        yield self._gauge("shadow_certificates_revoked", "On the lists.", {"": counts["revoked"]})
+        reception = self._server.reception
+        text = "Connections that have said who they are."
+        yield CounterMetricFamily("shadow_handshakes_passed", text, reception.passed)
+        text = "Connections that were sent away, for too many waited."
+        yield CounterMetricFamily("shadow_connections_dropped", text, reception.dropped)
+        stages = {"running": reception.running, "waiting": reception.waiting}
+        yield self._gauge(
+            "shadow_handshakes", "Connections that have not said yet who they are.", stages, "stage"
         )
         yield from self._streams()
-        ends: dict[tuple[str, ...], float] = {
-            (term.what,): term.until.timestamp() for term in self._server.terms
-        }
+        ends = {term.what: term.until.timestamp() for term in self._server.terms}
         text = "When what we use expires, in seconds since 1970."
         yield self._gauge("shadow_expiry_timestamp_seconds", text, ends, "what")
         counts_by_bucket, seconds = self._relay.turns
@@ -158,13 +162,11 @@ class Metrics(logging.Handler):
         yield turns
 
     def _streams(self) -> Iterator[Any]:
-        running: collections.Counter[tuple[str, ...]] = collections.Counter(
-            {("kernel",): 0, ("userspace",): 0}
-        )
+        running = {"kernel": 0, "userspace": 0}
         moved = dict(self._moved)
         for robot in self._server.robots.values():
             for pump in robot.streams:
-                running["kernel" if pump.link.in_kernel else "userspace",] += 1
+                running["kernel" if pump.link.in_kernel else "userspace"] += 1
                 moved["to_robot"] += pump.up.moved
                 moved["from_robot"] += pump.down.moved
         yield self._gauge("shadow_streams", "Streams that run, by who encrypts.", running, "tls")
@@ -174,10 +176,11 @@ class Metrics(logging.Handler):
         yield family
 
     @staticmethod
-    def _gauge(name: str, text: str, values: Mapping[tuple[str, ...], float], *labels: str) -> Any:
-        family = GaugeMetricFamily(name, text, labels=labels)
+    def _gauge(name: str, text: str, values: Mapping[str, float], label: str = "") -> Any:
+        """A figure, or one for each value of a label."""
+        family = GaugeMetricFamily(name, text, labels=[label] if label else [])
         for which, value in values.items():
-            family.add_metric(which, value)
+            family.add_metric([which] if label else [], value)
         return family
 
 

@@ -157,17 +157,20 @@ class Backoff:
     first = 0.5  # seconds, ceiling of the first wait
     ceiling = 30.0  # seconds
     healthy_after = 60.0  # seconds
+    patience = 3600.0  # seconds that a server may keep us away
 
     def __init__(self, source: random.Random | None = None) -> None:
         self._random = source or random.SystemRandom()
         self._failures = 0
 
-    def wait(self) -> float:
-        """Seconds to wait now, after one more failure."""
+    def wait(self, at_least: float = 0.0) -> float:
+        """Seconds to wait now, after one more failure; ``at_least`` so long, and up to half of that more."""
         # The exponent is bounded too: a robot offline for a year must not overflow a float.
         exponent = min(self._failures, math.ceil(math.log2(self.ceiling / self.first)))
         self._failures += 1
-        return self._random.uniform(0.0, min(self.ceiling, self.first * 2**exponent))
+        wait = self._random.uniform(0.0, min(self.ceiling, self.first * 2**exponent))
+        wanted = max(0.0, min(at_least, self.patience))
+        return max(wait, wanted * self._random.uniform(1.0, 1.5))
 
     def lived(self, seconds: float) -> None:
         """The last connection lived that long."""

@@ -13,35 +13,31 @@ from cryptography import x509
 from . import depot, journal, parking, sd_daemon, tls
 from .address import describe
 from .certificates import Purpose, common_name, load_credentials
-from .channel import Channel, watch_for_death
+from .channel import Channel
 from .config import ServerConfig
 from .crl import Revocations, load_revocations
 from .depot import Depot
 from .doors import Doors
-from .errors import ConfigError, FrameError, HandshakeError, IdentityError, PeerError, Refused, ShadowError
+from .errors import ConfigError, IdentityError, Refused, ShadowError
 from .expiry import Term, terms
 from .flow import Pump, reason_of
-from .frames import Frame, Hello, Refusal
+from .frames import Hello, Refusal
 from .journal import Event
 from .link import Link
-from .listener import Acceptor, listen_tcp
+from .listener import listen_tcp
 from .names import check_robot_name, shorten
-from .protocol import CONTROL, MISSED_MAX, Party, speaks_our_version
+from .protocol import CONTROL, MISSED_MAX, speaks_our_version
+from .reception import Reception
 from .relay import OnEnd, Relay
 from .robots import Robot, Surroundings
 from .session import Cause
 from .sockets import check_folder
 from .vault import Vault
 
+_COME_BACK = 60.0  # seconds for which a robot that there is no room for should stay away
+
 SOCKET_NAME = "shadow-server"
 """``FileDescriptorName=`` of the socket unit."""
-
-
-_FAILURES: dict[type[ShadowError], str] = {
-    HandshakeError: "tls",
-    IdentityError: "identity",
-    FrameError: "protocol",
-}
 
 
 class Server:
@@ -58,16 +54,14 @@ class Server:
         self._config = config
         self._around = Surroundings(config, vault, self._robot_is_empty, self._exhausted)
         self.robots: dict[str, Robot] = {}
-        self.greeted = 0  # connections that have said who they are
+        self.reception = Reception(config, lambda: self._settings, self._dispatch)
         self._doors: Doors | None = None
-        self._greetings: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
-        self._acceptors: list[Acceptor] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._no_ktls = tls.check_kernel(config.ktls)
         self.terms: list[Term] = []
         self._revoked = Revocations()
-        self._settings = self._load()
+        self._settings: tls.Settings = self._load()
         self.failure: asyncio.Future[ShadowError] = asyncio.get_running_loop().create_future()
         check_folder(config.ldir)
 
@@ -88,7 +82,7 @@ class Server:
         vault = self._around.vault
         vault.resume(self._resume_stream)
         parking.resume(depot.collect(vault.store), self.robots, self._known_robot, self._terms)
-        self._acceptors = [Acceptor(sock, self._accepted, self._exhausted) for sock in self._sockets]
+        self.reception.open(self._sockets, self._exhausted)
         self._doors = Doors(self, vault.store, self._exhausted)
         self._sweep()
         where = ", ".join(describe(sock.getsockname()) for sock in self._sockets)
@@ -128,11 +122,7 @@ class Server:
             self._sweeper.cancel()
         if self._doors is not None:
             await self._doors.close()
-        for acceptor in self._acceptors:
-            acceptor.close()
-        for task in self._greetings:
-            task.cancel()
-        await asyncio.gather(*self._greetings, return_exceptions=True)
+        await self.reception.close()
         self._leave_or_end()
         for sock in self._sockets:
             sock.close()
@@ -207,56 +197,10 @@ class Server:
             journal.log(Event.LIST_TOO_OLD, logging.WARNING, text)
         return kept
 
-    # Greeting: from accept to HELLO
-
-    def _accepted(self, sock: socket.socket) -> None:
-        task = asyncio.get_running_loop().create_task(self._greet(sock))
-        self._greetings.add(task)
-        task.add_done_callback(self._greeted)
-        if len(self._greetings) >= self._config.max_handshakes:
-            for acceptor in self._acceptors:
-                acceptor.hold()
-
-    def _greeted(self, task: asyncio.Task[None]) -> None:
-        self._greetings.discard(task)
-        if len(self._greetings) == self._config.max_handshakes - 1:
-            for acceptor in self._acceptors:
-                acceptor.resume()
-
-    async def _greet(self, sock: socket.socket) -> None:
-        """Everything up to the first frame, within one deadline."""
-        peer = "somebody"
-        try:
-            peer = describe(sock.getpeername())
-            watch_for_death(sock, self._config.keepalive)
-            async with asyncio.timeout(self._config.handshake_timeout):
-                link = await tls.handshake(sock, self._settings)
-                channel, hello = await _first_frame(link)
-        except TimeoutError:
-            sock.close()
-            self._handshake_failed(peer, f"no HELLO within {self._config.handshake_timeout:g} s", "timeout")
-        except ShadowError as error:
-            sock.close()
-            self._handshake_failed(peer, str(error), _FAILURES.get(type(error), "lost"))
-        except OSError as error:
-            sock.close()
-            self._handshake_failed(peer, reason_of(error), "lost")
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            self._dispatch(channel, hello, peer)
-
-    def _handshake_failed(self, peer: str, why: str, cause: str) -> None:
-        text = f"no handshake with {peer}: {why}"
-        journal.log(Event.HANDSHAKE_FAILED, logging.WARNING, text, peer=peer, cause=cause)
+    # Dispatch
 
     def _dispatch(self, channel: Channel, hello: Hello, peer: str) -> None:
         """Hand a connection that said HELLO to its robot, or refuse it."""
-        if not channel.live:  # it died, or misbehaved, between its HELLO and now
-            self._handshake_failed(peer, "the connection broke right after HELLO", "lost")
-            return
-        self.greeted += 1
         try:
             robot = self._admit(channel, hello)
             if hello.role == CONTROL:
@@ -269,7 +213,7 @@ class Server:
             journal.log(
                 Event.ROBOT_REFUSED, level, text, robot=hello.robot[:64], peer=peer, code=refused.code
             )
-            channel.send(Refusal(refused.code, refused.text))
+            channel.send(Refusal(refused.code, refused.text, refused.retry_after))
             channel.close()
             self._forget_if_empty(hello.robot)
         except BaseException:
@@ -303,7 +247,8 @@ class Server:
             if hello.role != CONTROL:
                 raise Refused("no-session", "connect the control channel first")
             if len(self.robots) >= self._config.max_robots:
-                raise Refused("limit", f"{self._config.max_robots} robots are connected (--max-robots)")
+                text = f"{self._config.max_robots} robots are connected (--max-robots)"
+                raise Refused("limit", text, _COME_BACK)
         return self._robot(name)
 
     def _resume_stream(self, pump: Pump, facts: Mapping[str, Any]) -> OnEnd:
@@ -334,29 +279,3 @@ class Server:
     def _exhausted(self, error: OSError) -> None:
         text = f"accepting pauses: {reason_of(error)} (LimitNOFILE= of the unit may be too low)"
         journal.log(Event.ACCEPT_PAUSED, logging.ERROR, text)
-
-
-async def _first_frame(link: Link) -> tuple[Channel, Hello]:
-    """Wait for HELLO.
-
-    Raises:
-        PeerError: something else came, or the connection broke.
-    """
-    first: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
-
-    def on_frame(frame: Frame) -> None:
-        if not first.done() and isinstance(frame, Hello):
-            first.set_result(frame)
-
-    def on_lost(error: PeerError | None) -> None:
-        if not first.done():
-            first.set_exception(error or PeerError("the peer hung up before HELLO"))
-
-    channel = Channel(link, Party.SERVER, on_frame, on_lost)
-    try:
-        return channel, await first
-    except BaseException:
-        channel.abort()
-        with contextlib.suppress(Exception):
-            first.exception()
-        raise

@@ -22,8 +22,11 @@ def frame(kind: int, **body: Any) -> bytes:
 class Peer:
     """A robot's connection made by hand."""
 
-    def __init__(self, port: int, context: ssl.SSLContext, host: str = "127.0.0.1") -> None:
-        raw = socket.create_connection((host, port), timeout=DEADLINE)
+    def __init__(
+        self, port: int, context: ssl.SSLContext, host: str = "127.0.0.1", source: str | None = None
+    ) -> None:
+        where = None if source is None else (source, 0)
+        raw = socket.create_connection((host, port), timeout=DEADLINE, source_address=where)
         try:
             self.sock = context.wrap_socket(raw, server_hostname="localhost")
         except BaseException:

@@ -32,7 +32,7 @@ SECTIONS = (
 SETTINGS = {"shadow-server": "server.env", "shadow-client": "client.env and client@_NAME_.env"}
 UNIT_OF = {"shadow-server": "shadow-server.service", "shadow-client": "shadow-client@.service"}
 MODULES = {
-    "shadow-server": {"server", "robots", "streams", "parking", "ending", "vault", "expiry"},
+    "shadow-server": {"server", "reception", "robots", "streams", "parking", "ending", "vault", "expiry"},
     "shadow-client": {"client", "client_session", "services", "ending", "vault", "expiry"},
 }
 # Options of other commands in examples, and two words that stand for any of ours.

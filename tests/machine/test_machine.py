@@ -103,6 +103,7 @@ def test_the_journal_is_read_from_a_cursor_on(machine: Machine) -> None:
     assert "before" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["reboot", "reset"])
 def test_it_comes_back_with_its_disk_and_journal(machine: Machine, how: str) -> None:
     before = machine.boot_id()

@@ -135,7 +135,7 @@ def test_without_the_store_a_transfer_is_lost(data: Fleet, service: Background) 
     # One whose buffers are always full; twenty that keep theirs empty: all of 500 MiB in buffers is more than
     # the machine has.
     [
-        (12, 1, 64 * MIB, MIB, 0.0),
+        pytest.param(12, 1, 64 * MIB, MIB, 0.0, marks=pytest.mark.slow),
         (5, 20, 4 * MIB, 0, 1.0),
         pytest.param(18, 20, 13 * MIB, 0, 1.0, marks=pytest.mark.slow),
     ],

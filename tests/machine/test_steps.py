@@ -94,6 +94,7 @@ def outcome(fleet: Fleet) -> str:
     return "whole"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500, func_only=True)
 @pytest.mark.parametrize(("unit", "steps"), [(SERVER, SERVER_STEPS), (CLIENT, CLIENT_STEPS)])
 def test_a_kill_at_every_step(data: Fleet, unit: str, steps: dict[str, tuple[str, str]]) -> None:

@@ -219,7 +219,7 @@ def test_another_port_by_a_drop_in(fleet: Fleet) -> None:
     assert fleet.machine.run(["ss", "-tlnH", f"sport = {PORT}"]).stdout == ""
 
 
-@pytest.mark.parametrize("how", ["reboot", "reset"])
+@pytest.mark.parametrize("how", [pytest.param("reboot", marks=pytest.mark.slow), "reset"])
 def test_everything_is_back_after_a_reboot_or_a_power_cut(fleet: Fleet, machine: Machine, how: str) -> None:
     fleet.start("011", "012")
     machine.run("sync")

@@ -1,0 +1,207 @@
+"""Where robots come in: from accept to HELLO, fairly, and never too many at once.
+
+A handshake costs a signature, and a connection that says nothing holds its place for seconds. So places are
+limited, and shared among the addresses that connections come from: who opens a thousand of them waits for
+his own, not others for him.
+"""
+
+import asyncio
+import contextlib
+import functools
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable, Sequence
+
+from . import journal, tls
+from .address import describe
+from .channel import Channel, watch_for_death
+from .config import ServerConfig
+from .errors import FrameError, HandshakeError, IdentityError, PeerError, ShadowError
+from .flow import reason_of
+from .frames import Frame, Hello
+from .journal import Event
+from .link import Link
+from .listener import Acceptor
+from .protocol import Party
+from .queueing import Pace, Turns
+
+SHARES = 4  # addresses that together may take all places
+_WAITING_MAX = 4096  # connections that wait for a place
+_IPV6_PREFIX = 64  # bits: what one customer of a provider has at least (RFC 6177)
+_REPORT_PAUSE = 60.0  # seconds between two reports that somebody crowds the place
+_FAILURES: dict[type[ShadowError], str] = {
+    HandshakeError: "tls", IdentityError: "identity", FrameError: "protocol",
+}  # fmt: skip
+
+Greeted = Callable[[Channel, Hello, str], None]
+"""Called with a connection that has said who it is, its HELLO, and where it comes from."""
+
+
+class Reception:
+    """Accepts connections and finds out who they are.
+
+    Attributes:
+        passed: connections that have said who they are.
+        dropped: connections for which there was no room to wait.
+    """
+
+    def __init__(
+        self, config: ServerConfig, settings: Callable[[], tls.Settings], on_greeted: Greeted
+    ) -> None:
+        """``settings`` is asked for each connection: a reload may have changed them."""
+        self._config = config
+        self._settings = settings
+        self._on_greeted = on_greeted
+        self._loop = asyncio.get_running_loop()
+        share = max(1, config.max_handshakes // SHARES)
+        self._turns: Turns[socket.socket] = Turns(config.max_handshakes, share, _WAITING_MAX)
+        self._pace = Pace(config.max_handshake_rate)
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._acceptors: list[Acceptor] = []
+        self._reported = -_REPORT_PAUSE
+        self._unreported = 0
+        self.passed = 0
+        self.dropped = 0
+
+    @property
+    def running(self) -> int:
+        """Connections that are saying who they are."""
+        return self._turns.running
+
+    @property
+    def waiting(self) -> int:
+        """Connections that wait for their turn to do so."""
+        return self._turns.waiting
+
+    def open(self, sockets: Sequence[socket.socket], on_exhausted: Callable[[OSError], None]) -> None:
+        """Accept from now on."""
+        self._acceptors = [Acceptor(sock, self._accepted, on_exhausted) for sock in sockets]
+
+    async def close(self) -> None:
+        """Accept nobody any more, and send away who has not been greeted."""
+        for acceptor in self._acceptors:
+            acceptor.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        for sock in self._turns.leave():
+            sock.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accepted(self, sock: socket.socket) -> None:
+        try:
+            source = source_of(sock.getpeername()[0])
+        except OSError:  # it has left already
+            sock.close()
+            return
+        loser = self._turns.came(source, sock)
+        if loser is not None:
+            self._drop(loser)
+        self._serve()
+
+    def _drop(self, sock: socket.socket) -> None:
+        self.dropped += 1
+        self._unreported += 1
+        now = self._loop.time()
+        if now - self._reported >= _REPORT_PAUSE:
+            peer = "somebody"
+            with contextlib.suppress(OSError):
+                peer = describe(sock.getpeername())
+            text = f"too many connections wait to say who they are: {self._unreported} sent away, as {peer}"
+            journal.log(Event.CROWDED, logging.WARNING, text, peer=peer, dropped=self._unreported)
+            self._reported, self._unreported = now, 0
+        sock.close()
+
+    def _serve(self) -> None:
+        """Begin with as many as may be begun now."""
+        if self._timer is not None:
+            return
+        while self._turns.may_take:
+            delay = self._pace.delay(self._loop.time())
+            if delay:
+                self._timer = self._loop.call_later(delay, self._serve_again)
+                return
+            source, sock = self._turns.take()
+            task = self._loop.create_task(self._greet(sock))
+            self._tasks.add(task)
+            task.add_done_callback(functools.partial(self._done, source))
+
+    def _serve_again(self) -> None:
+        self._timer = None
+        self._serve()
+
+    def _done(self, source: str, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._turns.done(source)
+        self._serve()
+
+    async def _greet(self, sock: socket.socket) -> None:
+        """Everything up to the first frame, within one deadline."""
+        peer = "somebody"
+        try:
+            peer = describe(sock.getpeername())
+            watch_for_death(sock, self._config.keepalive)
+            async with asyncio.timeout(self._config.handshake_timeout):
+                link = await tls.handshake(sock, self._settings())
+                channel, hello = await _first_frame(link)
+        except TimeoutError:
+            sock.close()
+            self._failed(peer, f"no HELLO within {self._config.handshake_timeout:g} s", "timeout")
+        except ShadowError as error:
+            sock.close()
+            self._failed(peer, str(error), _FAILURES.get(type(error), "lost"))
+        except OSError as error:
+            sock.close()
+            self._failed(peer, reason_of(error), "lost")
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            if channel.live:
+                self.passed += 1
+                self._on_greeted(channel, hello, peer)
+            else:  # it died, or misbehaved, between its HELLO and now
+                self._failed(peer, "the connection broke right after HELLO", "lost")
+
+    def _failed(self, peer: str, why: str, cause: str) -> None:
+        text = f"no handshake with {peer}: {why}"
+        journal.log(Event.HANDSHAKE_FAILED, logging.WARNING, text, peer=peer, cause=cause)
+
+
+def source_of(host: str) -> str:
+    """Whose connection it is: an IPv4 address, or the network that an IPv6 address is in."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:  # a socket for both
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, _IPV6_PREFIX), strict=False))
+
+
+async def _first_frame(link: Link) -> tuple[Channel, Hello]:
+    """Wait for HELLO.
+
+    Raises:
+        PeerError: something else came, or the connection broke.
+    """
+    first: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
+
+    def on_frame(frame: Frame) -> None:
+        if not first.done() and isinstance(frame, Hello):
+            first.set_result(frame)
+
+    def on_lost(error: PeerError | None) -> None:
+        if not first.done():
+            first.set_exception(error or PeerError("the peer hung up before HELLO"))
+
+    channel = Channel(link, Party.SERVER, on_frame, on_lost)
+    try:
+        return channel, await first
+    except BaseException:
+        channel.abort()
+        with contextlib.suppress(Exception):
+            first.exception()
+        raise

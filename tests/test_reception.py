@@ -1,0 +1,75 @@
+"""Where robots come in: whose connection it is, how many a second, and what becomes of a crowd."""
+
+import socket
+
+import pytest
+
+from shadow import reception
+from shadow.reception import source_of
+from tests.peer import WELCOME, Peer, client_context
+from tests.support import DEADLINE, Tunnel, wait_for
+
+
+@pytest.mark.parametrize(
+    ("host", "source"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+    ],
+)
+def test_whose_connection_it_is(host: str, source: str) -> None:
+    assert source_of(host) == source
+
+
+def test_so_many_a_second(tunnel: Tunnel) -> None:
+    """One a second: the third has to wait for more than a second, and all are served."""
+    tunnel.start_server("--max-handshake-rate=1")
+    context = client_context(tunnel.authority, tunnel.authority.robot())
+    for _ in range(3):
+        with Peer(tunnel.port, context) as peer:
+            assert peer.hello()[0] == WELCOME
+
+
+CROWDED = """
+import sys
+from shadow import reception
+reception._WAITING_MAX = 5
+from shadow.cli.server import main
+raise SystemExit(main())
+"""
+
+
+def test_a_crowd_is_sent_away_and_told_of_once(tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reception._WAITING_MAX >= 1024
+    module = tunnel.folder / "crowded.py"
+    module.write_text(CROWDED)
+    arguments = ["crowded", *tunnel.server_arguments("--max-handshakes=4", "--handshake-timeout=60")[1:]]
+    server = tunnel.daemon(arguments, {"PYTHONPATH": str(tunnel.folder)})
+    server.wait_for_log("accepting robots")
+    silent = [socket.create_connection(("127.0.0.1", tunnel.port)) for _ in range(16)]
+    server.wait_for_log("WARNING: too many connections wait to say who they are: 1 sent away, as 127.0.0.1:")
+
+    def sent_away() -> int:
+        count = 0
+        for sock in silent:
+            sock.setblocking(False)
+            try:
+                count += sock.recv(1) == b""
+            except BlockingIOError:
+                continue
+            except ConnectionResetError:
+                count += 1
+        return count
+
+    assert wait_for(lambda: sent_away() >= 10, "ten to be sent away")
+    context = client_context(tunnel.authority, tunnel.authority.robot())
+    with Peer(tunnel.port, context, source="127.0.0.2") as peer:  # who is not one of the crowd
+        peer.sock.settimeout(DEADLINE)
+        assert peer.hello()[0] == WELCOME
+    assert server.log.count("too many connections wait") == 1
+    for sock in silent:
+        sock.close()
