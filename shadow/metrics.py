@@ -39,6 +39,10 @@ class Measured(Protocol):
         """Where robots come in."""
 
     @property
+    def resumed(self) -> Mapping[str, int]:
+        """Streams and sessions of the daemon before it; they went on before there were metrics."""
+
+    @property
     def counts(self) -> Mapping[str, int]:
         """Robots, streams, protected ones, revoked certificates."""
 
@@ -97,8 +101,6 @@ class Metrics(logging.Handler):
             "shadow_visitors_turned_away", "Visitors who were not connected, by whom.", "by"
         )
         started = self._counter("shadow_sessions_started", "Sessions of robots that have begun.")
-        resumed = self._counter("shadow_streams_resumed", "Streams of a daemon before this one that went on.")
-        kept = self._counter("shadow_sessions_resumed", "Sessions of a daemon before this one that went on.")
         text = "Seconds until a visitor was connected, by whether a channel stood by."
         wait = Histogram(
             "shadow_visitor_wait_seconds", text, ["standby"], registry=self.registry, buckets=_WAITS
@@ -122,8 +124,6 @@ class Metrics(logging.Handler):
             Event.STREAM_ABORTED: lambda facts: self._stream_ended(streams.labels(_HOW[1]), facts),
             Event.VISITOR_FAILED: lambda _facts: visitors.labels(_BY[0]).inc(),
             Event.SERVICE_FAILED: lambda _facts: visitors.labels(_BY[1]).inc(),
-            Event.STREAMS_RESUMED: lambda facts: resumed.inc(facts["streams"]),
-            Event.SESSIONS_RESUMED: lambda facts: kept.inc(facts["robots"]),
         }
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -148,6 +148,9 @@ class Metrics(logging.Handler):
         yield CounterMetricFamily("shadow_handshakes_passed", text, reception.passed)
         text = "Connections that were sent away, for too many waited."
         yield CounterMetricFamily("shadow_connections_dropped", text, reception.dropped)
+        for what, count in self._server.resumed.items():
+            text = f"{what.capitalize()} of a daemon before this one that went on."
+            yield CounterMetricFamily(f"shadow_{what}_resumed", text, count)
         stages = {"running": reception.running, "waiting": reception.waiting}
         yield self._gauge(
             "shadow_handshakes", "Connections that have not said yet who they are.", stages, "stage"

@@ -184,7 +184,9 @@ def test_metrics_are_off_until_they_are_enabled(fleet: Fleet) -> None:
         assert '\nshadow_streams{tls="kernel"} 1.0\n' in figures
         assert "\nshadow_streams_protected 1.0\n" in figures
     finally:
-        fleet.machine.run("systemctl disable shadow-server-metrics.socket; systemctl restart shadow-server")
+        fleet.machine.run(
+            "systemctl disable --now shadow-server-metrics.socket; systemctl restart shadow-server"
+        )
     assert fleet.machine.run(scrape, check=False).returncode == 7
 
 
