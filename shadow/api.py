@@ -2,7 +2,7 @@
 
 The library ``varlink`` reads the interface and the calls; it is asked here, on the event loop, a reply at a
 time, so that a long list or a slow reader holds nobody up. The server runs without the library too, and
-then hangs up on everybody who calls.
+then hangs up on everybody who calls. So nothing here imports it, and no start waits for that either.
 """
 
 import asyncio
@@ -14,23 +14,17 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from . import __version__, journal
+from . import journal
+from .answering import Answerer
 from .errors import printable
 from .journal import Event
-from .listener import Acceptor
-
-try:
-    import varlink
-except ImportError:  # Debian 12 has it in backports only
-    varlink = None
+from .visitor import peer_credentials
 
 SOCKET_NAME = "shadow-api"
 """``FileDescriptorName=`` of the socket unit."""
-INTERFACE = "io.shadowtunnel.Server"
 ADMINISTRATORS = "shadow-tunnel-admin"
 """The group whose members may steer."""
 
@@ -40,47 +34,15 @@ _EVENTS_MAX = 1000  # that a watcher may be behind
 _END = b"\0"  # of a message
 _GROUPS_MAX = 1024  # bytes: what Python lets getsockopt(2) return
 _SO_PEERGROUPS = 59  # <asm-generic/socket.h>
-_UCRED = struct.Struct("iII")  # pid, uid, gid (unix(7), SO_PEERCRED)
 
 
-def missing() -> str | None:
-    """Why there is no API, or None."""
-    return None if varlink else "the Python library varlink is missing (Debian: python3-varlink)"
+class Api(Answerer):
+    """Answers calls."""
 
-
-class Api:
-    """Answers everybody who connects to the API's sockets."""
-
-    def __init__(self, handler: object) -> None:
-        """``handler`` has the interface's methods; see ``operations``."""
-        self._callers: set[asyncio.Task[None]] = set()
-        self._listening: list[tuple[socket.socket, Acceptor]] = []
-        self._service: Any = None
-        if varlink is not None:
-            folder = str(Path(__file__).parent)
-            self._service = varlink.Service("Shadow", "shadow-server", __version__, "", folder)
-            self._service.interface(INTERFACE)(lambda: handler)
-
-    def listen(self, sock: socket.socket, on_exhausted: Callable[[OSError], None]) -> None:
-        """Answer on a listening socket; ``on_exhausted`` hears of it when accepting has to pause."""
-        self._listening.append((sock, Acceptor(sock, self._accepted, on_exhausted)))
-
-    async def close(self) -> None:
-        """Answer nobody any more."""
-        for sock, acceptor in self._listening:
-            acceptor.close()
-            sock.close()
-        for caller in self._callers:
-            caller.cancel()
-        await asyncio.gather(*self._callers, return_exceptions=True)
-
-    def _accepted(self, sock: socket.socket) -> None:
-        if self._service is None or len(self._callers) >= _CALLERS_MAX:
-            sock.close()
-            return
-        task = asyncio.get_running_loop().create_task(self._serve(sock))
-        self._callers.add(task)
-        task.add_done_callback(self._callers.discard)
+    def __init__(self, service: Any) -> None:
+        """``service`` is the library's, see ``operations.make_service``; without it nobody is answered."""
+        super().__init__(_CALLERS_MAX if service else 0)
+        self._service = service
 
     async def _serve(self, sock: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_CALL_MAX)
@@ -121,8 +83,7 @@ class Caller:
 
     def watch(self) -> "Watcher":
         """Everything that is logged from now on; replies are asked for when there is something in it."""
-        if self._watcher is None:
-            self._watcher = Watcher()
+        self._watcher = Watcher()
         return self._watcher
 
     async def _answer(self, message: bytes) -> None:
@@ -201,12 +162,11 @@ class Watcher(logging.Handler):
 
 def _event(record: logging.LogRecord) -> dict[str, Any]:
     kind: Event | None = getattr(record, "event", None)
-    facts = getattr(record, "facts", {})
     return {
         "event": kind.name.lower().replace("_", "-") if kind else "message",
-        "priority": int(journal.journal_fields(record)["PRIORITY"]),
+        "priority": journal.priority_of(record),
         "message": printable(record.getMessage()),
-        "fields": {name.upper(): printable(str(value)) for name, value in facts.items()},
+        "fields": journal.fields_of(record),
     }
 
 
@@ -225,7 +185,7 @@ def _is_call(message: bytes) -> bool:
 
 def _credentials(sock: Any) -> tuple[int, set[int]]:
     """A caller's user, and its groups as they were when it connected (unix(7), SO_PEERGROUPS)."""
-    _pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    _pid, uid, gid = peer_credentials(sock)
     try:
         groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_MAX)
     except OSError:  # ERANGE: more than 256 groups

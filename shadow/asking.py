@@ -1,7 +1,6 @@
 """Asking a server through its API, as ``shadowctl`` does."""
 
 import contextlib
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,8 @@ from .errors import (
     printable,
     reason,
 )
-
-INTERFACE = "io.shadowtunnel.Server"
-SOCKET = INTERFACE
-"""Name of the socket, in the folder of the robots' sockets."""
+from .names import API
+from .reaching import dial, not_connected
 
 Facts = dict[str, Any]
 
@@ -43,9 +40,12 @@ class Answers:
             )
             raise LocalError(text) from error
         self._error: type[Exception] = varlink.VarlinkError
-        self._path = folder / SOCKET
-        sock = _connect(self._path)
-        text = Path(__file__).with_name(f"{INTERFACE}.varlink").read_text()
+        self._path = folder / API
+        try:
+            sock = dial(self._path)
+        except OSError as error:
+            raise _explained(error, self._path) from error
+        text = Path(__file__).with_name(f"{API}.varlink").read_text()
         self._calls = varlink.SimpleClientInterfaceHandler(varlink.Interface(text), sock)
 
     def close(self) -> None:
@@ -90,16 +90,6 @@ class Answers:
             raise PeerError(f"{self._path} is not the API of a shadow-server") from error
 
 
-def _connect(path: Path) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        sock.connect(str(path))
-    except OSError as error:
-        sock.close()
-        raise _explained(error, path) from error
-    return sock
-
-
 def _explained(error: OSError, path: Path) -> ShadowError:
     if isinstance(error, PermissionError):
         return NotPermitted(f"{path}: you may not ask the server; join the group shadow-tunnel")
@@ -117,9 +107,7 @@ def _refusal(error: Any) -> ShadowError:
     name, parameters = str(error.error()), error.parameters() or {}
     kind = name.rpartition(".")[2]
     if kind == "NoSuchRobot":
-        near = ", ".join(map(str, parameters.get("near", [])))
-        hint = f"; did you mean {printable(near)}?" if near else ""
-        return Unreachable(f"robot {parameters.get('name')!r} is not connected{hint}")
+        return not_connected(str(parameters.get("name")), map(str, parameters.get("near", [])))
     if kind == "NoSuchStream":
         return Unreachable(f"there is no stream {parameters.get('id')!r}")
     if kind == "PermissionDenied":

@@ -10,13 +10,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from . import __version__
 from .address import Endpoint, parse_endpoint, parse_host, parse_port
 from .errors import ConfigError, ShadowError, UsageError
 from .names import DEFAULT_SERVICE, check_robot_name, check_service_name
 from .tls import Ktls
+from .usage import Parser
 
 _ENV_PREFIX = "SHADOW_"
 _SECONDS_MAX = 10800  # TCP_KEEPIDLE ends at 32767 (tcp(7)), and a connect timeout counts three times
@@ -67,22 +68,14 @@ class ClientConfig:
     connect_timeout: float
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises what ``argparse`` would print and exit for."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
-
-
 class _Options:
     """Declares options and reads their values from the command line and the environment."""
 
     def __init__(self, program: str, description: str, environment: Mapping[str, str]) -> None:
         self._environment = environment
-        self.parser = _Parser(
+        self.parser = Parser(
             prog=program,
             description=description,
-            allow_abbrev=False,
             epilog="Every option --some-thing can also come from the environment as SHADOW_SOME_THING; "
             "the command line wins.",
         )

@@ -104,26 +104,16 @@ def load_revocations(path: Path, ca: Sequence[x509.Certificate]) -> Revocations:
     if not blocks or len(blocks) != pem.count(_BEGIN):
         what = "damaged: a list has no end" if blocks or _BEGIN in pem else "it holds no list in PEM form"
         raise ConfigError(f"revocation list {path}: {what}; `shadow-ca crl` makes one")
-    return Revocations([_checked(parse_list(block, path), path, ca) for block in blocks])
+    return Revocations([_checked(block, path, ca) for block in blocks])
 
 
-def parse_list(pem: bytes, path: Path) -> x509.CertificateRevocationList:
-    """One list, read to the end, so that what is damaged is found here, where the file is known.
-
-    Raises:
-        ConfigError: damaged.
-    """
-    try:
+def _checked(pem: bytes, path: Path, ca: Sequence[x509.Certificate]) -> RevocationList:
+    try:  # all of it: what is damaged is to be found here, where the file is known
         parsed = x509.load_pem_x509_crl(pem)
-        _ = parsed.extensions, parsed.issuer, [(entry.serial_number, entry.extensions) for entry in parsed]
+        revoked = _entries(parsed)
+        _ = parsed.extensions, parsed.issuer
     except _DAMAGE as error:
         raise ConfigError(f"revocation list {path}: damaged: not a revocation list") from error
-    return parsed
-
-
-def _checked(
-    parsed: x509.CertificateRevocationList, path: Path, ca: Sequence[x509.Certificate]
-) -> RevocationList:
     signer = next((authority for authority in ca if _has_signed(authority, parsed)), None)
     if signer is None:
         raise ConfigError(
@@ -132,11 +122,11 @@ def _checked(
     # A delta, or a list of some kinds of certificates only, has a critical extension (section 5.2).
     if any(extension.critical for extension in parsed.extensions):
         raise ConfigError(f"revocation list {path} is only a part of a list; give the complete one")
-    since, until = dates(parsed)
+    since, until = _dates(parsed)
     if until is None:  # section 5.1.2.5: MUST be there
         raise ConfigError(f"revocation list {path} does not say when the next one is due")
     key = signer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return RevocationList(signer.subject, key, number(parsed), since, until, entries(parsed))
+    return RevocationList(signer.subject, key, _number(parsed), since, until, revoked)
 
 
 def _has_signed(authority: x509.Certificate, parsed: x509.CertificateRevocationList) -> bool:
@@ -148,7 +138,7 @@ def _has_signed(authority: x509.Certificate, parsed: x509.CertificateRevocationL
         return False
 
 
-def number(parsed: x509.CertificateRevocationList) -> int:
+def _number(parsed: x509.CertificateRevocationList) -> int:
     """The CRL number (section 5.2.3), 0 if there is none."""
     try:
         return parsed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
@@ -156,7 +146,7 @@ def number(parsed: x509.CertificateRevocationList) -> int:
         return 0
 
 
-def dates(parsed: x509.CertificateRevocationList) -> tuple[dt.datetime, dt.datetime | None]:
+def _dates(parsed: x509.CertificateRevocationList) -> tuple[dt.datetime, dt.datetime | None]:
     """When a list was made and when the next one is due, as aware UTC."""
     if hasattr(parsed, "last_update_utc"):  # cryptography 42
         return parsed.last_update_utc, parsed.next_update_utc
@@ -164,7 +154,7 @@ def dates(parsed: x509.CertificateRevocationList) -> tuple[dt.datetime, dt.datet
     return parsed.last_update.replace(tzinfo=dt.UTC), until and until.replace(tzinfo=dt.UTC)
 
 
-def entries(parsed: x509.CertificateRevocationList) -> dict[int, dt.datetime]:
+def _entries(parsed: x509.CertificateRevocationList) -> dict[int, dt.datetime]:
     """When each certificate on a list was revoked, as aware UTC, by serial number.
 
     Whatever the reason: a certificate "on hold" is no more to be trusted than another.
@@ -173,6 +163,7 @@ def entries(parsed: x509.CertificateRevocationList) -> dict[int, dt.datetime]:
 
 
 def _revoked_on(entry: x509.RevokedCertificate) -> dt.datetime:
+    _ = entry.extensions  # parsed when asked for: ask here
     if hasattr(entry, "revocation_date_utc"):  # cryptography 42
         return entry.revocation_date_utc
     return entry.revocation_date.replace(tzinfo=dt.UTC)

@@ -6,19 +6,15 @@ whoever asks.
 
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from . import api, journal, sd_daemon
+from .answering import Answerer
 from .journal import Event
 from .sd_daemon import Store
 
 METRICS_NAME = "shadow-metrics"
 """``FileDescriptorName=`` of the metrics' socket unit; the API's is in ``api``."""
-
-
-class _Door(Protocol):
-    async def close(self) -> None:
-        """Answer nobody any more."""
 
 
 class Doors:
@@ -35,7 +31,7 @@ class Doors:
         Raises:
             ConfigError: what was passed is no listening socket.
         """
-        self._open: list[_Door] = []
+        self._open: list[Answerer] = []
         for name, make in ((api.SOCKET_NAME, _make_api), (METRICS_NAME, _make_metrics)):
             sockets = sd_daemon.listening_sockets(name, store)
             if sockets:
@@ -50,16 +46,17 @@ class Doors:
             await door.close()
 
 
-def _make_api(server: Any) -> Any:
-    if why := api.missing():
+def _make_api(server: Any) -> Answerer:
+    try:
+        from .operations import Operations, make_service  # noqa: PLC0415 - it needs what may be missing
+    except ImportError:  # Debian 12 has it in backports only
+        why = "the Python library varlink is missing (Debian: python3-varlink)"
         journal.log(Event.API_UNAVAILABLE, logging.WARNING, f"shadowctl cannot ask this server: {why}")
         return api.Api(None)
-    from .operations import Operations  # noqa: PLC0415 - it needs what may be missing
-
-    return api.Api(Operations(server))
+    return api.Api(make_service(Operations(server)))
 
 
-def _make_metrics(server: Any) -> Any:
+def _make_metrics(server: Any) -> Answerer:
     from .scrape import Exhibition  # noqa: PLC0415 - most servers are not scraped
 
     try:

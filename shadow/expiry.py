@@ -7,6 +7,9 @@ import datetime as dt
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
 
 from . import journal
 from .certificates import Credentials, common_name, moment, validity
@@ -32,7 +35,7 @@ class Term:
     advice: str
 
 
-def terms(credentials: Credentials, crt: object, ca: object, renewal: str) -> list[Term]:
+def terms(credentials: Credentials, crt: Path, ca: Path, renewal: str) -> list[Term]:
     """The ends of all certificates that one side of the tunnel uses.
 
     Args:
@@ -49,9 +52,9 @@ def terms(credentials: Credentials, crt: object, ca: object, renewal: str) -> li
     return found
 
 
-def _name(authority: object) -> str:
+def _name(authority: x509.Certificate) -> str:
     try:
-        return common_name(authority)  # type: ignore[arg-type]
+        return common_name(authority)
     except IdentityError:  # a company's own CA may have an organisation only
         return "without a name"
 

@@ -146,16 +146,26 @@ class JournalHandler(logging.Handler):
             self.handleError(record)
 
 
-def journal_fields(record: logging.LogRecord) -> dict[str, str | int]:
-    """The fields of a record besides MESSAGE=.
+def fields_of(record: logging.LogRecord) -> dict[str, str]:
+    """The facts of an event, as journal fields.
 
-    Some facts are a peer's own words, and ``journalctl -x`` puts fields into lines that people paste.
+    Some are a peer's own words, and ``journalctl -x`` puts fields into lines that people paste.
     """
     facts: dict[str, str | float] = getattr(record, "facts", {})
-    fields: dict[str, str | int] = {name.upper(): printable(str(value)) for name, value in facts.items()}
+    return {name.upper(): printable(str(value)) for name, value in facts.items()}
+
+
+def priority_of(record: logging.LogRecord) -> int:
+    """PRIORITY=, a level of syslog(3)."""
+    return _PRIORITIES.get(record.levelno, 6)
+
+
+def journal_fields(record: logging.LogRecord) -> dict[str, str | int]:
+    """The fields of a record besides MESSAGE=."""
+    fields: dict[str, str | int] = {**fields_of(record)}
     # systemd.journal.send() wants this one as a number.
     fields |= {"CODE_FILE": record.pathname, "CODE_LINE": record.lineno, "CODE_FUNC": record.funcName}
-    fields["PRIORITY"] = str(_PRIORITIES.get(record.levelno, 6))
+    fields["PRIORITY"] = str(priority_of(record))
     fields["SYSLOG_IDENTIFIER"] = _identifier()
     event: Event | None = getattr(record, "event", None)
     if event is not None:

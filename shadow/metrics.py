@@ -14,10 +14,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from . import __version__, journal
 from .expiry import Term
 from .journal import Event
-from .reception import Reception
+from .reception import Failure, Reception
 from .relay import TURN_BUCKETS, Relay
 from .robots import Robot
-from .session import FAILURES, Cause
+from .session import Cause
 
 _WAITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 
@@ -70,11 +70,6 @@ class Metrics(logging.Handler):
         relay.measure_turns()
         journal.LOGGER.addHandler(self)
 
-    def close(self) -> None:
-        """Count no more."""
-        journal.LOGGER.removeHandler(self)
-        super().close()
-
     def page(self, accept: str) -> tuple[str, bytes]:
         """See ``scrape.Page``."""
         encode, kind = exposition.choose_encoder(accept)
@@ -107,7 +102,7 @@ class Metrics(logging.Handler):
         )
 
         # What has never happened is 0 and not unknown.
-        for counter, labels in ((ended, Cause), (streams, _HOW), (visitors, _BY), (failed, FAILURES)):
+        for counter, labels in ((ended, Cause), (streams, _HOW), (visitors, _BY), (failed, Failure)):
             for label in labels:
                 counter.labels(label)
         for standby in ("yes", "no"):

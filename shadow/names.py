@@ -19,6 +19,10 @@ DEFAULT_SERVICE = ""
 """The service a robot offers without giving it a name: the one behind ``NAME.sock``."""
 
 
+API = "io.shadowtunnel.Server"
+"""The API's interface, the name of its socket, and of the file that describes it."""
+
+
 def check_robot_name(name: str) -> str:
     """Return ``name`` if it may name a robot.
 

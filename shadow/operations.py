@@ -9,15 +9,17 @@ import datetime as dt
 import difflib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import varlink
 
 from . import __version__, daemon
-from .api import INTERFACE, Caller
+from .api import Caller
 from .errors import ShadowError
 from .expiry import Term
 from .frames import Refusal
+from .names import API
 from .overview import Facts, find_stream, robot_facts, streams_of
 from .robots import Robot
 from .session import Cause
@@ -127,6 +129,13 @@ class Operations:
         return robot
 
 
+def make_service(handler: object) -> Any:
+    """What reads and answers calls, one at a time; ``handler`` has the interface's methods."""
+    service = varlink.Service("Shadow", "shadow-server", __version__, "", str(Path(__file__).parent))
+    service.interface(API)(lambda: handler)
+    return service
+
+
 def _now() -> float:
     return asyncio.get_running_loop().time()
 
@@ -152,6 +161,6 @@ def _check_may_steer(caller: Caller) -> None:
 
 
 def _error(kind: str, **parameters: Any) -> Exception:
-    full = kind if "." in kind else f"{INTERFACE}.{kind}"
+    full = kind if "." in kind else f"{API}.{kind}"
     error: Exception = varlink.VarlinkError({"error": full, "parameters": parameters})
     return error

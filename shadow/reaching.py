@@ -5,9 +5,10 @@ import difflib
 import os
 import socket
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
-from .errors import ConfigError, LocalError, NotPermitted, Unreachable, reason
+from .errors import ConfigError, LocalError, NotPermitted, Unreachable, printable, reason
 from .names import check_robot_name, check_service_name, shorten, socket_name
 
 _CHUNK = 2**18  # bytes moved at once
@@ -30,13 +31,32 @@ def reach(folder: Path, robot: str, service: str) -> socket.socket:
     check_robot_name(robot)
     if service:
         check_service_name(service)
+    try:
+        return dial(folder / socket_name(robot, service))
+    except OSError as error:
+        raise _explained(error, folder, robot, service) from error
+
+
+def dial(path: Path) -> socket.socket:
+    """A connection to a unix socket.
+
+    Raises:
+        OSError: there is none.
+    """
     sock = socket.socket(socket.AF_UNIX)
     try:
-        sock.connect(str(folder / socket_name(robot, service)))
-    except OSError as error:
+        sock.connect(str(path))
+    except BaseException:
         sock.close()
-        raise _explained(error, folder, robot, service) from error
+        raise
     return sock
+
+
+def not_connected(robot: str, near: Iterable[str]) -> Unreachable:
+    """What to say of a robot that is not there; ``near`` are those with a name like it."""
+    names = printable(", ".join(near))
+    hint = f"; did you mean {names}?" if names else ""
+    return Unreachable(f"robot {shorten(robot)} is not connected{hint}")
 
 
 def _explained(
@@ -50,18 +70,17 @@ def _explained(
         return LocalError(f"cannot reach robot {robot}: {reason(error)}")
     if not folder.is_dir():
         return Unreachable(f"{folder} does not exist: shadow-server does not run here")
-    services = [name.partition("@")[0] for name in _sockets(folder) if name.endswith(f"@{robot}")]
-    if service and robot in _sockets(folder):
+    sockets = _sockets(folder)
+    services = [name.partition("@")[0] for name in sockets if name.endswith(f"@{robot}")]
+    if service and robot in sockets:
         services.append("default")
     if services:
         known = ", ".join(sorted(services))
         return Unreachable(
             f"robot {robot} is connected and does not offer {service or 'default'}; it offers {known}"
         )
-    known_robots = {name.rpartition("@")[2] for name in _sockets(folder)}
-    near = ", ".join(difflib.get_close_matches(robot, known_robots, n=3))
-    hint = f"; did you mean {near}?" if near else ""
-    return Unreachable(f"robot {shorten(robot)} is not connected{hint}")
+    known_robots = {name.rpartition("@")[2] for name in sockets}
+    return not_connected(robot, difflib.get_close_matches(robot, known_robots, n=3))
 
 
 def _sockets(folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ his own, not others for him.
 
 import asyncio
 import contextlib
+import enum
 import functools
 import ipaddress
 import logging
@@ -30,8 +31,20 @@ SHARES = 4  # addresses that together may take all places
 _WAITING_MAX = 4096  # connections that wait for a place
 _IPV6_PREFIX = 64  # bits: what one customer of a provider has at least (RFC 6177)
 _REPORT_PAUSE = 60.0  # seconds between two reports that somebody crowds the place
-_FAILURES: dict[type[ShadowError], str] = {
-    HandshakeError: "tls", IdentityError: "identity", FrameError: "protocol",
+
+
+class Failure(enum.StrEnum):
+    """Why a connection did not pass, in a word that can be counted."""
+
+    TIMEOUT = "timeout"
+    TLS = "tls"
+    IDENTITY = "identity"
+    PROTOCOL = "protocol"
+    LOST = "lost"
+
+
+_FAILURES: dict[type[ShadowError], Failure] = {
+    HandshakeError: Failure.TLS, IdentityError: Failure.IDENTITY, FrameError: Failure.PROTOCOL,
 }  # fmt: skip
 
 Greeted = Callable[[Channel, Hello, str], None]
@@ -149,13 +162,13 @@ class Reception:
                 channel, hello = await _first_frame(link)
         except TimeoutError:
             sock.close()
-            self._failed(peer, f"no HELLO within {self._config.handshake_timeout:g} s", "timeout")
+            self._failed(peer, f"no HELLO within {self._config.handshake_timeout:g} s", Failure.TIMEOUT)
         except ShadowError as error:
             sock.close()
-            self._failed(peer, str(error), _FAILURES.get(type(error), "lost"))
+            self._failed(peer, str(error), _FAILURES.get(type(error), Failure.LOST))
         except OSError as error:
             sock.close()
-            self._failed(peer, reason_of(error), "lost")
+            self._failed(peer, reason_of(error), Failure.LOST)
         except BaseException:
             sock.close()
             raise
@@ -164,11 +177,11 @@ class Reception:
                 self.passed += 1
                 self._on_greeted(channel, hello, peer)
             else:  # it died, or misbehaved, between its HELLO and now
-                self._failed(peer, "the connection broke right after HELLO", "lost")
+                self._failed(peer, "the connection broke right after HELLO", Failure.LOST)
 
-    def _failed(self, peer: str, why: str, cause: str) -> None:
+    def _failed(self, peer: str, why: str, cause: Failure) -> None:
         text = f"no handshake with {peer}: {why}"
-        journal.log(Event.HANDSHAKE_FAILED, logging.WARNING, text, peer=peer, cause=cause)
+        journal.log(Event.HANDSHAKE_FAILED, logging.WARNING, text, peer=peer, cause=cause.value)
 
 
 def source_of(host: str) -> str:

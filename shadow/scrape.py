@@ -6,7 +6,7 @@ import logging
 import socket
 from collections.abc import Callable
 
-from .listener import Acceptor
+from .answering import Answerer
 
 _REQUEST_MAX = 2**13  # bytes
 _SCRAPERS_MAX = 16  # at once
@@ -16,35 +16,13 @@ Page = Callable[[str], tuple[str, bytes]]
 """Content type and body, for what the scraper accepts."""
 
 
-class Exhibition:
+class Exhibition(Answerer):
     """Shows one page, ``/metrics``, to everybody who connects."""
 
     def __init__(self, page: Page | None) -> None:
         """Without a ``page`` everybody is told that there is none."""
+        super().__init__(_SCRAPERS_MAX)
         self._page = page
-        self._listening: list[tuple[socket.socket, Acceptor]] = []
-        self._scrapers: set[asyncio.Task[None]] = set()
-
-    def listen(self, sock: socket.socket, on_exhausted: Callable[[OSError], None]) -> None:
-        """Answer on a listening socket; ``on_exhausted`` hears of it when accepting has to pause."""
-        self._listening.append((sock, Acceptor(sock, self._accepted, on_exhausted)))
-
-    async def close(self) -> None:
-        """Answer nobody any more."""
-        for sock, acceptor in self._listening:
-            acceptor.close()
-            sock.close()
-        for scraper in self._scrapers:
-            scraper.cancel()
-        await asyncio.gather(*self._scrapers, return_exceptions=True)
-
-    def _accepted(self, sock: socket.socket) -> None:
-        if len(self._scrapers) >= _SCRAPERS_MAX:
-            sock.close()
-            return
-        task = asyncio.get_running_loop().create_task(self._serve(sock))
-        self._scrapers.add(task)
-        task.add_done_callback(self._scrapers.discard)
 
     async def _serve(self, sock: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=sock, limit=_REQUEST_MAX)

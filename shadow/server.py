@@ -56,7 +56,7 @@ class Server:
         self.robots: dict[str, Robot] = {}
         self.reception = Reception(config, lambda: self._settings, self._dispatch)
         self._doors: Doors | None = None
-        self._resumed = {"streams": 0, "sessions": 0}
+        self.resumed = {"streams": 0, "sessions": 0}  # of the daemon before us
         self._sockets: list[socket.socket] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._no_ktls = tls.check_kernel(config.ktls)
@@ -82,9 +82,9 @@ class Server:
             self._sockets = listen_tcp(self._config.lport, ipv4=self._config.ipv4, ipv6=self._config.ipv6)
         vault = self._around.vault
         # Before all else that can wait: so long streams stand still, and robots and visitors wait.
-        self._resumed["streams"] = vault.resume(self._resume_stream)
+        self.resumed["streams"] = vault.resume(self._resume_stream)
         left = depot.collect(vault.store)
-        self._resumed["sessions"] = parking.resume(left, self.robots, self._known_robot, self._terms)
+        self.resumed["sessions"] = parking.resume(left, self.robots, self._known_robot, self._terms)
         self.reception.open(self._sockets, self._exhausted)
         self._doors = Doors(self, vault.store, self._exhausted)
         self._sweep()
@@ -162,11 +162,6 @@ class Server:
     def relay(self) -> Relay:
         """Moves the streams' bytes."""
         return self._around.vault.relay
-
-    @property
-    def resumed(self) -> dict[str, int]:
-        """Streams and sessions of the daemon before us that went on."""
-        return self._resumed
 
     @property
     def counts(self) -> dict[str, int]:

@@ -28,10 +28,6 @@ class Cause(enum.StrEnum):
     STOPPING = "stopping"
 
 
-FAILURES = ("timeout", "tls", "identity", "protocol", "lost")
-"""Why a connection did not pass, in words that can be counted."""
-
-
 @dataclass(eq=False, slots=True)
 class Session:
     """A robot's control channel and what belongs to it.

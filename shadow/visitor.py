@@ -49,9 +49,15 @@ class Visitor:
         self.sock.close()
 
 
+def peer_credentials(sock: Any) -> tuple[int, int, int]:
+    """Process, user and group of whoever has connected to a unix socket, as the kernel says."""
+    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return pid, uid, gid
+
+
 def make_visitor(sock: socket.socket, service: str, stream: str, now: float) -> Visitor:
     """The visitor behind an accepted connection; the kernel tells who it is."""
-    pid, uid, _gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    pid, uid, _gid = peer_credentials(sock)
     return Visitor(sock, service, stream, uid, pid, now)
 
 

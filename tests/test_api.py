@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from shadow import api, journal
-from shadow.api import INTERFACE, Api, Watcher, missing
+from shadow.api import Api, Watcher
 from shadow.journal import Event
-from tests.call import Call
+from shadow.operations import make_service
+from tests.call import INTERFACE, Call
 from tests.support import DEADLINE, Daemon, Tunnel, echo, serving, wait_for
 
 INTERFACE_FILE = Path(api.__file__).with_name(f"{INTERFACE}.varlink")
@@ -145,10 +146,6 @@ def test_a_server_without_the_library(tunnel: Tunnel, tmp_path: Path) -> None:
         tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1")
 
 
-def test_nothing_is_missing_here() -> None:
-    assert missing() is None
-
-
 # Who may steer.
 
 
@@ -249,7 +246,7 @@ def test_a_bug_in_a_method_ends_that_call_and_is_logged(
             return call.ended()
 
     async def scenario() -> bool:
-        broken = Api(Broken())
+        broken = Api(make_service(Broken()))
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(str(tmp_path / "api"))
         listening.listen()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shadow.asking import SOCKET, Answers
+from shadow.asking import Answers
 from shadow.errors import LocalError, NotPermitted, PeerError, Unreachable
+from tests.call import INTERFACE
 from tests.support import Tunnel
 
 
@@ -57,7 +58,7 @@ def test_no_server(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match="No such file or directory; shadow-server does not run here"):
         Answers(tmp_path / "away")
     with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(tmp_path / SOCKET))
+        dead.bind(str(tmp_path / INTERFACE))
     with pytest.raises(Unreachable, match="Connection refused"):
         Answers(tmp_path)
 
@@ -73,7 +74,7 @@ def test_not_permitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_somebody_else_who_speaks_varlink(tmp_path: Path) -> None:
     thread = serve_once(
-        tmp_path / SOCKET, b'{"error": "org.varlink.service.InterfaceNotFound", "parameters": {}}\0'
+        tmp_path / INTERFACE, b'{"error": "org.varlink.service.InterfaceNotFound", "parameters": {}}\0'
     )
     with (
         Answers(tmp_path) as answers,
@@ -85,10 +86,10 @@ def test_somebody_else_who_speaks_varlink(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("answer", [b"", b"nonsense\0", b"[]\0"])
 def test_somebody_who_does_not(tmp_path: Path, answer: bytes) -> None:
-    thread = serve_once(tmp_path / SOCKET, answer)
+    thread = serve_once(tmp_path / INTERFACE, answer)
     with Answers(tmp_path) as answers, pytest.raises((Unreachable, PeerError)) as caught:
         answers.call("GetStatus")
-    assert str(tmp_path / SOCKET) in str(caught.value)
+    assert str(tmp_path / INTERFACE) in str(caught.value)
     thread.join()
 
 

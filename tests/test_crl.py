@@ -188,6 +188,6 @@ def test_a_list_that_will_not_do(
 def test_a_list_without_a_date_for_the_next(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     """No tool at hand makes one."""
     path = make_list(authority)
-    monkeypatch.setattr(crl, "dates", lambda _parsed: (WHEN, None))
+    monkeypatch.setattr(crl, "_dates", lambda _parsed: (WHEN, None))
     with pytest.raises(ConfigError, match="does not say when the next one is due"):
         load(path, authority)

@@ -13,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shadow import __version__, ktls
 from shadow.certificates import load_certificates, validity
+from shadow.reception import Failure
 from shadow.relay import TURN_BUCKETS
-from shadow.session import FAILURES, Cause
+from shadow.session import Cause
 from tests.peer import REFUSED, WELCOME, Peer, client_context
 from tests.support import CHECKOUT, Daemon, Service, Tunnel, echo, serving, wait_for
 
@@ -96,7 +97,7 @@ def test_a_server_that_nobody_has_talked_to(tunnel: Tunnel, scrape: Scraper) -> 
         assert figures[f"shadow_{name}"] == 0
     for cause in Cause:
         assert figures[f'shadow_sessions_ended_total{{cause="{cause}"}}'] == 0
-    for failure in FAILURES:
+    for failure in Failure:
         assert figures[f'shadow_handshakes_failed_total{{cause="{failure}"}}'] == 0
     crt, _key = tunnel.authority.server()
     until = validity(load_certificates(crt, "server")[0])[1].timestamp()

@@ -7,8 +7,7 @@ import pytest
 from varlink.scanner import Interface
 
 from shadow import api
-from shadow.api import INTERFACE
-from tests.call import Call
+from tests.call import INTERFACE, Call
 from tests.support import Tunnel, echo, serving
 
 TEXT = Path(api.__file__).with_name(f"{INTERFACE}.varlink").read_text()

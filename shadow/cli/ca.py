@@ -8,13 +8,12 @@ import shlex
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from cryptography import x509
 
-from .. import __version__, pki, revoking
+from .. import pki, revoking, usage
 from ..certificates import Purpose, common_name, has_purpose, load_certificates, moment, validity
-from ..errors import ConfigError, ShadowError, UsageError
+from ..errors import ConfigError, ShadowError
 from ..files import NewFile, write_files
 from ..names import check_robot_name
 from . import door
@@ -37,13 +36,6 @@ examples:
   shadow-ca --dir ca revoke 011
   shadow-ca quickstart demo        everything at once, for trying things out
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises what ``argparse`` would print and exit for."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -210,14 +202,9 @@ def _flags(ca_folder: Path, base: Path) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="shadow-ca",
-        description="Make the certificates by which robots and servers recognise each other.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = usage.main_parser(
+        "shadow-ca", "Make the certificates by which robots and servers recognise each other.", _EPILOG
     )
-    parser.add_argument("--version", action="version", version=f"shadow-ca {__version__}")
     # From the environment only if it holds something: an empty variable is as good as none.
     _add_global(parser, Path(os.environ.get(_DIR_VARIABLE) or "."), force=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -271,13 +258,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: "argparse._SubParsersAction[_Parser]",
+    commands: "usage.Commands[usage.Parser]",
     name: str,
     run: Callable[[argparse.Namespace, dt.datetime], None],
     text: str,
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-    parser.set_defaults(run=run)
+    parser = usage.add_command(commands, name, run, text)
     # Once more, for those who write them behind the command; SUPPRESS: do not undo the ones before it.
     _add_global(parser, argparse.SUPPRESS, force=argparse.SUPPRESS)
     return parser

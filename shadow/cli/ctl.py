@@ -7,11 +7,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from .. import __version__, reaching, tables
+from .. import reaching, tables, usage
 from ..asking import Answers, Facts
-from ..errors import LocalError, Unreachable, UsageError
+from ..errors import LocalError, Unreachable
 from ..journal import many
 from . import door
 
@@ -27,13 +27,6 @@ Exit status: 0 done, 2 usage, 69 the robot or the server is not there, 76 a serv
 77 not permitted, 71 the machine, 78 what was asked for makes no sense.
 The folder is that of {_FOLDER_VARIABLE} in the environment, if --dir is not given.
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises what ``argparse`` would print and exit for."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,15 +69,14 @@ def _status(options: argparse.Namespace) -> None:
     if not options.json:
         sys.stdout.flush()
         print()
-        lines = "--no-pager", "--quiet", f"--lines={_LOG_LINES}"
-        _run_journalctl(options.robot, lines)
+        _show_end_of_log(options.robot)
 
 
-def _run_journalctl(robot: str, words: Sequence[str]) -> None:
+def _show_end_of_log(robot: str) -> None:
     """The end of the log, if it may be read here at all."""
     import subprocess  # noqa: PLC0415 - `connect` is to be quick
 
-    command = ["journalctl", f"ROBOT={robot}", *words]
+    command = ["journalctl", f"ROBOT={robot}", "--no-pager", "--quiet", f"--lines={_LOG_LINES}"]
     try:
         subprocess.run(command, stderr=subprocess.DEVNULL, check=False)  # noqa: S603
     except OSError:
@@ -168,14 +160,9 @@ def _reload(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="shadowctl",
-        description="See and steer the robots of a shadow-server, and reach them.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = usage.main_parser(
+        "shadowctl", "See and steer the robots of a shadow-server, and reach them.", _EPILOG
     )
-    parser.add_argument("--version", action="version", version=f"shadowctl {__version__}")
     _add_global(parser, Path(os.environ.get(_FOLDER_VARIABLE) or _FOLDER), json_too=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -220,13 +207,12 @@ def _add_robot(parser: argparse.ArgumentParser) -> None:
 
 
 def _command(
-    commands: "argparse._SubParsersAction[_Parser]",
+    commands: "usage.Commands[usage.Parser]",
     name: str,
     run: Callable[[argparse.Namespace], None],
     text: str,
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-    parser.set_defaults(run=run)
+    parser = usage.add_command(commands, name, run, text)
     # Once more, for those who write them behind the command; SUPPRESS: do not undo the ones before it.
     _add_global(parser, argparse.SUPPRESS, json_too=argparse.SUPPRESS)
     return parser

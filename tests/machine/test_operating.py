@@ -1,5 +1,6 @@
 """Operating a fleet: shadowctl and its API with real users and groups, ssh by name, revoked certificates."""
 
+import contextlib
 import json
 import re
 import shlex
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from .fleet import OPERATOR, STRANGER, Fleet
+from .qemu import Background
 
 SERVER, CLIENT = "shadow-server.service", "shadow-client@011.service"
 API = "/run/shadow-tunnel/io.shadowtunnel.Server"
@@ -231,15 +233,22 @@ def test_ssh_says_why_it_cannot(fleet: Fleet) -> None:
 # Revoked certificates.
 
 
-def test_a_robot_is_revoked_while_somebody_visits_it(fleet: Fleet, ca: str) -> None:
-    fleet.start("011", "012")
-    cursor = fleet.machine.cursor()
+@contextlib.contextmanager
+def visits(fleet: Fleet) -> Iterator[tuple[Background, Background]]:
+    """Somebody visits robot 011, and robot 012."""
     with (
         fleet.machine.background(fleet.ssh("cat"), user=OPERATOR) as session,
         fleet.machine.background(fleet.ssh("cat", robot="012"), user=OPERATOR) as other,
     ):
         for one in (session, other):
             assert one.ask(b"hello\n") == b"hello\n"
+        yield session, other
+
+
+def test_a_robot_is_revoked_while_somebody_visits_it(fleet: Fleet, ca: str) -> None:
+    fleet.start("011", "012")
+    cursor = fleet.machine.cursor()
+    with visits(fleet) as (session, other):
         fleet.machine.run(f"{ca} revoke 011 && cp {CA}/ca.crl /etc/shadow-tunnel/")
         fleet.machine.run("systemctl reload shadow-server")
         assert session.wait() == 255
@@ -260,12 +269,7 @@ def test_a_robot_that_is_revoked_does_not_outlive_a_restart(fleet: Fleet, ca: st
     """Its session and stream are kept by the service manager; the next server reads the list first."""
     fleet.start("011", "012")
     cursor = fleet.machine.cursor()
-    with (
-        fleet.machine.background(fleet.ssh("cat"), user=OPERATOR) as session,
-        fleet.machine.background(fleet.ssh("cat", robot="012"), user=OPERATOR) as other,
-    ):
-        for one in (session, other):
-            assert one.ask(b"hello\n") == b"hello\n"
+    with visits(fleet) as (session, other):
         fleet.machine.run(f"{ca} revoke 011 && cp {CA}/ca.crl /etc/shadow-tunnel/")
         fleet.machine.run("systemctl restart shadow-server")
         assert session.wait() == 255
