@@ -71,6 +71,7 @@ def make_client(number: int, standby: int, ktls: Ktls, ports: tuple[int, int], f
         robot=name(number),
         services={"": Endpoint("127.0.0.1", ports[1])},
         files=Files(folder / "ca.crt", folder / f"{name(number)}.crt", folder / "client.key"),
+        state=None,
         ktls=ktls,
         standby=standby,
         once=False,

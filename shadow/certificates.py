@@ -8,8 +8,10 @@ import datetime as dt
 import enum
 import re
 import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
@@ -23,13 +25,15 @@ from OpenSSL import crypto
 from .errors import ClockError, ConfigError, IdentityError
 from .files import read_file
 
+if TYPE_CHECKING:  # cryptography 38 has another name for it
+    from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
 _PEM = re.compile(_BEGIN + rb".*?-----END CERTIFICATE-----", re.DOTALL)  # RFC 7468, section 5
 
-# What cryptography raises on damaged DER, which it reads piece by piece, when the piece is asked for.
-_DAMAGE = (
+DAMAGE = (
     ValueError,
     TypeError,
     KeyError,  # a string type that it has no name for
@@ -38,6 +42,7 @@ _DAMAGE = (
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
+"""What cryptography raises on damaged DER, which it reads piece by piece, when the piece is asked for."""
 
 _KEY_DAMAGE = (ValueError, UnsupportedAlgorithm, InternalError)
 
@@ -115,7 +120,7 @@ def validity(certificate: x509.Certificate) -> tuple[dt.datetime, dt.datetime]:
     )
 
 
-def common_name(certificate: x509.Certificate) -> str:
+def common_name(certificate: x509.Certificate | x509.CertificateSigningRequest) -> str:
     """The subject's one common name, as it stands there: the caller checks what it may hold.
 
     Raises:
@@ -123,7 +128,7 @@ def common_name(certificate: x509.Certificate) -> str:
     """
     try:
         names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise IdentityError("the certificate's subject is damaged") from error
     if len(names) != 1:
         raise IdentityError(f"the certificate has {len(names) or 'no'} common names, not one")
@@ -138,7 +143,7 @@ def has_purpose(certificate: x509.Certificate, purpose: Purpose) -> bool:
     """
     try:
         usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (x509.ExtensionNotFound, *_DAMAGE):
+    except (x509.ExtensionNotFound, *DAMAGE):
         return False
     return purpose.usage in usages
 
@@ -147,7 +152,7 @@ def is_authority(certificate: x509.Certificate) -> bool:
     """Whether a certificate may issue others (RFC 5280, section 4.2.1.9)."""
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, *_DAMAGE):
+    except (x509.ExtensionNotFound, *DAMAGE):
         return False
 
 
@@ -177,16 +182,28 @@ def parse_certificates(pem: bytes, path: Path, what: str) -> list[x509.Certifica
     if len(blocks) != pem.count(_BEGIN):
         raise ConfigError(f"{what} {path}: damaged: a certificate has no end")
     try:
-        return [_parse(block) for block in blocks]
-    except _DAMAGE as error:
+        return [_complete(x509.load_pem_x509_certificate, block) for block in blocks]
+    except DAMAGE as error:
         raise ConfigError(f"{what} {path}: damaged: not a certificate") from error
 
 
-def _parse(block: bytes) -> x509.Certificate:
+def parse_certificate(der: bytes) -> x509.Certificate:
+    """A certificate that a peer has sent.
+
+    Raises:
+        IdentityError: it is damaged.
+    """
+    try:
+        return _complete(x509.load_der_x509_certificate, der)
+    except DAMAGE as error:
+        raise IdentityError("the certificate is damaged") from error
+
+
+def _complete(load: Callable[[bytes], x509.Certificate], data: bytes) -> x509.Certificate:
     with warnings.catch_warnings():
         # Oddities that it tolerates, such as a serial number of zero, are no business of the log.
         warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-        certificate = x509.load_pem_x509_certificate(block)
+        certificate = load(data)
         # Parsed when asked for: ask here, where the file is known.
         _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.public_key()
     return certificate
@@ -267,12 +284,34 @@ def check_pair(certificate: x509.Certificate, crt_path: Path, key: PrivateKey, k
     Raises:
         ConfigError: they do not.
     """
-    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if certificate.public_key().public_bytes(*form) != key.public_key().public_bytes(*form):
+    if key_bytes(certificate.public_key()) != key_bytes(key.public_key()):
         raise ConfigError(
             f"private key {key_path} does not match certificate {crt_path} "
             "(in a chain our own certificate comes first)"
         )
+
+
+def key_bytes(key: "CertificatePublicKeyTypes") -> bytes:
+    """A public key to compare by: SubjectPublicKeyInfo in DER (RFC 5280, section 4.1.2.7)."""
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def make_store(authorities: Iterable[x509.Certificate]) -> crypto.X509Store:
+    """The CAs to check peers against."""
+    store = crypto.X509Store()
+    for authority in authorities:
+        store.add_cert(crypto.X509.from_cryptography(authority))
+    return store
+
+
+def verify_chain(store: crypto.X509Store, chain: Sequence[x509.Certificate]) -> None:
+    """Check that a chain, own certificate first, leads to a CA of the store (RFC 5280, section 6).
+
+    Raises:
+        crypto.X509StoreContextError: it does not.
+    """
+    leaf, *intermediates = (crypto.X509.from_cryptography(certificate) for certificate in chain)
+    crypto.X509StoreContext(store, leaf, intermediates).verify_certificate()
 
 
 def check_validity(certificate: x509.Certificate, what: str, now: dt.datetime) -> None:
@@ -332,13 +371,10 @@ def _check_issued(
     chain: list[x509.Certificate], crt_path: Path, ca: list[x509.Certificate], ca_path: Path, now: dt.datetime
 ) -> None:
     """Check that a chain leads to one of the CAs (RFC 5280, section 6), as OpenSSL in a peer will do."""
-    store = crypto.X509Store()
-    for certificate in ca:
-        store.add_cert(crypto.X509.from_cryptography(certificate))
+    store = make_store(ca)
     store.set_time(now.astimezone(dt.UTC))
-    leaf, *intermediates = (crypto.X509.from_cryptography(certificate) for certificate in chain)
     try:
-        crypto.X509StoreContext(store, leaf, intermediates).verify_certificate()
+        verify_chain(store, chain)
     except crypto.X509StoreContextError as error:
         if error.errors[0] in {_X509_V_ERR_CERT_NOT_YET_VALID, _X509_V_ERR_CERT_HAS_EXPIRED}:
             # The chain's own have been checked before, so it is one of the CA file's.

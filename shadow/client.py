@@ -8,17 +8,28 @@ import logging
 import time
 
 from . import depot, journal, tls
-from .certificates import Purpose, common_name, load_credentials
+from .certificates import Purpose
 from .client_session import Session
 from .config import ClientConfig
 from .depot import Depot
-from .errors import ClockError, ConfigError, HandshakeError, IdentityError, Refused, ShadowError
+from .errors import (
+    ClockError,
+    ConfigError,
+    HandshakeError,
+    IdentityError,
+    LocalError,
+    PeerError,
+    Refused,
+    ShadowError,
+)
 from .expiry import Term, terms
 from .journal import Event
 from .link import Link
 from .protocol import Backoff
+from .renewing import Renewer
 from .services import Services
 from .vault import Vault
+from .wallet import Pair, Wallet
 
 
 class Phase(enum.Enum):
@@ -44,7 +55,9 @@ class Client:
         self._vault = vault
         self._services = Services(config.robot, config.services, vault)
         self._no_ktls = tls.check_kernel(config.ktls)
-        self.terms: list[Term] = []
+        self._wallet = Wallet(config.files, config.state, config.robot)
+        self._renewing: asyncio.Task[None] | None = None
+        self._move: asyncio.Task[None] | None = None
         self._settings: tls.Settings | None = None
         try:
             self._settings = self._load()
@@ -76,6 +89,9 @@ class Client:
         self._resume_session()
         self._task = asyncio.create_task(self._keep_connected())
         self._task.add_done_callback(self._stopped_trying)
+        if self._wallet.renews:
+            self._renewing = asyncio.create_task(Renewer(self._wallet, self, self._config.robot).run())
+            self._renewing.add_done_callback(self._stopped_trying)
 
     def _resume_session(self) -> None:
         if self._settings is not None:
@@ -99,16 +115,14 @@ class Client:
 
     async def stop(self) -> None:
         """Leave the session for the next client, or end it in order."""
+        await _end(self._renewing)
         if self._session is not None and self._vault.store.limit:
             with contextlib.closing(Depot(self._vault.store)) as left:
                 if self._session.park(left):
                     text = f"robot {self._config.robot}: the session is left for the next start"
                     journal.log(Event.STOPPING, logging.INFO, text, robot=self._config.robot)
         self._services.stop()
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await _end(self._task)
 
     @property
     def status(self) -> str:
@@ -122,20 +136,57 @@ class Client:
         return f"Dialling {self._config.server}, {streams}"
 
     def _load(self) -> tls.Settings:
-        files = self._config.files
-        credentials = load_credentials(files.ca, files.crt, files.key, Purpose.ROBOT, dt.datetime.now(dt.UTC))
-        try:
-            name = common_name(credentials.chain[0])
-        except IdentityError as error:  # our own file, no peer's
-            raise ConfigError(f"{files.crt}: {error}") from error
-        if name != self._config.robot:
-            raise ConfigError(f"{files.crt} is for robot {name!r}, not for {self._config.robot!r} (--robot)")
+        return self._settings_for(self._wallet.load(dt.datetime.now(dt.UTC)))
+
+    def _settings_for(self, pair: Pair) -> tls.Settings:
+        config, credentials = self._config, pair.credentials
         context = tls.make_context(credentials)
-        config = self._config
-        self.terms = terms(credentials, files.crt, files.ca, f"`shadow-ca robot {config.robot}`")
         return tls.Settings(
             context, Purpose.ROBOT, config.ktls, config.server_name, credentials.ca, credentials.fingerprint
         )
+
+    @property
+    def terms(self) -> list[Term]:
+        """See ``daemon.Role``."""
+        pair, robot = self._wallet.current, self._config.robot
+        if pair is None:  # our clock is wrong, and nothing can be said
+            return []
+        return terms(pair.credentials, pair.crt, self._config.files.ca, f"`shadow-ca robot {robot}`")
+
+    # Another certificate
+
+    @property
+    def session(self) -> Session | None:
+        """The session we have, if we are connected."""
+        return self._session if self._session is not None and self._session.connected else None
+
+    async def try_out(self, pair: Pair) -> None:
+        """Go on in a new session with these credentials.
+
+        The server takes the new session for the old one in one step, so the robot's sockets are there all
+        the time.
+
+        Raises:
+            ShadowError: it did not come about; the session we have goes on.
+        """
+        self._move = asyncio.create_task(self._move_to(self._settings_for(pair)))
+        try:
+            await self._move
+        finally:
+            self._move.cancel()
+            self._move = None
+
+    async def _move_to(self, settings: tls.Settings) -> None:
+        session = Session(self._config, settings, self._services)
+        try:
+            await session.open()
+        except BaseException:
+            session.close()
+            raise
+        old, self._session, self._settings = self._session, session, settings
+        self._detail = f"{session.target} since {session.since}"
+        if old is not None:
+            old.give_way()
 
     def _stopped_trying(self, task: asyncio.Task[None]) -> None:
         """A bug must end the daemon: one that lives, is fed, and never dials again helps nobody."""
@@ -159,21 +210,52 @@ class Client:
         """Connect and stay connected; return what ended it."""
         self._phase = Phase.DIALLING
         try:
-            if self._settings is None:
-                self._settings = self._load()
+            settings = self._refresh()
             if self._session is None:
-                self._session = Session(self._config, self._settings, self._services)
+                self._session = Session(self._config, settings, self._services)
             try:
                 if not self._session.connected:
                     await self._session.open()
                 self._phase = Phase.CONNECTED
                 self._detail = f"{self._session.target} since {self._session.since}"
-                return await self._session.lost
+                self._note_acceptance(settings)
+                return await self._end_of_session(self._session)
             finally:
                 self._session.close()
                 self._session = None
         except ShadowError as error:
             return error
+
+    def _note_acceptance(self, settings: tls.Settings) -> None:
+        """The server has let us in with this certificate: if it is a new one, it stays."""
+        pair = self._wallet.current
+        if pair is not None and pair.credentials.fingerprint == settings.fingerprint:
+            with contextlib.suppress(LocalError):  # then it will be tried again
+                self._wallet.accepted(pair)
+
+    def _refresh(self) -> tls.Settings:
+        """Choose among our certificates once more: one may have expired, or the clock may be right by now.
+
+        Raises:
+            ConfigError, ClockError: there never was a good one.
+        """
+        if self._settings is None or self._wallet.renews:
+            try:
+                self._settings = self._load()
+            except ShadowError:
+                if self._settings is None:
+                    raise
+        return self._settings
+
+    async def _end_of_session(self, session: Session) -> PeerError:
+        """What ended a session, or the last one of those that have taken its place."""
+        while True:
+            error = await session.lost
+            if self._move is not None:  # the server may have ended it for the new one's sake
+                await asyncio.wait([self._move])
+            if self._session is session or self._session is None:
+                return error
+            session = self._session
 
     def _report_loss(self, error: ShadowError, wait: float) -> None:
         self._phase = Phase.WAITING
@@ -184,3 +266,10 @@ class Client:
         level = logging.ERROR if fatal else logging.WARNING
         text = f"no session with {self._config.server}: {error}; next try in {wait:.1f} s"
         journal.log(event, level, text, robot=self._config.robot)
+
+
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -18,7 +18,20 @@ from .config import ClientConfig
 from .depot import Depot, deal
 from .errors import LocalError, PeerError, Refused, ShadowError
 from .flow import reason_of
-from .frames import PROTOCOL_VERSION, Dial, Frame, Hello, Ping, Refusal, Start, Welcome
+from .frames import (
+    PROTOCOL_VERSION,
+    Dial,
+    Frame,
+    Hello,
+    Ping,
+    Refusal,
+    Sign,
+    Signed,
+    Start,
+    Unsigned,
+    Welcome,
+)
+from .greeting import greet
 from .journal import Event
 from .link import Link
 from .parcel import Letter
@@ -28,10 +41,10 @@ from .services import Services
 SOFTWARE = f"shadow-client {__version__}"
 Check = Callable[[Link], None]
 """Raises ShadowError if the server behind the link would not be trusted today."""
-OnWelcome = Callable[[Channel, Welcome], None]
 
 _CHANNELS_MAX = 256  # data channels opening or standing by, whatever the server asks for
 _PROMPT = 1.0  # seconds for a session to be welcomed; a server that takes longer has a fleet at its door
+_SIGN_TIMEOUT = 30.0  # seconds; the server itself waits for 20
 _SPREAD = 4  # times as long as that we may then wait before we ask for more
 
 
@@ -44,11 +57,13 @@ class Session:
         target: the server's address in use; data channels go to the very same one, since only the server
             behind it knows this session.
         lost: set to what ended the session.
+        renews: the server has certificates renewed.
     """
 
     def __init__(self, config: ClientConfig, settings: tls.Settings, services: Services) -> None:
         self.settings = settings
         self.since = ""
+        self.renews = False
         self.target: Target | None = None
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[PeerError] = self._loop.create_future()
@@ -63,6 +78,7 @@ class Session:
         self._opening: set[asyncio.Task[None]] = set()
         self._standbys: set[Channel] = set()
         self._failures = Backoff()
+        self._signed: asyncio.Future[bytes] | None = None
 
     async def open(self) -> None:
         """Dial, shake hands, say HELLO and hear WELCOME.
@@ -78,12 +94,12 @@ class Session:
         hello = Hello(
             PROTOCOL_VERSION, CONTROL, self._config.robot, tuple(self._config.services), software=SOFTWARE
         )
-        await self._greet(link, hello, self._welcomed)
+        await greet(link, hello, self._welcomed, self._config.connect_timeout)
         self._fill_up_in_turn(self._loop.time() - began)
 
     def _welcomed(self, channel: Channel, welcome: Welcome) -> None:
         link = channel.link
-        self._id = welcome.session
+        self._id, self.renews = welcome.session, welcome.renews
         self.since = time.strftime("%Y-%m-%d %H:%M:%S")
         self._attend(channel, min(max(welcome.keepalive, 0.1), KEEPALIVE_MAX))
         self._timer = self._loop.call_later(self._keepalive.interval, self._keep_alive)
@@ -146,6 +162,7 @@ class Session:
             "session": self._id,
             "interval": self._keepalive.interval,
             "since": self.since,
+            "renews": self.renews,
             "target": (int(self.target.family), self.target.sockaddr),
         }
 
@@ -181,6 +198,7 @@ class Session:
             family, sockaddr = facts["target"]
             self.target = Target(int(family), tuple(sockaddr))
             self._id, self.since = str(facts["session"]), str(facts["since"])
+            self.renews = bool(facts["renews"])
             interval = float(facts["interval"])
             self._attend(channels.remembered(link, facts, Party.ROBOT, State.OPEN), interval)
         elif facts["kind"] == "standby" and self.connected:
@@ -204,6 +222,11 @@ class Session:
         if self._control is not None:
             self._control.close()
 
+    def give_way(self) -> None:
+        """End the session for another one's sake."""
+        self.close()
+        self._end(PeerError("another session has taken its place"))
+
     # Connections
 
     async def _connect(self, targets: list[Target], settings: tls.Settings) -> Link:
@@ -222,42 +245,6 @@ class Session:
         except OSError as error:
             raise PeerError(f"connection lost: {reason_of(error)}") from error
 
-    async def _greet(self, link: Link, hello: Hello, welcomed: OnWelcome) -> None:
-        """Say HELLO, wait for WELCOME and call ``welcomed`` with it.
-
-        It is called as the frame is read, not when this coroutine comes around: START may be right behind
-        WELCOME, and must find the channel with its new owner.
-
-        Raises:
-            Refused: the server said no.
-            PeerError: the connection broke, or it took too long.
-        """
-        answer: asyncio.Future[None] = self._loop.create_future()
-
-        def on_frame(frame: Frame) -> None:
-            if isinstance(frame, Refusal) and not answer.done():
-                answer.set_exception(Refused(frame.code, frame.text, frame.retry))
-            elif isinstance(frame, Welcome) and frame.version != PROTOCOL_VERSION:
-                answer.set_exception(PeerError(f"the server speaks protocol version {frame.version}"))
-            elif isinstance(frame, Welcome) and not answer.done():
-                answer.set_result(None)
-                welcomed(channel, frame)
-
-        def on_lost(error: PeerError | None) -> None:
-            if not answer.done():
-                answer.set_exception(error or PeerError("the server hung up"))
-
-        channel = Channel(link, Party.ROBOT, on_frame, on_lost)
-        try:
-            channel.send(hello)
-            async with asyncio.timeout(self._config.connect_timeout):
-                await answer
-        except TimeoutError:
-            raise PeerError(f"no WELCOME within {self._config.connect_timeout:g} s") from None
-        finally:
-            if not (answer.done() and not answer.cancelled() and answer.exception() is None):
-                channel.abort()
-
     # Control channel
 
     def _control_frame(self, frame: Frame) -> None:
@@ -266,6 +253,11 @@ class Session:
             self._open_channels(frame.count)
         elif isinstance(frame, Refusal):
             self._end(Refused(frame.code, frame.text, frame.retry))
+        elif isinstance(frame, Signed | Unsigned) and self._signed is not None and not self._signed.done():
+            if isinstance(frame, Signed):
+                self._signed.set_result(frame.certificate)
+            else:
+                self._signed.set_exception(Refused(frame.code, frame.text))
 
     def _control_lost(self, error: PeerError | None) -> None:
         self._end(error or PeerError("the server hung up"))
@@ -284,6 +276,26 @@ class Session:
     def _end(self, error: PeerError) -> None:
         if not self.lost.done():
             self.lost.set_result(error)
+
+    async def renew(self, request: Sign) -> bytes:
+        """Have our certificate renewed; the new one, in DER.
+
+        Raises:
+            Refused: the server or the signer says no.
+            PeerError: no answer.
+        """
+        if self._control is None or self.lost.done():
+            raise PeerError("the session is over")
+        self._signed = self._loop.create_future()
+        self._control.send(request)
+        try:
+            either: list[asyncio.Future[Any]] = [self._signed, self.lost]
+            await asyncio.wait(either, timeout=_SIGN_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+            if not self._signed.done():
+                raise PeerError("the session ended" if self.lost.done() else "no answer from the server")
+            return self._signed.result()
+        finally:
+            self._signed = None
 
     # Data channels
 
@@ -320,7 +332,7 @@ class Session:
         hello = Hello(PROTOCOL_VERSION, DATA, self._config.robot, session=self._id)
         try:
             link = await self._connect([self.target], self.settings)
-            await self._greet(link, hello, self._stand_by)
+            await greet(link, hello, self._stand_by, self._config.connect_timeout)
         except ShadowError as error:
             wait = self._failures.wait()
             text = f"cannot open a data channel: {error}; next try in {wait:.1f} s"

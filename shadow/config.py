@@ -43,6 +43,7 @@ class ServerConfig:
     ldir: Path
     files: Files
     crl: Path | None
+    signer: Path | None
     ktls: Ktls
     keepalive: float
     handshake_timeout: float
@@ -62,6 +63,7 @@ class ClientConfig:
     robot: str
     services: Mapping[str, Endpoint]
     files: Files
+    state: Path | None
     ktls: Ktls
     standby: int
     once: bool
@@ -221,6 +223,7 @@ def parse_server(
     options.add("--ldir", Path, "folder for the robots' sockets")
     _add_common(options)
     options.add("--crl", Path, "file with the CA's list of revoked certificates")
+    options.add("--signer", Path, "socket of the CA's signer, which renews the robots' certificates")
     options.add(
         "--keepalive", _parse_seconds, "seconds between signs of life; three missed end it", default=30.0
     )
@@ -240,6 +243,7 @@ def parse_server(
         ldir=_needed(values, "--ldir"),
         files=_files(values),
         crl=values.crl,
+        signer=values.signer,
         ktls=values.ktls,
         keepalive=values.keepalive,
         handshake_timeout=values.handshake_timeout,
@@ -271,6 +275,7 @@ def parse_client(
     options.add("--lport", parse_port, "TCP port of the default service; without it there is none")
     options.add_list("--service", _parse_service, "NAME=HOST:PORT", "a further service (repeatable)")
     _add_common(options)
+    options.add("--state", Path, "folder for renewed certificates; without it none are asked for")
     options.add("--standby", _parse_count(0, 64), "connections kept ready for visitors", default=2)
     options.add("--connect-timeout", _parse_seconds, "seconds the server has to answer", default=15.0)
     options.add_switch("--once", text="leave with an error at the first failure instead of trying again")
@@ -282,6 +287,7 @@ def parse_client(
         robot=_needed(values, "--robot"),
         services=_services(values),
         files=_files(values),
+        state=values.state,
         ktls=values.ktls,
         standby=values.standby,
         once=values.once,

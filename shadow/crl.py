@@ -13,9 +13,8 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from .certificates import moment
+from .certificates import key_bytes, moment
 from .errors import ConfigError
 from .files import read_file
 
@@ -125,7 +124,7 @@ def _checked(pem: bytes, path: Path, ca: Sequence[x509.Certificate]) -> Revocati
     since, until = _dates(parsed)
     if until is None:  # section 5.1.2.5: MUST be there
         raise ConfigError(f"revocation list {path} does not say when the next one is due")
-    key = signer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    key = key_bytes(signer.public_key())
     return RevocationList(signer.subject, key, _number(parsed), since, until, revoked)
 
 

@@ -8,6 +8,8 @@ what follows a STARTED frame is the visitor's own data and belongs to the relay.
 Nothing here knows a socket or a clock. ``docs/PROTOCOL.md`` describes when each frame is sent.
 """
 
+import base64
+import binascii
 import json
 import re
 import struct
@@ -23,6 +25,7 @@ FRAME_MAX = 2**14  # bytes, header included: one TLS record
 BODY_MAX = FRAME_MAX - _HEADER.size
 TEXT_MAX = 512  # characters of any one string: enough for an error text, too little to flood a log with
 SERVICES_MAX = 64  # services that one robot may offer
+BLOB_MAX = 4000  # bytes of any one certificate or request: three of them, in base64, fit one frame
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: JSON can say it, UTF-8 cannot
 _INTEGER_MAX = 2**53 - 1  # what every JSON implementation represents exactly (RFC 8259, section 6)
 
@@ -65,6 +68,7 @@ class Welcome(Frame):
         session: id of the session; data channels name it.
         keepalive: interval between PINGs, in seconds.
         software: name and version of the server, for the log.
+        renews: (control) the server knows who signs certificates: SIGN may be said.
     """
 
     TYPE: ClassVar[int] = 2
@@ -72,6 +76,7 @@ class Welcome(Frame):
     session: str = ""
     keepalive: float = 30.0
     software: str = ""
+    renews: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +149,49 @@ class Failed(Frame):
     text: str = ""
 
 
-_BY_TYPE: dict[int, type[Frame]] = {
-    kind.TYPE: kind for kind in (Hello, Welcome, Refusal, Ping, Pong, Dial, Start, Started, Failed)
-}
+@dataclass(frozen=True, slots=True)
+class Sign(Frame):
+    """Robot to server on the control channel, and server to signer: renew my certificate.
+
+    Attributes:
+        request: for the new certificate, with the new key (RFC 2986, in DER).
+        certificate: the present one, the same as in the connection's handshake (in DER).
+        proof: a signature of the request with the present key; see ``renewal.prove``.
+    """
+
+    TYPE: ClassVar[int] = 10
+    request: bytes
+    certificate: bytes
+    proof: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Signed(Frame):
+    """The answer to SIGN: the new ``certificate`` (in DER)."""
+
+    TYPE: ClassVar[int] = 11
+    certificate: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unsigned(Frame):
+    """The answer to SIGN: no.
+
+    Attributes:
+        code: reason for machines: ``revoked``, ``early``, ``limit``, …
+        text: reason for humans.
+    """
+
+    TYPE: ClassVar[int] = 12
+    code: str
+    text: str = ""
+
+
+_KINDS: tuple[type[Frame], ...] = (
+    *(Hello, Welcome, Refusal, Ping, Pong, Dial, Start, Started, Failed),
+    *(Sign, Signed, Unsigned),
+)
+_BY_TYPE = {kind.TYPE: kind for kind in _KINDS}
 
 # dataclasses.fields and asdict take longer than all the rest of a keepalive.
 _FIELDS = {kind: [(field.name, field.type) for field in fields(kind)] for kind in _BY_TYPE.values()}
@@ -159,10 +204,17 @@ def encode(frame: Frame) -> bytes:
         FrameError: the body would be longer than ``BODY_MAX``.
     """
     values = {name: getattr(frame, name) for name, _type in _FIELDS[type(frame)]}
-    body = json.dumps(values, separators=(",", ":")).encode()
+    body = json.dumps(values, separators=(",", ":"), default=_base64).encode()
     if len(body) > BODY_MAX:
         raise FrameError(f"{type(frame).__name__} frame of {len(body)} bytes exceeds {BODY_MAX}")
     return _HEADER.pack(frame.TYPE, 0, len(body)) + body
+
+
+def _base64(value: object) -> str:
+    """RFC 4648, section 4; the only thing in a frame that JSON cannot say itself."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{type(value).__name__} in a frame")
+    return base64.b64encode(value).decode()
 
 
 class Decoder:
@@ -241,10 +293,28 @@ def _checked(kind: type[Frame], name: str, wanted: object, value: object) -> obj
     """``value`` as the field's type wants it; the types are those that appear in the classes above."""
     if wanted is str and isinstance(value, str) and len(value) <= TEXT_MAX and not _SURROGATE.search(value):
         return value
+    if wanted is bool and isinstance(value, bool):
+        return value
+    if wanted is bytes and isinstance(value, str):
+        return _bytes(kind, name, value)
     if wanted is int and type(value) is int and 0 <= value <= _INTEGER_MAX:
         return value
     if wanted is float and type(value) in {int, float} and 0 <= value <= _INTEGER_MAX:  # type: ignore[operator]
         return float(value)  # type: ignore[arg-type]
     if wanted == tuple[str, ...] and isinstance(value, list) and len(value) <= SERVICES_MAX:
         return tuple(str(_checked(kind, name, str, item)) for item in value)
-    raise FrameError(f"{kind.__name__} frame has a bad value for {name!r}")
+    raise _bad_value(kind, name)
+
+
+def _bytes(kind: type[Frame], name: str, text: str) -> bytes:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:  # ValueError: not ASCII
+        raise _bad_value(kind, name) from error
+    if len(data) > BLOB_MAX:
+        raise _bad_value(kind, name)
+    return data
+
+
+def _bad_value(kind: type[Frame], name: str) -> FrameError:
+    return FrameError(f"{kind.__name__} frame has a bad value for {name!r}")

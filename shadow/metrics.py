@@ -4,6 +4,7 @@ What happens is counted where it is logged: each event with a message id that is
 the log and the figures cannot tell different stories. How things are is asked when somebody scrapes.
 """
 
+import datetime as dt
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -21,8 +22,11 @@ from .session import Cause
 
 _WAITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 
+_SOON = dt.timedelta(days=30)
+
 _HOW = ("in order", "cut off")
 _BY = ("server", "robot")
+_RENEWED = "ok"
 
 Facts = Mapping[str, Any]
 
@@ -95,6 +99,10 @@ class Metrics(logging.Handler):
         visitors = self._counter(
             "shadow_visitors_turned_away", "Visitors who were not connected, by whom.", "by"
         )
+        renewals = self._counter(
+            "shadow_renewals", "Robots' requests for their next certificate, by code of the answer.", "code"
+        )
+        renewals.labels(_RENEWED)
         started = self._counter("shadow_sessions_started", "Sessions of robots that have begun.")
         text = "Seconds until a visitor was connected, by whether a channel stood by."
         wait = Histogram(
@@ -113,6 +121,8 @@ class Metrics(logging.Handler):
             Event.ROBOT_DISCONNECTED: lambda facts: ended.labels(facts["cause"]).inc(),
             Event.ROBOT_TAKEN_OVER: lambda _facts: ended.labels(Cause.SUPERSEDED).inc(),
             Event.ROBOT_REFUSED: lambda facts: refused.labels(facts["code"]).inc(),
+            Event.RENEWED: lambda _facts: renewals.labels(_RENEWED).inc(),
+            Event.RENEWAL_FAILED: lambda facts: renewals.labels(facts["code"]).inc(),
             Event.HANDSHAKE_FAILED: lambda facts: failed.labels(facts["cause"]).inc(),
             Event.STREAM_STARTED: lambda facts: wait.labels(facts["standby"]).observe(facts["wait"]),
             Event.STREAM_ENDED: lambda facts: self._stream_ended(streams.labels(_HOW[0]), facts),
@@ -154,10 +164,21 @@ class Metrics(logging.Handler):
         ends = {term.what: term.until.timestamp() for term in self._server.terms}
         text = "When what we use expires, in seconds since 1970."
         yield self._gauge("shadow_expiry_timestamp_seconds", text, ends, "what")
+        text = f"When a connected robot's certificate expires, if that is within {_SOON.days} days."
+        yield self._gauge("shadow_robot_expiry_timestamp_seconds", text, self._expiring_robots(), "robot")
         counts_by_bucket, seconds = self._relay.turns
         turns = HistogramMetricFamily("shadow_relay_turn_seconds", "Rounds of the relay's threads.")
         turns.add_metric([], _cumulated(counts_by_bucket), seconds)
         yield turns
+
+    def _expiring_robots(self) -> dict[str, float]:
+        """Not all of them: thousands of figures that are looked at once a year."""
+        limit = dt.datetime.now(dt.UTC) + _SOON
+        return {
+            robot.name: robot.session.until.timestamp()
+            for robot in self._server.robots.values()
+            if robot.session is not None and robot.session.until < limit
+        }
 
     def _streams(self) -> Iterator[Any]:
         running = {"kernel": 0, "userspace": 0}

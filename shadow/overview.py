@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .certificates import validity
 from .flow import Pump
 from .link import Link
 from .robots import Robot
@@ -38,7 +37,7 @@ def robot_facts(robot: Robot, now: float) -> Facts:
         "services": list(session.services),
         **_link_facts(session.channel.link),
         "serial": f"{certificate.serial_number:040x}",
-        "certificateEnds": validity(certificate)[1].isoformat(),
+        "certificateEnds": session.until.isoformat(),
         "standbys": len(session.board.standbys),
         "waiting": len(session.board.visitors) + len(robot.starting),
     }

@@ -49,6 +49,7 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)  # RFC 1123
 
 # A robot's clock may be a little slow, and a certificate should be good the moment it gets there.
 _BACKDATE = dt.timedelta(minutes=5)
+_BACKDATE_SHARE = 20  # of a renewed certificate's life at most: short ones must not begin half over
 
 HostName = x509.DNSName | x509.IPAddress
 
@@ -112,12 +113,13 @@ def create_authority(name: str, days: int, now: dt.datetime) -> Pair:
     Raises:
         ConfigError: the name is not allowed.
     """
-    subject = _subject(check_authority_name(name))
-    key = _new_key()
+    owner = subject(check_authority_name(name))
+    key = new_key()
     ski = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     builder = (
-        _builder(subject, key, now, now + dt.timedelta(days=days))
-        .issuer_name(subject)
+        _builder(owner, key.public_key(), now - _BACKDATE, now + dt.timedelta(days=days))
+        .issuer_name(owner)
+        .serial_number(x509.random_serial_number())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(authority=True), critical=True)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ski), critical=False)
@@ -138,7 +140,7 @@ def issue_server(authority: Pair, hosts: Sequence[str], days: int, now: dt.datet
     title = next(
         (text for text in (str(name.value) for name in names) if len(text) <= _COMMON_NAME_MAX), "server"
     )
-    return _issue(authority, title, Purpose.SERVER, (now, days), x509.SubjectAlternativeName(names))
+    return _issue_pair(authority, title, Purpose.SERVER, (now, days), x509.SubjectAlternativeName(names))
 
 
 def issue_robot(authority: Pair, name: str, days: int, now: dt.datetime) -> Pair:
@@ -147,28 +149,58 @@ def issue_robot(authority: Pair, name: str, days: int, now: dt.datetime) -> Pair
     Raises:
         ConfigError: the name is not allowed, or the end is beyond the CA's own.
     """
-    return _issue(authority, check_robot_name(name), Purpose.ROBOT, (now, days))
+    return _issue_pair(authority, check_robot_name(name), Purpose.ROBOT, (now, days))
 
 
-def _issue(
+def renew_robot(
+    authority: Pair,
+    name: str,
+    key: ec.EllipticCurvePublicKey,
+    serial: int,
+    life: dt.timedelta,
+    now: dt.datetime,
+) -> x509.Certificate:
+    """A robot's next certificate, for its new key.
+
+    It lives as long as the one before, ``life``, but not longer than the CA.
+    """
+    backdate = min(_BACKDATE, life / _BACKDATE_SHARE)
+    end = min(now - backdate + life, validity(authority.certificate)[1])
+    builder = _leaf(authority, name, Purpose.ROBOT, key, (now - backdate, end))
+    return builder.serial_number(serial).sign(authority.key, hashes.SHA256())
+
+
+def _issue_pair(
     authority: Pair,
     title: str,
     purpose: Purpose,
     term: tuple[dt.datetime, int],
     *extensions: x509.ExtensionType,
 ) -> Pair:
-    key = _new_key()
-    builder = (
-        _builder(_subject(title), key, term[0], _end(authority, *term))
+    key = new_key()
+    dates = term[0] - _BACKDATE, _end(authority, *term)
+    builder = _leaf(authority, title, purpose, key.public_key(), dates)
+    builder = builder.serial_number(x509.random_serial_number())
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    return Pair(builder.sign(authority.key, hashes.SHA256()), key)
+
+
+def _leaf(
+    authority: Pair,
+    title: str,
+    purpose: Purpose,
+    key: ec.EllipticCurvePublicKey,
+    dates: tuple[dt.datetime, dt.datetime],
+) -> x509.CertificateBuilder:
+    return (
+        _builder(subject(title), key, *dates)
         .issuer_name(authority.certificate.subject)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(authority=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([purpose.usage]), critical=False)
         .add_extension(key_identifier(authority.certificate), critical=False)
     )
-    for extension in extensions:
-        builder = builder.add_extension(extension, critical=False)
-    return Pair(builder.sign(authority.key, hashes.SHA256()), key)
 
 
 def _end(authority: Pair, now: dt.datetime, days: int) -> dt.datetime:
@@ -183,25 +215,26 @@ def _end(authority: Pair, now: dt.datetime, days: int) -> dt.datetime:
 
 
 def _builder(
-    subject: x509.Name, key: PrivateKey, now: dt.datetime, end: dt.datetime
+    owner: x509.Name, key: ec.EllipticCurvePublicKey, start: dt.datetime, end: dt.datetime
 ) -> x509.CertificateBuilder:
     """What all our certificates have in common."""
     return (
         x509.CertificateBuilder()
-        .subject_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before((now - _BACKDATE).replace(microsecond=0))
+        .subject_name(owner)
+        .public_key(key)
+        .not_valid_before(start.replace(microsecond=0))
         .not_valid_after(end.replace(microsecond=0))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
 
-def _new_key() -> ec.EllipticCurvePrivateKey:
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """A private key as all our certificates have."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def _subject(common_name: str) -> x509.Name:
+def subject(common_name: str) -> x509.Name:
+    """A certificate's owner."""
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
@@ -273,15 +306,28 @@ def leaf_files(ca_folder: Path, folder: Path, basename: str, leaf: Pair) -> list
     crt_path, key_path = folder / f"{basename}.crt", folder / f"{basename}.key"
     if crt_path.name == CA_CRT:  # a robot may be called `ca`, and --force is not meant for this
         raise ConfigError(f"{crt_path} is the name of the CA's own file: choose another with --basename")
-    copy = ca_folder / _INDEX / f"{leaf.certificate.serial_number:040x}.pem"
-    pem = leaf.certificate.public_bytes(Encoding.PEM)
-    return [NewFile(copy, pem, PUBLIC), *_pair_files(crt_path, key_path, leaf)]
+    return [index_file(ca_folder, leaf.certificate), *_pair_files(crt_path, key_path, leaf)]
+
+
+def index_path(ca_folder: Path, serial: int) -> Path:
+    """Where the CA has its copy of the certificate with this serial number."""
+    return ca_folder / _INDEX / f"{serial:040x}.pem"
+
+
+def index_file(ca_folder: Path, certificate: x509.Certificate) -> NewFile:
+    """The CA's own copy of a certificate."""
+    pem = certificate.public_bytes(Encoding.PEM)
+    return NewFile(index_path(ca_folder, certificate.serial_number), pem, PUBLIC)
 
 
 def _pair_files(crt_path: Path, key_path: Path, pair: Pair) -> list[NewFile]:
-    key = pair.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     crt = pair.certificate.public_bytes(Encoding.PEM)
-    return [NewFile(key_path, key, PRIVATE), NewFile(crt_path, crt, PUBLIC)]
+    return [NewFile(key_path, key_pem(pair.key), PRIVATE), NewFile(crt_path, crt, PUBLIC)]
+
+
+def key_pem(key: PrivateKey) -> bytes:
+    """A private key as we write it: PKCS #8, not encrypted."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def load_issued(folder: Path) -> list[x509.Certificate]:

@@ -3,7 +3,7 @@
 Both ends of a connection run the same machine, since what one sends the other receives. A connection
 begins in OPENING. Its HELLO makes it a control channel or a data channel::
 
-    control:  OPENING ─HELLO→ GREETED ─WELCOME→ OPEN ─PING, PONG, DIAL→ OPEN
+    control:  OPENING ─HELLO→ GREETED ─WELCOME→ OPEN ─PING, PONG, DIAL, SIGN, SIGNED, UNSIGNED→ OPEN
     data:     OPENING ─HELLO→ GREETED ─WELCOME→ STANDBY ─START→ STARTING ─STARTED→ RAW
                                                                          └─FAILED→ CLOSED
 
@@ -25,8 +25,11 @@ from .frames import (
     Ping,
     Pong,
     Refusal,
+    Sign,
+    Signed,
     Start,
     Started,
+    Unsigned,
     Welcome,
 )
 
@@ -66,6 +69,9 @@ _TRANSITIONS: dict[tuple[State, Party, type[Frame]], State] = {
     (State.OPEN, Party.ROBOT, Pong): State.OPEN,
     (State.OPEN, Party.SERVER, Pong): State.OPEN,
     (State.OPEN, Party.SERVER, Dial): State.OPEN,
+    (State.OPEN, Party.ROBOT, Sign): State.OPEN,
+    (State.OPEN, Party.SERVER, Signed): State.OPEN,
+    (State.OPEN, Party.SERVER, Unsigned): State.OPEN,
     (State.OPEN, Party.SERVER, Refusal): State.CLOSED,
     (State.STANDBY, Party.SERVER, Start): State.STARTING,
     (State.STANDBY, Party.SERVER, Refusal): State.CLOSED,

@@ -18,13 +18,27 @@ from .channel import Channel
 from .config import ServerConfig
 from .errors import ConfigError, LocalError, PeerError, Refused
 from .flow import Pump
-from .frames import PROTOCOL_VERSION, Dial, Failed, Frame, Hello, Ping, Pong, Refusal, Start, Started, Welcome
+from .frames import (
+    PROTOCOL_VERSION,
+    Dial,
+    Failed,
+    Frame,
+    Hello,
+    Ping,
+    Pong,
+    Refusal,
+    Sign,
+    Start,
+    Started,
+    Welcome,
+)
 from .journal import Event
 from .link import Link
 from .names import shorten
 from .protocol import Keepalive
 from .relay import OnEnd
 from .session import Cause, Session, checked_services
+from .signer import Signer
 from .sockets import Sockets
 from .streams import Streams
 from .vault import Vault
@@ -43,6 +57,7 @@ class Surroundings:
 
     config: ServerConfig
     vault: Vault
+    signer: Signer
     on_empty: Callable[["Robot"], None]
     on_exhausted: Callable[[OSError], None]
     connected: set[str] = field(default_factory=set)  # names
@@ -97,17 +112,9 @@ class Robot:
         keepalive = Keepalive(self._around.config.keepalive, now)
         session = Session(channel, secrets.token_hex(16), services, keepalive, peer, now)
         self.have_session(session)
-        channel.send(Welcome(PROTOCOL_VERSION, session.id, self._around.config.keepalive, SOFTWARE))
-        encryption = "kernel TLS" if channel.link.in_kernel else "userspace TLS"
-        journal.log(
-            Event.ROBOT_CONNECTED,
-            logging.INFO,
-            f"robot {self.name} connected from {peer} ({encryption}, {channel.link.suite})",
-            robot=self.name,
-            peer=peer,
-            suite=channel.link.suite,
-            session=session.id[:8],
-        )
+        interval, renews = self._around.config.keepalive, self._around.signer.there
+        channel.send(Welcome(PROTOCOL_VERSION, session.id, interval, SOFTWARE, renews))
+        session.log_beginning(self.name)
 
     def have_session(self, session: Session) -> None:
         """Listen to a session that has been welcomed, by us or by the daemon before us."""
@@ -145,16 +152,7 @@ class Robot:
         self.session = None
         self._retire(session, refusal)
         self.sockets.close()
-        journal.log(
-            Event.ROBOT_DISCONNECTED,
-            logging.INFO,
-            f"robot {self.name} disconnected: {why}",
-            robot=self.name,
-            peer=session.peer,
-            session=session.id[:8],
-            duration=round(self._loop.time() - session.since, 3),
-            cause=cause.value,
-        )
+        session.log_end(self.name, why, cause, self._loop.time() - session.since)
         self.report_if_empty()
 
     def _give_way(self, old: Session, peer: str) -> None:
@@ -205,6 +203,8 @@ class Robot:
         session.keepalive.heard(self._loop.time())
         if isinstance(frame, Ping):
             session.channel.send(Pong(frame.stamp))
+        elif isinstance(frame, Sign):
+            self._around.signer.ask(self.name, session.channel, frame)
 
     # Data channels
 

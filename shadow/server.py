@@ -31,6 +31,7 @@ from .reception import Reception
 from .relay import OnEnd, Relay
 from .robots import Robot, Surroundings
 from .session import Cause
+from .signer import Signer
 from .sockets import check_folder
 from .vault import Vault
 
@@ -52,7 +53,8 @@ class Server:
             LocalError: kernel TLS is required and missing.
         """
         self._config = config
-        self._around = Surroundings(config, vault, self._robot_is_empty, self._exhausted)
+        self.signer = Signer(config.signer)
+        self._around = Surroundings(config, vault, self.signer, self._robot_is_empty, self._exhausted)
         self.robots: dict[str, Robot] = {}
         self.reception = Reception(config, lambda: self._settings, self._dispatch)
         self._doors: Doors | None = None
@@ -126,6 +128,7 @@ class Server:
         if self._doors is not None:
             await self._doors.close()
         await self.reception.close()
+        await self.signer.close()
         self._leave_or_end()
         for sock in self._sockets:
             sock.close()

@@ -1,14 +1,19 @@
 """A robot's session, as the server sees it."""
 
 import asyncio
+import datetime as dt
 import enum
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import journal
+from .certificates import validity
 from .channel import Channel
 from .errors import ConfigError, Refused
 from .frames import Hello
+from .journal import Event
 from .names import DEFAULT_SERVICE, check_service_name
 from .protocol import Keepalive
 from .switchboard import Switchboard
@@ -39,6 +44,7 @@ class Session:
         keepalive: when it counts as dead.
         peer: its address, for humans.
         since: when it began, by CLOCK_MONOTONIC.
+        until: when the robot's certificate expires, aware.
         board: its standby channels and waiting visitors.
         timer: looks whether it is dead.
     """
@@ -51,6 +57,10 @@ class Session:
     since: float
     board: Switchboard[Visitor, Channel] = field(default_factory=Switchboard)
     timer: asyncio.TimerHandle | None = None
+    until: dt.datetime = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.until = validity(self.channel.link.certificate)[1]
 
     @property
     def record(self) -> dict[str, Any]:
@@ -62,6 +72,33 @@ class Session:
             "peer": self.peer,
             "since": self.since,
         }
+
+    def log_beginning(self, robot: str) -> None:
+        """Log that a robot's session has begun."""
+        link = self.channel.link
+        encryption = "kernel TLS" if link.in_kernel else "userspace TLS"
+        journal.log(
+            Event.ROBOT_CONNECTED,
+            logging.INFO,
+            f"robot {robot} connected from {self.peer} ({encryption}, {link.suite})",
+            robot=robot,
+            peer=self.peer,
+            suite=link.suite,
+            session=self.id[:8],
+        )
+
+    def log_end(self, robot: str, why: str, cause: Cause, duration: float) -> None:
+        """Log that it has ended, after so many seconds."""
+        journal.log(
+            Event.ROBOT_DISCONNECTED,
+            logging.INFO,
+            f"robot {robot} disconnected: {why}",
+            robot=robot,
+            peer=self.peer,
+            session=self.id[:8],
+            duration=round(duration, 3),
+            cause=cause.value,
+        )
 
 
 def remembered(channel: Channel, record: Mapping[str, Any], now: float) -> Session:

@@ -21,7 +21,7 @@ from OpenSSL import SSL, crypto
 
 from . import ktls
 from .address import is_ip_address
-from .certificates import Credentials, Purpose, has_purpose
+from .certificates import Credentials, Purpose, has_purpose, make_store, verify_chain
 from .errors import HandshakeError, IdentityError, LocalError
 from .link import KernelLink, Link, UserspaceLink, openssl_reason
 
@@ -157,9 +157,8 @@ def check_again(chain: Sequence[x509.Certificate], settings: Settings) -> None:
     if settings.ktls is Ktls.OFF:
         raise LocalError("--ktls=off, and it is encrypted by the kernel")
     store = _store(tuple(settings.ca))
-    leaf, *intermediates = (crypto.X509.from_cryptography(certificate) for certificate in chain)
     try:
-        crypto.X509StoreContext(store, leaf, intermediates).verify_certificate()
+        verify_chain(store, chain)
     except crypto.X509StoreContextError as error:
         raise IdentityError(f"its certificate is not good any more: {error}") from error
     _check_identity(chain[0], settings)
@@ -167,10 +166,7 @@ def check_again(chain: Sequence[x509.Certificate], settings: Settings) -> None:
 
 @functools.lru_cache(maxsize=2)
 def _store(authorities: tuple[x509.Certificate, ...]) -> crypto.X509Store:
-    store = crypto.X509Store()
-    for authority in authorities:
-        store.add_cert(crypto.X509.from_cryptography(authority))
-    return store
+    return make_store(authorities)
 
 
 async def _run(sock: socket.socket, connection: SSL.Connection) -> bytes:

@@ -24,7 +24,7 @@ class Call:
 
 def calls() -> list[Call]:
     """All calls in the package."""
-    return [call for path in _modules() for call in _calls_in(path.stem, ast.parse(path.read_text()))]
+    return [call for path in _modules() for call in _calls_in(_name(path), ast.parse(path.read_text()))]
 
 
 def always() -> dict[Event, frozenset[str]]:
@@ -40,6 +40,10 @@ def always() -> dict[Event, frozenset[str]]:
 def mentioned() -> set[Event]:
     """Every event that the package mentions outside of ``journal``."""
     return {event for path in _modules() for event in _events(ast.parse(path.read_text()))}
+
+
+def _name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
 def _modules() -> list[Path]:

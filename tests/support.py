@@ -345,7 +345,11 @@ class Tunnel:
         """Connect to a robot's socket."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(DEADLINE)
-        sock.connect(str(self.socket_path(name)))
+        try:
+            sock.connect(str(self.socket_path(name)))
+        except OSError:
+            sock.close()
+            raise
         return sock
 
 

@@ -1,5 +1,6 @@
 """``shadowctl`` as people use it, against a server with robots."""
 
+import contextlib
 import json
 import os
 import re
@@ -121,6 +122,31 @@ def test_watch(server: Daemon, tunnel: Tunnel) -> None:
     assert b"robot 011" not in seen[other]
     assert {json.loads(line)["fields"]["ROBOT"] for line in seen[programs].splitlines()} <= {"011", "012"}
     assert server.process.poll() is None
+
+
+@pytest.mark.usefixtures("robot")
+def test_a_watch_goes_on_when_the_server_is_back(server: Daemon, tunnel: Tunnel) -> None:
+    with start(tunnel, "watch") as watch:
+        assert watch.stderr is not None
+        assert watch.stdout is not None
+        os.set_blocking(watch.stdout.fileno(), False)
+
+        def sees_a_visit() -> bool:
+            with contextlib.suppress(OSError), tunnel.visit() as visitor:  # the robot may not be back yet
+                visitor.sendall(b"x")
+                visitor.recv(1)
+            return b"stream" in (watch.stdout.read() or b"")  # type: ignore[union-attr]
+
+        try:
+            wait_for(sees_a_visit, "the watch to begin")
+            server.stop()
+            assert b"the server hung up" in watch.stderr.readline()
+            (tunnel.ldir / "io.shadowtunnel.Server").unlink()
+            tunnel.start_server_with_api()
+            assert watch.stderr.readline() == b"shadowctl: the server is back\n"
+            wait_for(sees_a_visit, "the watch to go on")
+        finally:
+            watch.terminate()
 
 
 @pytest.mark.usefixtures("robot")

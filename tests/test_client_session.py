@@ -40,6 +40,7 @@ CONFIG = ClientConfig(
     robot="011",
     services={"": Endpoint("127.0.0.1", 22)},
     files=Files(Path("ca"), Path("crt"), Path("key")),
+    state=None,
     ktls=Ktls.AUTO,
     standby=1,
     once=False,

@@ -19,8 +19,8 @@ registered=$(complete -p "$2")
 "${BASH_REMATCH[1]}"
 printf '%s\n' "${COMPREPLY[@]}"
 """
-FILES = ("--ca", "--crt", "--key", "--crl")
-FOLDERS = ("--ldir", "--dir", "--out")
+FILES = ("--ca", "--crt", "--key", "--crl", "--signer")
+FOLDERS = ("--ldir", "--dir", "--out", "--state")
 CASES = [(command, ()) for command in parsers.COMMANDS] + [
     (tool, (command,)) for tool in parsers.TOOLS for command in parsers.subparsers(tool)
 ]

@@ -9,9 +9,25 @@ from hypothesis import strategies as st
 
 from shadow import frames
 from shadow.errors import FrameError
-from shadow.frames import BODY_MAX, Decoder, Dial, Frame, Hello, Ping, Start, Started, Welcome, encode
+from shadow.frames import (
+    BLOB_MAX,
+    BODY_MAX,
+    Decoder,
+    Dial,
+    Frame,
+    Hello,
+    Ping,
+    Sign,
+    Signed,
+    Start,
+    Started,
+    Unsigned,
+    Welcome,
+    encode,
+)
 
 names = st.text(max_size=frames.TEXT_MAX)
+blobs = st.binary(max_size=BLOB_MAX)
 any_frame = st.one_of(
     st.builds(
         Hello,
@@ -22,11 +38,14 @@ any_frame = st.one_of(
         session=names,
         software=names,
     ),
-    st.builds(Welcome, version=st.integers(0, 9), keepalive=st.floats(0, 86400)),
+    st.builds(Welcome, version=st.integers(0, 9), keepalive=st.floats(0, 86400), renews=st.booleans()),
     st.builds(Ping, stamp=st.floats(0, 2**53 - 1)),
     st.builds(Dial, count=st.integers(0, 2**53 - 1)),
     st.builds(Start, service=names, stream=names),
     st.builds(Started),
+    st.builds(Sign, request=blobs, certificate=blobs, proof=blobs),
+    st.builds(Signed, certificate=blobs),
+    st.builds(Unsigned, code=names, text=names),
 )
 
 
@@ -112,6 +131,12 @@ def _wire(kind: int, body: bytes) -> bytes:
         (_wire(7, b'{"service":"a","stream":"' + b"x" * 513 + b'"}'), "bad value for 'stream'"),
         (_wire(1, json.dumps({"services": ["x"] * 65}).encode()), "bad value for 'services'"),
         (_wire(1, json.dumps({"services": [1]}).encode()), "bad value for 'services'"),
+        (_wire(2, b'{"version":1,"renews":1}'), "bad value for 'renews'"),
+        (_wire(11, b'{"certificate":"?"}'), "bad value for 'certificate'"),
+        (_wire(11, b'{"certificate":"YQ"}'), "bad value for 'certificate'"),
+        (_wire(11, b'{"certificate":"\\u00e4"}'), "bad value for 'certificate'"),
+        (_wire(11, b'{"certificate":[]}'), "bad value for 'certificate'"),
+        (_wire(11, json.dumps({"certificate": "AAAA" * 1334}).encode()), "bad value for 'certificate'"),
     ],
 )
 def test_a_bad_frame_is_refused_with_its_reason(wire: bytes, complaint: str) -> None:

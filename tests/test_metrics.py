@@ -81,8 +81,8 @@ def service() -> Iterator[Service]:
         yield made
 
 
-def start(tunnel: Tunnel, service: Service, *more: str) -> Daemon:
-    return tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1", *more)
+def start(tunnel: Tunnel, service: Service, *more: str, robot: str = "011") -> Daemon:
+    return tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1", *more, robot=robot)
 
 
 def test_a_server_that_nobody_has_talked_to(tunnel: Tunnel, scrape: Scraper) -> None:
@@ -204,12 +204,20 @@ def test_the_relays_rounds(tunnel: Tunnel, service: Service, scrape: Scraper) ->
     assert 0 < figures["shadow_relay_turn_seconds_sum"] < 60
 
 
-def test_no_robot_is_named(tunnel: Tunnel, service: Service, scrape: Scraper) -> None:
-    start(tunnel, service)
-    with tunnel.visit() as visitor:
+def test_robots_are_named_only_when_their_certificates_end_soon(
+    tunnel: Tunnel, service: Service, scrape: Scraper
+) -> None:
+    tunnel.authority.robot("long-lived", days=(-1, 31))
+    start(tunnel, service, robot="long-lived")
+    with tunnel.visit("long-lived") as visitor:
         visitor.sendall(b"x")
         visitor.recv(1)
-        assert not re.search(r'"[^"]*\b011\b', scrape.text())
+        assert not re.search(r'"[^"]*\blong-lived\b', scrape.text())
+    crt, _key = tunnel.authority.robot("short-lived", days=(-1, 29))
+    start(tunnel, service, robot="short-lived")
+    ends = {name: value for name, value in scrape().items() if name.startswith("shadow_robot_expiry")}
+    until = validity(load_certificates(crt, "robot")[0])[1].timestamp()
+    assert ends == {'shadow_robot_expiry_timestamp_seconds{robot="short-lived"}': until}
 
 
 def used_in(path: Path) -> set[str]:

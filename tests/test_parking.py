@@ -27,6 +27,7 @@ from shadow.parcel import Letter
 from shadow.protocol import CONTROL, DATA, Party
 from shadow.robots import Robot, Surroundings
 from shadow.session import Cause
+from shadow.signer import Signer
 from tests.frame_end import FrameEnd
 from tests.store import Store
 from tests.support import DEADLINE, Authority, tcp_pair
@@ -55,7 +56,13 @@ class ServerSide:
         self.refuses: str = ""
         self.terms: dict[str, Any] = {"certificate": "c0ffee", "keepalive": 30.0}
         config: Any = SimpleNamespace(ldir=ldir, keepalive=30.0, start_timeout=10.0, max_streams=100)
-        self._around = Surroundings(config, self.vault, lambda _robot: None, print)  # type: ignore[arg-type]
+        self._around = Surroundings(
+            config,
+            self.vault,  # type: ignore[arg-type]
+            Signer(None),
+            lambda _robot: None,
+            print,
+        )
 
     def admit(self, link: Link) -> Robot:
         if self.refuses:

@@ -44,7 +44,7 @@ def test_the_figures_follow_its_conventions(target: str) -> None:
 
 
 def test_the_rules_are_rules() -> None:
-    assert "8 rules found" in promtool("check", "rules", RULES)
+    assert "10 rules found" in promtool("check", "rules", RULES)
 
 
 def series(name: str, values: str) -> str:
@@ -97,6 +97,20 @@ DAY = 86400
         (
             "ShadowExpiresNow", series('shadow_expiry_timestamp_seconds{what="a"}', f"{-8 * DAY}x5"), "1m",
             ["severity: critical, what: a"],
+        ),
+        (
+            "ShadowRobotExpiresSoon",
+            series('shadow_robot_expiry_timestamp_seconds{robot="a"}', f"{15 * DAY}x90"), "80m", [],
+        ),
+        (
+            "ShadowRobotExpiresSoon",
+            series('shadow_robot_expiry_timestamp_seconds{robot="a"}', f"{13 * DAY}x90"), "80m",
+            ["severity: warning, robot: a"],
+        ),
+        ("ShadowRenewalsFail", series('shadow_renewals_total{code="ok"}', "0+9x90"), "80m", []),
+        (
+            "ShadowRenewalsFail", series('shadow_renewals_total{code="limit"}', "0+9x90"), "80m",
+            ["severity: warning, code: limit"],
         ),
         (
             "ShadowHandshakesFail", series('shadow_handshakes_failed_total{cause="lost"}', "0+600x60"), "50m",
@@ -167,7 +181,7 @@ def test_it_scrapes_and_evaluates(target: str, tmp_path: Path) -> None:
             assert value('up{job="shadow"}') == 1
             groups = get("rules")["groups"]
             rules = [rule for group in groups for rule in group["rules"]]
-            assert len(rules) == 8
+            assert len(rules) == 10
 
             def healthy() -> bool:
                 return all(

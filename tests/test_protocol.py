@@ -8,7 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shadow.errors import FrameError
-from shadow.frames import Dial, Failed, Frame, Hello, Ping, Pong, Refusal, Start, Started, Welcome
+from shadow.frames import (
+    Dial,
+    Failed,
+    Frame,
+    Hello,
+    Ping,
+    Pong,
+    Refusal,
+    Sign,
+    Signed,
+    Start,
+    Started,
+    Unsigned,
+    Welcome,
+)
 from shadow.protocol import (
     CONTROL,
     DATA,
@@ -25,13 +39,14 @@ DATA_HELLO = Hello(1, DATA, "011", session="s")
 EVERY_FRAME: list[Frame] = [
     CONTROL_HELLO,
     Welcome(1), Refusal("x"), Ping(1), Pong(1), Dial(1), Start("", "1"), Started(), Failed("x"),
+    Sign(b"", b"", b""), Signed(b""), Unsigned("x"),
 ]  # fmt: skip
 
 # What may be said in each state, written down once more and independently: (robot, server).
 MAY_SAY: dict[State, tuple[set[type], set[type]]] = {
     State.OPENING: ({Hello}, {Refusal}),
     State.GREETED: (set(), {Welcome, Refusal}),
-    State.OPEN: ({Ping, Pong}, {Ping, Pong, Dial, Refusal}),
+    State.OPEN: ({Ping, Pong, Sign}, {Ping, Pong, Dial, Signed, Unsigned, Refusal}),
     State.STANDBY: (set(), {Start, Refusal}),
     State.STARTING: ({Started, Failed}, set()),
     State.RAW: (set(), set()),

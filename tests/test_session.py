@@ -1,6 +1,8 @@
 """A robot's session as the server sees it; what happens in it is in test_robots.py."""
 
+import datetime as dt
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,9 +12,12 @@ from shadow.frames import Hello
 from shadow.protocol import CONTROL, Keepalive
 from shadow.session import Session, checked_services, remembered
 
+BEGINNING = dt.datetime(2026, 11, 23, tzinfo=dt.UTC)
+
 
 def session() -> Session:
-    channel: Any = None
+    dates = {"not_valid_before_utc": BEGINNING, "not_valid_after_utc": BEGINNING + dt.timedelta(days=1)}
+    channel: Any = SimpleNamespace(link=SimpleNamespace(certificate=SimpleNamespace(**dates)))
     return Session(channel, "an id", ("", "web"), Keepalive(20.0, 100.0), "198.51.100.1:4242", 90.0)
 
 
@@ -20,6 +25,7 @@ def test_it_is_remembered_with_all_that_matters() -> None:
     before = session()
     after = remembered(before.channel, json.loads(json.dumps(before.record)), 500.0)
     assert after.record == before.record
+    assert after.until == BEGINNING + dt.timedelta(days=1)
     assert after.services == ("", "web")
     assert after.keepalive.deadline == 500.0 + 3 * 20.0, "as if it had just been heard"
     assert not after.board.visitors

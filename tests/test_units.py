@@ -15,6 +15,7 @@ from tests.support import CHECKOUT
 
 UNITS = CHECKOUT / "units"
 SERVICES = ["shadow-server.service", "shadow-client@.service"]
+SIGNER = "shadow-ca-signer@.service"
 EXPOSURE_MAX = 1.2
 
 
@@ -22,7 +23,7 @@ def read(name: str) -> str:
     return (UNITS / name).read_text()
 
 
-@pytest.mark.parametrize("name", [*SERVICES, "shadow-server.socket"])
+@pytest.mark.parametrize("name", [*SERVICES, SIGNER, "shadow-server.socket", "shadow-ca-signer.socket"])
 def test_systemd_understands_them(name: str, tmp_path: Path) -> None:
     for unit in UNITS.iterdir():
         # The program is not installed here; anything executable will do for the syntax.
@@ -43,7 +44,7 @@ def test_systemd_understands_them(name: str, tmp_path: Path) -> None:
     assert complaints == []
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", [*SERVICES, SIGNER])
 def test_exposure(name: str) -> None:
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", str(UNITS / name)],
@@ -69,7 +70,7 @@ def test_what_only_a_human_can_mend_is_not_retried(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_variables_are_those_the_program_reads(name: str) -> None:
-    options = ["--ca", "--crt", "--key", "--ldir", "--robot", "--lport"]
+    options = ["--ca", "--crt", "--key", "--ldir", "--robot", "--lport", "--state"]
     for variable in re.findall("^Environment=([A-Z_]+)=", read(name), re.MULTILINE):
         assert variable in {"FDSTORE"} | {variable_name(option) for option in options}
 

@@ -1,6 +1,7 @@
 """The command ``shadowctl``: see and steer the robots of a server, and reach them."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -94,13 +95,26 @@ def _watch(options: argparse.Namespace) -> None:
 
 
 def _events(folder: Path) -> Iterator[Facts]:
-    """What the server logs."""
+    """What the server logs, and the server after a restart."""
     with Answers(folder) as answers:
+        yield from _watched(answers)
+    while True:
+        with contextlib.suppress(Unreachable), Answers(folder) as answers:
+            print("shadowctl: the server is back", file=sys.stderr)
+            yield from _watched(answers)
+        time.sleep(_LOOK_AGAIN)
+
+
+def _watched(answers: Answers) -> Iterator[Facts]:
+    """Until the server hangs up."""
+    try:
         for reply in answers.more("Watch"):
             if reply.get("event"):
                 yield reply["event"]
             if reply.get("lost"):
                 print(f"shadowctl: {reply['lost']} events were lost", file=sys.stderr)
+    except Unreachable as error:
+        print(f"shadowctl: {error}; waiting for it", file=sys.stderr)
 
 
 def _logs(options: argparse.Namespace) -> None:

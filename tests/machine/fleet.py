@@ -53,7 +53,8 @@ class Fleet:
     def reset(self) -> None:
         """The state after an installation, with keys in place: nothing runs, nothing is enabled."""
         self.machine.run(
-            "systemctl stop 'shadow-server.*' 'shadow-client@*';"
+            "systemctl stop 'shadow-server.*' 'shadow-client@*' shadow-ca-signer.socket;"
+            "find /var/lib/shadow-tunnel /var/lib/shadow-ca -mindepth 1 -delete;"
             f"rm -rf {_DROP_INS}/shadow-*.d {_DROP_INS}/*.wants/shadow-*;"
             f"find {_ETC} -mindepth 1 ! -name server.env ! -name client.env -delete;"
             "systemctl daemon-reload; systemctl reset-failed"

@@ -206,10 +206,13 @@ def test_ssh_and_its_relatives_find_a_robot_by_name(fleet: Fleet) -> None:
     run(f"cd ~; scp -q data {OPERATOR}@011.robot:copy && {copy}", user=OPERATOR)
     run(f"cd ~; echo put data copy | sftp -q -b - {OPERATOR}@011.robot && {copy}", user=OPERATOR)
     run(f"cd ~; rsync data {OPERATOR}@011.robot:copy && {copy}", user=OPERATOR)
+    run(f"{SSH} {OPERATOR}@012.robot true", user=OPERATOR)
+    ping = run(f"ansible all -i 011.robot,012.robot, -u {OPERATOR} -m ping", user=OPERATOR).stdout
+    assert ping.count('"ping": "pong"') == 2
     # Debian hashes the names in it.
-    assert len(run("cat ~/.ssh/known_hosts", user=OPERATOR).stdout.splitlines()) == 1
+    assert len(run("cat ~/.ssh/known_hosts", user=OPERATOR).stdout.splitlines()) == 2
     assert "found: line 1" in run("ssh-keygen -F 011.robot", user=OPERATOR).stdout
-    run("rm ~/data", user=OPERATOR)
+    run("rm -r ~/data ~/.ansible", user=OPERATOR)
 
 
 def test_a_robot_with_another_host_key_is_refused(fleet: Fleet) -> None:

@@ -14,13 +14,15 @@ from .qemu import Machine
 
 UNITS = (
     "shadow-server.socket", "shadow-server.service", "shadow-client@.service", "shadow-server-api.socket",
-    "shadow-server-metrics.socket",
+    "shadow-server-metrics.socket", "shadow-ca-signer.socket",
 )  # fmt: skip
+CA_KEY = "/var/lib/shadow-ca/ca.key"
 COMMANDS = ("shadow-ca", "shadow-client", "shadow-server", "shadowctl")
 PAGES = (
     "shadow-ca.1", "shadowctl.1", "shadow-tunnel.5", "shadow-server.8", "shadow-client.8",
     "shadow-server.service.8", "shadow-server.socket.8", "shadow-server-api.socket.8",
-    "shadow-server-metrics.socket.8", "shadow-client@.service.8",
+    "shadow-server-metrics.socket.8", "shadow-client@.service.8", "shadow-ca-signer.socket.8",
+    "shadow-ca-signer@.service.8", "shadow-ca-signer.8",
 )  # fmt: skip
 
 # Directories whose content an installation and a removal change as they like.
@@ -41,7 +43,9 @@ CHANGING = r"^/(var/lib/systemd|var/tmp|etc/(passwd|group|shadow|gshadow|subuid|
 
 
 def test_nothing_runs_and_nothing_is_enabled_after_installation(fleet: Fleet) -> None:
-    for unit, state in zip(UNITS, ("disabled", "indirect", "disabled", "static", "disabled"), strict=True):
+    for unit, state in zip(
+        UNITS, ("disabled", "indirect", "disabled", "static", "disabled", "disabled"), strict=True
+    ):
         assert fleet.machine.run(["systemctl", "is-enabled", unit], check=False).stdout.strip() == state
     active = fleet.machine.run("systemctl list-units --plain --no-legend --state=active 'shadow*'").stdout
     assert active == ""
@@ -55,6 +59,8 @@ def test_user_group_and_folder(installed: Machine) -> None:
     assert entry[6].endswith("nologin")
     assert installed.run("getent group shadow-tunnel").stdout
     assert installed.run("stat -c '%a %U:%G' /etc/shadow-tunnel").stdout.strip() == "755 root:root"
+    for folder, user in (("shadow-tunnel", "shadow-tunnel"), ("shadow-ca", "shadow-ca")):
+        assert installed.run(f"stat -c '%a %U' /var/lib/{folder}").stdout == f"700 {user}\n"
 
 
 def test_the_module_is_loaded_at_boot(installed: Machine) -> None:
@@ -155,16 +161,16 @@ def test_removal_stops_everything_and_purging_leaves_nothing(fleet: Fleet, put_b
     assert active == ""
     assert machine.run("pgrep -f /usr/bin/[s]hadow-", check=False).stdout == ""
     assert machine.run("test -e /etc/shadow-tunnel/011.key", check=False).returncode == 0  # it may come back
+    machine.run(f"install -o shadow-ca -m 600 /dev/null {CA_KEY}")
     package.apt(machine, "purge", package.NAME)
-    left = {
-        path
-        for path in files(machine)
-        if "shadow-tunnel" in path or "shadow-client" in path or "shadow-server" in path
-    }
-    assert left == set()
+    left = {path for path in files(machine) if re.search("shadow-(tunnel|client|server|ca)", path)}
+    assert left == {CA_KEY, CA_KEY.removesuffix("/ca.key")}  # a whole fleet may hang on it
     assert machine.run("getent passwd shadow-tunnel; getent group shadow-tunnel", check=False).stdout == ""
+    assert machine.run(f"stat -c %U {CA_KEY}").stdout == "shadow-ca\n"
+    machine.run(f"rm -r {CA_KEY.removesuffix('/ca.key')}")
     assert machine.run("systemctl --failed --plain --no-legend").stdout == ""
     before = files(machine)
     package.install(machine, package.build(machine.image.release))
     package.apt(machine, "purge", package.NAME)
     assert files(machine) - before == set()
+    assert machine.run("getent passwd shadow-ca", check=False).stdout == ""

@@ -1,6 +1,7 @@
 """Python imports this at its start: shoots a daemon at one step of a stream's life, once.
 
-``SHADOW_TEST_STEP=before|after MODULE CLASS METHOD`` says when. The file ``SHADOW_TEST_SHOT`` says that it
+``SHADOW_TEST_STEP=before|after MODULE CLASS METHOD`` says when; CLASS is ``-`` for a function of the
+module. The file ``SHADOW_TEST_SHOT`` says that it
 has been done: the next daemon is left alone.
 """
 
@@ -13,7 +14,9 @@ from typing import Any
 
 def shoot_at(moment: str, module: str, owner: str, method: str, shot: Path) -> None:
     """End this process where it stands, when a method is called or has returned."""
-    holder = getattr(importlib.import_module(module), owner)
+    holder = importlib.import_module(module)
+    if owner != "-":
+        holder = getattr(holder, owner)
     original = getattr(holder, method)
 
     def end() -> None:

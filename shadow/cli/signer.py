@@ -1,0 +1,88 @@
+"""The command ``shadow-ca-signer``: answers one request of a robot, on the connection that systemd passes.
+
+One process for each request: it reads a frame from standard input, which is a socket (``Accept=yes``),
+answers with a frame, and ends. So nothing that one request does, or does to it, matters to the next.
+"""
+
+import argparse
+import datetime as dt
+import logging
+import os
+import socket
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from .. import journal, signing, usage
+from ..errors import FrameError, Refused, ShadowError, UsageError
+from ..frames import Decoder, Frame, Sign, Signed, Unsigned, encode
+from ..journal import Event
+from . import door
+
+_PATIENCE = 10.0  # seconds for the request to come, and for the answer to be taken
+_EPILOG = """\
+The folder is that of SHADOW_CA_DIR in the environment, if --dir is not given, else the current one.
+Started by shadow-ca-signer.socket for each request; see shadow-ca-signer.socket(8).
+Exit status: 2 usage, 76 what came is not a request, 71 and 78 the CA is at fault.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Answer one request; return the exit status."""
+    return door.run("shadow-ca-signer", lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> None:
+    parser = usage.main_parser("shadow-ca-signer", "Renew the certificate of a robot that asks.", _EPILOG)
+    folder = Path(os.environ.get("SHADOW_CA_DIR") or ".")
+    parser.add_argument("--dir", type=Path, default=folder, metavar="DIR", help="the CA's folder")
+    options = parser.parse_args(arguments)
+    journal.setup()
+    with _connection() as sock:
+        _serve(sock, options)
+
+
+def _connection() -> socket.socket:
+    if not stat.S_ISSOCK(os.fstat(sys.stdin.fileno()).st_mode):
+        raise UsageError("standard input is not a socket: shadow-ca-signer.socket starts this program")
+    sock = socket.socket(fileno=os.dup(sys.stdin.fileno()))
+    sock.settimeout(_PATIENCE)
+    return sock
+
+
+def _serve(sock: socket.socket, options: argparse.Namespace) -> None:
+    request = _read(sock)
+    try:
+        certificate = signing.renew(options.dir, request, dt.datetime.now(dt.UTC))
+        answer: Frame = Signed(certificate.public_bytes(Encoding.DER))
+    except Refused as refused:
+        journal.log(Event.RENEWAL_FAILED, logging.WARNING, f"a request is {refused}", code=refused.code)
+        answer = Unsigned(refused.code, refused.text[:500])
+    except ShadowError:
+        # Why is for the CA's own log, and the door writes it: it names files, and others read the answer.
+        sock.sendall(encode(Unsigned("ca", "the CA cannot sign; its own log says why")))
+        raise
+    sock.sendall(encode(answer))
+
+
+def _read(sock: socket.socket) -> Sign:
+    decoder = Decoder()
+    try:
+        while True:
+            data = sock.recv(decoder.wanted)
+            if not data:
+                raise FrameError("whoever asked hung up before it had asked")
+            frame = decoder.feed(data)
+            if isinstance(frame, Sign):
+                return frame
+            if frame is not None:
+                raise FrameError(f"{type(frame).__name__} is not a request")
+    except OSError as error:
+        raise FrameError(f"no request came: {error}") from error
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,151 @@
+"""What the CA's signer does: renews the certificate of a robot that proves who it is, and nothing else.
+
+Its whole memory is the CA's folder. A certificate has at most ``SUCCESSORS_MAX`` successors, and their serial
+numbers follow from its own. So a robot that asks again for the same key, since the answer got lost, is given
+the same certificate again, whenever that is; and who floods the signer with keys soon has no successor left.
+"""
+
+import datetime as dt
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from OpenSSL import crypto
+
+from . import journal
+from .certificates import (
+    Purpose,
+    common_name,
+    has_purpose,
+    key_bytes,
+    load_certificates,
+    make_store,
+    moment,
+    parse_certificate,
+    validity,
+    verify_chain,
+)
+from .crl import Revocations, load_revocations
+from .errors import ConfigError, IdentityError, Refused
+from .files import write_files
+from .frames import Sign
+from .journal import Event
+from .names import check_robot_name
+from .pki import CA_CRT, Pair, index_file, index_path, load_authority, renew_robot
+from .renewal import check_proof, new_key_of
+
+SUCCESSORS_MAX = 8  # of one certificate
+
+
+def renew(folder: Path, request: Sign, now: dt.datetime) -> x509.Certificate:
+    """The next certificate of the robot that asks.
+
+    It is on the disk when this returns.
+
+    Args:
+        folder: the CA's. The first certificate in ``ca.crt`` issues; robots of the others, former CAs, may
+            ask as well. Every ``*.crl`` there counts.
+        request: the robot's.
+        now: the present, aware.
+
+    Raises:
+        Refused: the robot may not have one; the message is for it.
+        ShadowError: the CA cannot issue any.
+    """
+    authority = load_authority(folder, now)
+    authorities = load_certificates(folder / CA_CRT, "CA certificate")
+    present, name = _identify(request, authorities, now)
+    if why := _revocations(folder, authorities).reason([present]):
+        raise Refused("revoked", why)
+    key = new_key_of(request, name)
+    for number in range(SUCCESSORS_MAX):
+        serial = _successor(authority, present, number)
+        found = _issued(folder, serial, key) or _issue(folder, authority, (present, name), (key, serial), now)
+        if found is not None:
+            return found
+    raise Refused("limit", f"{SUCCESSORS_MAX} certificates were made from this one; see `shadow-ca list`")
+
+
+def _identify(
+    request: Sign, authorities: Sequence[x509.Certificate], now: dt.datetime
+) -> tuple[x509.Certificate, str]:
+    """Who asks: the present certificate, and the robot's name."""
+    try:
+        present = parse_certificate(request.certificate)
+        name = check_robot_name(common_name(present))
+    except (ConfigError, IdentityError) as error:
+        raise Refused("bad-request", str(error)) from error
+    if not has_purpose(present, Purpose.ROBOT):
+        raise Refused("bad-request", "the certificate is not a robot's")
+    store = make_store(authorities)
+    store.set_time(now)
+    try:
+        verify_chain(store, [present])
+    except crypto.X509StoreContextError as error:
+        raise Refused("untrusted", f"the present certificate is not good here: {error}") from error
+    check_proof(request, present)
+    return present, name
+
+
+def _revocations(folder: Path, authorities: Sequence[x509.Certificate]) -> Revocations:
+    paths = sorted(folder.glob("*.crl"))
+    return Revocations([each for path in paths for each in load_revocations(path, authorities).lists])
+
+
+def _successor(authority: Pair, present: x509.Certificate, number: int) -> int:
+    """A serial number: 159 bits, as RFC 5280, section 4.1.2.2 allows, and no two of a CA alike."""
+    issuer = x509.SubjectKeyIdentifier.from_public_key(authority.certificate.public_key()).digest
+    before = present.fingerprint(hashes.SHA256())
+    digest = hashlib.sha256(issuer + before + bytes([number])).digest()
+    return int.from_bytes(digest[:20], "big") >> 1
+
+
+def _issued(folder: Path, serial: int, key: ec.EllipticCurvePublicKey) -> x509.Certificate | None:
+    """What was issued under this number, if it was for this key."""
+    path = index_path(folder, serial)
+    if not path.exists():
+        return None
+    found = load_certificates(path, "issued certificate")[0]
+    if key_bytes(found.public_key()) != key_bytes(key):
+        return None
+    _log(found, "given out again")
+    return found
+
+
+def _issue(
+    folder: Path,
+    authority: Pair,
+    present: tuple[x509.Certificate, str],
+    wanted: tuple[ec.EllipticCurvePublicKey, int],
+    now: dt.datetime,
+) -> x509.Certificate | None:
+    """Issue it, unless the number is taken: then it was for another key.
+
+    Raises:
+        Refused: it is too early for that, or the CA itself ends.
+    """
+    if index_path(folder, wanted[1]).exists():
+        return None
+    start, end = validity(present[0])
+    half = start + (end - start) / 2
+    if now < half:
+        raise Refused("early", f"the present certificate is not to be renewed before {moment(half)}")
+    certificate = renew_robot(authority, present[1], *wanted, end - start, now)
+    if validity(certificate)[1] <= end:
+        last = validity(authority.certificate)[1]
+        raise Refused("ca-ends", f"the CA ends on {moment(last)}: it is time for a new one")
+    write_files([index_file(folder, certificate)], force=False)
+    _log(certificate, "issued")
+    return certificate
+
+
+def _log(certificate: x509.Certificate, verb: str) -> None:
+    name, serial = common_name(certificate), f"{certificate.serial_number:040x}"
+    end = validity(certificate)[1]
+    text = f"robot {name}: certificate {serial} {verb}, valid until {moment(end)}"
+    expires = end.isoformat()
+    journal.log(Event.CERTIFICATE_ISSUED, logging.INFO, text, robot=name, serial=serial, expires=expires)

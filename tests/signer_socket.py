@@ -1,0 +1,76 @@
+"""What systemd does for shadow-ca-signer.socket: a process for each who connects, on its standard input."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from tests.support import CHECKOUT, DEADLINE, Authority
+
+PROGRAM = (sys.executable, "-m", "shadow.cli.signer")
+
+
+def ca_folder(authority: Authority, folder: Path) -> Path:
+    """The CA as ``shadow-ca`` keeps it: ``ca.crt`` and ``ca.key``."""
+    folder.mkdir()
+    (folder / "ca.crt").write_bytes(authority.ca.read_bytes())
+    key = folder / "ca.key"
+    key.touch(0o600)
+    key.write_bytes(authority.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return folder
+
+
+class SignerSocket:
+    """Listens until the block ends.
+
+    Attributes:
+        command: what is run for each who connects; a test may change it.
+        statuses: what the processes ended with.
+    """
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        self.path = path
+        self.folder = folder
+        self.command = [*PROGRAM, f"--dir={folder}"]
+        self.statuses: list[int] = []
+        self._log = path.with_suffix(".log")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(8)
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text() if self._log.exists() else ""
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _address = self._listener.accept()
+                with connection, self._log.open("ab") as log:
+                    done = subprocess.run(
+                        self.command, stdin=connection.fileno(), stdout=log, stderr=log, cwd=CHECKOUT,
+                        check=False, env={**os.environ, "PYTHONUNBUFFERED": "1"}, timeout=DEADLINE,
+                    )  # fmt: skip
+                self.statuses.append(done.returncode)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(DEADLINE)
+        if error is not None:
+            sys.stderr.write(f"--- the signer ---\n{self.log}")
