@@ -1,19 +1,32 @@
 """Processes that are started for a measurement, and the CPU time that they and their children have used."""
 
 import contextlib
+import itertools
 import os
+import random
 import re
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 DEADLINE = 30.0  # seconds until what was started must be ready
+_FIRST_PORT, _END_OF_PORTS = 15_000, 32_768
 _TICK = os.sysconf("SC_CLK_TCK")
+
+
+def _candidates() -> Iterator[int]:
+    """All again and again, from somewhere on: another process may be looking, too."""
+    ports = range(_FIRST_PORT, _END_OF_PORTS)
+    first = random.SystemRandom().randrange(len(ports))
+    return itertools.islice(itertools.cycle(ports), first, None)
+
+
+_ports = _candidates()
 
 
 class BenchError(Exception):
@@ -105,10 +118,18 @@ class Group:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody uses."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port that nobody uses.
+
+    Below those that the kernel chooses for others (ip_local_port_range, ip(7)): one of these could be taken
+    before it is used. And not twice the same: the one who wanted it may not have come to use it yet.
+    """
+    for port in _ports:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True),
+        ):
+            return port
+    raise AssertionError("there is no end to them")
 
 
 def listens(port: int) -> bool:

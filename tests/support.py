@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL
 
+from bench.processes import free_port
 from shadow import tls
 from shadow.certificates import Purpose, load_credentials
 from shadow.link import Link, UserspaceLink
@@ -50,12 +51,6 @@ def wait_for(condition: Callable[[], object], what: str, deadline: float = DEADL
         if time.monotonic() > end:
             raise AssertionError(f"waited {deadline:g} s in vain for {what}")
         time.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET6) as sock:
-        sock.bind(("::", 0))
-        return int(sock.getsockname()[1])
 
 
 class Authority:

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from bench.processes import free_port
 from shadow.address import (
     Endpoint,
     Target,
@@ -19,7 +20,7 @@ from shadow.address import (
     resolve,
 )
 from shadow.errors import ConfigError, Unreachable
-from tests.support import free_port, open_descriptors
+from tests.support import open_descriptors
 
 SIX, FOUR = socket.AF_INET6, socket.AF_INET
 

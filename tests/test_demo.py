@@ -56,9 +56,18 @@ def processes(folder: Path) -> list[str]:
     return found
 
 
+def wait_for_the_end(folder: Path) -> None:
+    """Wait until no process of the demo is left."""
+    try:
+        # sshd's children notice that their parent is gone, but not in the same instant.
+        wait_for(lambda: not processes(folder), "the demo's processes to end")
+    except AssertionError as error:
+        logs = "\n".join(f"{log}:\n{log.read_text()}" for log in sorted(folder.glob("*/*.log")))
+        raise AssertionError(f"{error}; left: {processes(folder)}\n{logs}") from None
+
+
 def assert_nothing_left(folder: Path) -> None:
-    # sshd's children notice that their parent is gone, but not in the same instant.
-    wait_for(lambda: not processes(folder), "the demo's processes to end")
+    wait_for_the_end(folder)
     assert list(folder.iterdir()) == []
 
 
@@ -173,7 +182,7 @@ def test_killed_outright_its_daemons_end_too(folder: Path) -> None:
         terminal.wait_for("Enter or Ctrl-C")
         terminal.process.kill()
         terminal.process.wait(PATIENCE)
-        wait_for(lambda: not processes(folder), "the demo's processes to end")
+        wait_for_the_end(folder)
 
 
 def test_a_port_that_is_taken(folder: Path) -> None:

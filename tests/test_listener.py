@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.processes import free_port
 from shadow.errors import ConfigError, LocalError
 from shadow.listener import Acceptor, listen_tcp, listen_unix
-from tests.support import free_port
 
 
 def test_a_robots_socket_is_for_owner_and_group_only(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.support import CHECKOUT, Tunnel, echo, free_port, serving, wait_for
+from bench.processes import free_port
+from tests.support import CHECKOUT, Tunnel, echo, serving, wait_for
 
 RULES = CHECKOUT / "contrib" / "prometheus" / "shadow-alerts.yaml"
 

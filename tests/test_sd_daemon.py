@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.processes import free_port
 from shadow.errors import ConfigError
 from shadow.sd_daemon import Notifier, Store, watchdog_interval
-from tests.support import CHECKOUT, free_port
+from tests.support import CHECKOUT
 
 
 @pytest.fixture

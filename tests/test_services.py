@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bench.processes import free_port
 from shadow.address import Endpoint
 from shadow.channel import Channel
 from shadow.frames import Start
@@ -13,7 +14,7 @@ from shadow.link import KernelLink
 from shadow.protocol import Party
 from shadow.services import Services
 from tests.peer import FAILED, START, STARTED, WELCOME, Peer, server_context
-from tests.support import DEADLINE, Tunnel, echo, exchange, free_port, serving, tcp_pair
+from tests.support import DEADLINE, Tunnel, echo, exchange, serving, tcp_pair
 
 
 def test_a_refused_service(tunnel: Tunnel) -> None:

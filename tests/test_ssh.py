@@ -15,7 +15,8 @@ from typing import ClassVar
 
 import pytest
 
-from tests.support import CHECKOUT, DEADLINE, Tunnel, free_port, random_bytes, wait_for
+from bench.processes import free_port
+from tests.support import CHECKOUT, DEADLINE, Tunnel, random_bytes, wait_for
 
 
 class Sshd:

@@ -44,6 +44,12 @@ def test_systemd_understands_them(name: str, tmp_path: Path) -> None:
     assert complaints == []
 
 
+def test_the_package_has_each_of_them() -> None:
+    """debhelper looks for them under its own names."""
+    links = [path for path in (CHECKOUT / "debian").iterdir() if path.suffix in {".service", ".socket"}]
+    assert {path.resolve() for path in links} == set(UNITS.iterdir())
+
+
 @pytest.mark.parametrize("name", [*SERVICES, SIGNER])
 def test_exposure(name: str) -> None:
     done = subprocess.run(

@@ -13,9 +13,10 @@ from types import ModuleType
 
 import pytest
 
+from bench.processes import free_port
 from shadow.certificates import Purpose
 from shadow.errors import ConfigError
-from tests.support import Authority, Daemon, free_port
+from tests.support import Authority, Daemon
 
 from . import bake, package
 
