@@ -1,7 +1,6 @@
 """Network addresses: parsing, resolving, and dialling all of them the way RFC 8305 wants."""
 
 import asyncio
-import contextlib
 import errno
 import ipaddress
 import socket
@@ -152,7 +151,7 @@ async def dial(targets: list[Target], within: float) -> tuple[socket.socket, Tar
     except TimeoutError:
         failures.append(TimeoutError(errno.ETIMEDOUT, "no answer"))
     finally:
-        await _abandon([attempt for attempt in attempts if attempt is not winner])
+        _abandon([attempt for attempt in attempts if attempt is not winner])
     if winner is not None:
         chosen = next(target for target in targets if str(target) == winner.get_name())
         return winner.result(), chosen
@@ -176,13 +175,17 @@ async def _first_success(
     return None
 
 
-async def _abandon(attempts: list[asyncio.Task[socket.socket]]) -> None:
+def _abandon(attempts: list[asyncio.Task[socket.socket]]) -> None:
+    # Not waited for: who cancels us meanwhile must not be taken for an attempt that was cancelled.
     for attempt in attempts:
         attempt.cancel()
-    for attempt in attempts:
-        # One that connected in the very moment it lost has a socket to close.
-        with contextlib.suppress(asyncio.CancelledError, OSError):
-            (await attempt).close()
+        attempt.add_done_callback(_close_late)
+
+
+def _close_late(attempt: asyncio.Task[socket.socket]) -> None:
+    """Close the socket of one that connected in the very moment it lost."""
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().close()
 
 
 async def _connect(target: Target) -> socket.socket:

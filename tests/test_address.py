@@ -1,13 +1,16 @@
 """Addresses: parsing, the order of RFC 8305, and dialling with losers closed."""
 
 import asyncio
+import contextlib
 import gc
 import socket
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from bench.processes import free_port
+from shadow import address
 from shadow.address import (
     Endpoint,
     Target,
@@ -109,16 +112,51 @@ def test_the_next_address_is_tried_when_one_refuses() -> None:
         assert dial_and_close([six(free_port()), four(port)]) == four(port)
 
 
-def test_an_address_that_does_not_answer_delays_by_a_quarter_second_only() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as full:
-        # A listener whose backlog is full drops further SYNs: the nearest to a black hole on loopback.
+@contextlib.contextmanager
+def silence() -> Iterator[Target]:
+    """An address that does not answer.
+
+    A listener whose backlog is full drops further SYNs: the nearest to a black hole on loopback.
+    """
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
         full.bind(("127.0.0.1", 0))
         full.listen(0)
-        silent = four(full.getsockname()[1])
-        stuffing = [socket.socket() for _ in range(4)]
-        for sock in stuffing:
+        target = four(full.getsockname()[1])
+        for _ in range(4):
+            sock = stack.enter_context(socket.socket())
             sock.setblocking(False)
-            sock.connect_ex(silent.sockaddr)
+            sock.connect_ex(target.sockaddr)
+        yield target
+
+
+def test_cancelled_at_whatever_moment_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that goes on all the same would keep the daemon from stopping."""
+    monkeypatch.setattr(address, "ATTEMPT_DELAY", 0.0)
+
+    async def cancelled_after(turns: int, targets: list[Target]) -> bool:
+        task = asyncio.create_task(dial(targets, 5.0))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        came_in_time = task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            (await task)[0].close()
+            assert not came_in_time
+        return came_in_time
+
+    with socket.create_server(("127.0.0.1", 0)) as server, silence() as silent:
+        targets = [silent, four(server.getsockname()[1])]
+        turns = 0
+        while asyncio.run(cancelled_after(turns, targets)):
+            server.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                server.accept()[0].close()
+            turns += 1
+    assert turns > 2
+
+
+def test_an_address_that_does_not_answer_delays_by_a_quarter_second_only() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, silence() as silent:
         good = four(server.getsockname()[1])
         before = open_descriptors(__import__("os").getpid())
         assert dial_and_close([silent, good]) == good
@@ -128,8 +166,6 @@ def test_an_address_that_does_not_answer_delays_by_a_quarter_second_only() -> No
         with pytest.raises(Unreachable, match=r"cannot connect to 127\.0\.0\.1:\d+: Connection timed out"):
             dial_and_close([silent], within=0.3)
         assert time.monotonic() - began < 20
-        for sock in stuffing:
-            sock.close()
 
 
 def test_when_all_refuse_the_reason_is_told() -> None:
