@@ -169,6 +169,8 @@ class Client:
         Raises:
             ShadowError: it did not come about; the session we have goes on.
         """
+        if self.session is None:  # one is being dialled for, and two would fight over our name
+            raise PeerError("the session is over")
         self._move = asyncio.create_task(self._move_to(self._settings_for(pair)))
         try:
             await self._move

@@ -20,11 +20,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from shadow import renewing, signing
 from shadow.certificates import Purpose, load_certificates, validity
-from shadow.config import Files
+from shadow.client import Client
+from shadow.config import Files, parse_client
 from shadow.errors import HandshakeError, PeerError, Refused
 from shadow.journal import Event
+from shadow.relay import Relay
 from shadow.renewal import make_request
 from shadow.renewing import Renewer
+from shadow.sd_daemon import Store
+from shadow.vault import Vault
 from shadow.wallet import Pair, Wallet
 from tests.signer_socket import SignerSocket, ca_folder
 from tests.support import (
@@ -306,6 +310,26 @@ def test_another_certificate_is_chosen_when_the_one_in_use_has_ended(own: Author
     wait_for(lambda: now() > ended + dt.timedelta(seconds=2), "every clock to agree")  # they count seconds
     server.stop()
     tunnel.start_server().wait_for_log("robot 011 connected")
+
+
+def test_nothing_is_tried_out_beside_a_session_that_is_being_dialled_for(
+    own: Authority, tunnel: Tunnel
+) -> None:
+    server = tunnel.start_server()
+    short_lived(own, DAY)
+    config = parse_client(tunnel.client_arguments("--lport=9")[1:], {})
+
+    async def run() -> None:
+        relay = Relay()
+        try:
+            client = Client(config, Vault(relay, Store()))
+            with pytest.raises(PeerError, match="the session is over"):
+                await client.try_out(client._wallet.load(now()))
+        finally:
+            relay.stop()
+
+    asyncio.run(run())
+    assert "connected" not in server.log
 
 
 class Robot:
