@@ -30,7 +30,7 @@ def when(fleet: Fleet, cursor: str, pattern: str) -> float:
 
 
 @pytest.mark.timeout(1500, func_only=True)
-@pytest.mark.parametrize("count", [400, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [250, pytest.param(2000, marks=pytest.mark.slow)])
 def test_thousands_of_robots_and_fifty_streams_notice_nothing(
     fleet: Fleet, count: int, record_property: Callable[[str, object], None]
 ) -> None:

@@ -179,6 +179,7 @@ def test_a_folder_that_cannot_be_written_to_keeps_no_robot_away(signer: Fleet) -
         signer.machine.run("systemctl stop 'shadow-client@*'; mv /var/lib/away /var/lib/shadow-tunnel")
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps(signer: Fleet) -> None:
     """Forward: it is due at once. Back: the new one is not valid yet, and the old one is good again."""
     short_lived(signer, 7200, 600)

@@ -108,7 +108,7 @@ def test_the_modules_own_tests_on_kernel_tls(fleet: Fleet) -> None:
     from .package import CHECKOUT  # noqa: PLC0415
 
     there = "/srv/checkout"
-    for name in ("tests", "pyproject.toml"):
+    for name in ("bench", "tests", "pyproject.toml"):
         fleet.machine.copy_to(CHECKOUT / name, f"{there}/{name}")
     fleet.machine.run("modprobe tls")
     files = [f"tests/test_{name}.py" for name in MODULES]
