@@ -123,13 +123,15 @@ def free_port() -> int:
     Below those that the kernel chooses for others (ip_local_port_range, ip(7)): one of these could be taken
     before it is used. And not twice the same: the one who wanted it may not have come to use it yet.
     """
-    for port in _ports:
-        with (
-            contextlib.suppress(OSError),
-            socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True),
-        ):
-            return port
-    raise AssertionError("there is no end to them")
+    return next(port for port in _ports if _is_free(port))
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True).close()
+    except OSError:
+        return False
+    return True
 
 
 def listens(port: int) -> bool:

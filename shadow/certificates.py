@@ -120,6 +120,11 @@ def validity(certificate: x509.Certificate) -> tuple[dt.datetime, dt.datetime]:
     )
 
 
+def serial_of(certificate: x509.Certificate) -> str:
+    """The serial number as our logs, lists and file names have it."""
+    return f"{certificate.serial_number:040x}"
+
+
 def common_name(certificate: x509.Certificate | x509.CertificateSigningRequest) -> str:
     """The subject's one common name, as it stands there: the caller checks what it may hold.
 

@@ -175,7 +175,6 @@ class Client:
         try:
             await self._move
         finally:
-            self._move.cancel()
             self._move = None
 
     async def _move_to(self, settings: tls.Settings) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from .certificates import key_bytes, moment
+from .certificates import key_bytes, moment, serial_of
 from .errors import ConfigError
 from .files import read_file
 
@@ -60,8 +60,7 @@ class Revocations:
             for listed in self.lists:
                 when = listed.revoked.get(certificate.serial_number)
                 if when is not None and listed.issuer == certificate.issuer:
-                    serial = f"{certificate.serial_number:040x}"
-                    return f"certificate {serial} was revoked on {moment(when)}"
+                    return f"certificate {serial_of(certificate)} was revoked on {moment(when)}"
         return None
 
     def without_going_back(self, before: "Revocations") -> "Revocations":

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .certificates import serial_of
 from .flow import Pump
 from .link import Link
 from .robots import Robot
@@ -36,7 +37,7 @@ def robot_facts(robot: Robot, now: float) -> Facts:
         "seconds": round(now - session.since, 3),
         "services": list(session.services),
         **_link_facts(session.channel.link),
-        "serial": f"{certificate.serial_number:040x}",
+        "serial": serial_of(certificate),
         "certificateEnds": session.until.isoformat(),
         "standbys": len(session.board.standbys),
         "waiting": len(session.board.visitors) + len(robot.starting),

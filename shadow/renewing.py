@@ -10,7 +10,7 @@ import random
 from typing import Protocol
 
 from . import journal
-from .certificates import moment, validity
+from .certificates import moment, serial_of, validity
 from .client_session import Session
 from .errors import HandshakeError, Refused, ShadowError
 from .journal import Event
@@ -82,7 +82,7 @@ class Renewer:
         self._wallet.accepted(pair)
 
     def _log(self, pair: Pair) -> None:
-        serial, end = f"{pair.certificate.serial_number:040x}", validity(pair.certificate)[1]
+        serial, end = serial_of(pair.certificate), validity(pair.certificate)[1]
         text = f"robot {self._name} has a new certificate, {serial}, valid until {moment(end)}"
         expires = end.isoformat()
         journal.log(Event.RENEWED, logging.INFO, text, robot=self._name, serial=serial, expires=expires)

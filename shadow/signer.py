@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from . import journal
-from .certificates import moment, parse_certificate, validity
+from .certificates import moment, parse_certificate, serial_of, validity
 from .channel import Channel
 from .errors import IdentityError, PeerError, printable, reason
 from .frames import Decoder, Frame, Sign, Signed, Unsigned, encode
@@ -125,6 +125,6 @@ def _log(robot: str, answer: Signed | Unsigned) -> None:
         text = f"robot {robot}: what the signer sent is no certificate"
         journal.log(Event.RENEWAL_FAILED, logging.ERROR, text, robot=robot, code="damaged")
         return
-    serial, end = f"{certificate.serial_number:040x}", validity(certificate)[1]
+    serial, end = serial_of(certificate), validity(certificate)[1]
     text = f"robot {robot}: new certificate {serial}, valid until {moment(end)}"
     journal.log(Event.RENEWED, logging.INFO, text, robot=robot, serial=serial, expires=end.isoformat())

@@ -26,6 +26,7 @@ from .certificates import (
     make_store,
     moment,
     parse_certificate,
+    serial_of,
     validity,
     verify_chain,
 )
@@ -64,8 +65,14 @@ def renew(folder: Path, request: Sign, now: dt.datetime) -> x509.Certificate:
     key = new_key_of(request, name)
     for number in range(SUCCESSORS_MAX):
         serial = _successor(authority, present, number)
-        found = _issued(folder, serial, key) or _issue(folder, authority, (present, name), (key, serial), now)
-        if found is not None:
+        path = index_path(folder, serial)
+        if not path.exists():
+            return _issue(folder, authority, (present, name), (key, serial), now)
+        found = load_certificates(path, "issued certificate")[0]
+        if key_bytes(found.public_key()) == key_bytes(
+            key
+        ):  # else it was for another key: try the next number
+            _log(found, "given out again")
             return found
     raise Refused("limit", f"{SUCCESSORS_MAX} certificates were made from this one; see `shadow-ca list`")
 
@@ -104,32 +111,18 @@ def _successor(authority: Pair, present: x509.Certificate, number: int) -> int:
     return int.from_bytes(digest[:20], "big") >> 1
 
 
-def _issued(folder: Path, serial: int, key: ec.EllipticCurvePublicKey) -> x509.Certificate | None:
-    """What was issued under this number, if it was for this key."""
-    path = index_path(folder, serial)
-    if not path.exists():
-        return None
-    found = load_certificates(path, "issued certificate")[0]
-    if key_bytes(found.public_key()) != key_bytes(key):
-        return None
-    _log(found, "given out again")
-    return found
-
-
 def _issue(
     folder: Path,
     authority: Pair,
     present: tuple[x509.Certificate, str],
     wanted: tuple[ec.EllipticCurvePublicKey, int],
     now: dt.datetime,
-) -> x509.Certificate | None:
-    """Issue it, unless the number is taken: then it was for another key.
+) -> x509.Certificate:
+    """Issue one, with a key and a serial number.
 
     Raises:
         Refused: it is too early for that, or the CA itself ends.
     """
-    if index_path(folder, wanted[1]).exists():
-        return None
     start, end = validity(present[0])
     half = start + (end - start) / 2
     if now < half:
@@ -144,7 +137,7 @@ def _issue(
 
 
 def _log(certificate: x509.Certificate, verb: str) -> None:
-    name, serial = common_name(certificate), f"{certificate.serial_number:040x}"
+    name, serial = common_name(certificate), serial_of(certificate)
     end = validity(certificate)[1]
     text = f"robot {name}: certificate {serial} {verb}, valid until {moment(end)}"
     expires = end.isoformat()

@@ -17,6 +17,12 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture
+def own(tmp_path: Path) -> Authority:
+    """A CA that is the test's alone: it may revoke, and give robot 011 other certificates."""
+    return Authority(tmp_path / "own")
+
+
+@pytest.fixture
 def tunnel(authority: Authority, tmp_path: Path) -> Iterator[Tunnel]:
     with Tunnel(authority, tmp_path) as made:
         yield made

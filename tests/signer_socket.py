@@ -10,8 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
 from tests.support import CHECKOUT, DEADLINE, Authority
 
 PROGRAM = (sys.executable, "-m", "shadow.cli.signer")
@@ -23,7 +21,7 @@ def ca_folder(authority: Authority, folder: Path) -> Path:
     (folder / "ca.crt").write_bytes(authority.ca.read_bytes())
     key = folder / "ca.key"
     key.touch(0o600)
-    key.write_bytes(authority.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    key.write_bytes(authority.key_pem)
     return folder
 
 

@@ -147,8 +147,8 @@ def test_cancelled_at_whatever_moment_it_ends(monkeypatch: pytest.MonkeyPatch) -
     with socket.create_server(("127.0.0.1", 0)) as server, silence() as silent:
         targets = [silent, four(server.getsockname()[1])]
         turns = 0
+        server.setblocking(False)
         while asyncio.run(cancelled_after(turns, targets)):
-            server.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 server.accept()[0].close()
             turns += 1

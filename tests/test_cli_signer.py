@@ -19,11 +19,6 @@ from tests.support import CHECKOUT, DEADLINE, Authority, now
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "own")
-
-
-@pytest.fixture
 def folder(own: Authority, tmp_path: Path) -> Path:
     return ca_folder(own, tmp_path / "ca")
 

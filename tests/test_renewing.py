@@ -50,11 +50,6 @@ DAY = 86400.0
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "own")
-
-
-@pytest.fixture
 def signer(own: Authority, tmp_path: Path) -> Iterator[SignerSocket]:
     with SignerSocket(tmp_path / "signer.sock", ca_folder(own, tmp_path / "ca")) as listening:
         yield listening

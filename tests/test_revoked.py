@@ -13,11 +13,6 @@ from tests.support import Authority, Daemon, Tunnel, echo, make_list, now, servi
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "own")
-
-
-@pytest.fixture
 def crl(own: Authority) -> Path:
     return make_list(own)
 

@@ -22,11 +22,6 @@ AGED = (-20.0, 10.0)  # days: past two thirds of its life
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "own")
-
-
-@pytest.fixture
 def folder(own: Authority, tmp_path: Path) -> Path:
     return ca_folder(own, tmp_path / "ca")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography import x509
 
 from .. import pki, revoking, usage
-from ..certificates import Purpose, common_name, has_purpose, load_certificates, moment, validity
+from ..certificates import Purpose, common_name, has_purpose, load_certificates, moment, serial_of, validity
 from ..errors import ConfigError, ShadowError
 from ..files import NewFile, write_files
 from ..names import check_robot_name
@@ -129,7 +129,7 @@ def _revoke(options: argparse.Namespace, now: dt.datetime) -> None:
     new = revoking.make_list(options.dir, authority, doomed, (now, options.days))
     write_files([new.file], force=True)
     for certificate in doomed:
-        print(f"revoked {_purpose(certificate)} {common_name(certificate)}, {certificate.serial_number:040x}")
+        print(f"revoked {_purpose(certificate)} {common_name(certificate)}, {serial_of(certificate)}")
     _describe_list(new)
 
 
@@ -170,7 +170,7 @@ def _entry(
         "name": common_name(certificate),
         "purpose": _purpose(certificate),
         "hosts": pki.alternative_names(certificate),
-        "serial": f"{certificate.serial_number:040x}",
+        "serial": serial_of(certificate),
         "fingerprint": pki.fingerprint(certificate),
         "not_before": start.isoformat(),
         "not_after": end.isoformat(),
