@@ -18,7 +18,9 @@ if os.environ.get("SHADOW_MACHINE") != "1":
     collect_ignore_glob = ["test_*.py"]
 
 HERE = Path(__file__).parent
-TEST_DEADLINE = 600.0  # seconds for a test itself; making the image and booting have deadlines of their own
+TEST_DEADLINE = (
+    600.0  # seconds for a test itself, more on a slow machine; making the image and booting have their own
+)
 
 _mark = pytest.StashKey[tuple[qemu.Machine, str]]()
 
@@ -65,6 +67,16 @@ def fleet(_settled: fleets.Fleet) -> fleets.Fleet:
     """Keys and settings in place as after an installation; nothing runs."""
     _settled.reset()
     return _settled
+
+
+@pytest.fixture(autouse=True)
+def _patience(request: pytest.FixtureRequest) -> None:
+    """A test may take longer on a slow machine. The clock of a test starts when its fixtures are there."""
+    mark = request.node.get_closest_marker("timeout")
+    if "machine" in request.fixturenames and mark.kwargs.get("func_only"):
+        running: qemu.Machine = request.getfixturevalue("machine")
+        seconds = mark.args[0] * running.slowness
+        request.node.add_marker(pytest.mark.timeout(seconds, func_only=True), append=False)
 
 
 @pytest.fixture(autouse=True)

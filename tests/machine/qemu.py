@@ -1,8 +1,8 @@
 """Boots an image in QEMU and talks to it.
 
 Everything is emulated (TCG): it works where there is no KVM, and is about ten times slower than the host.
-So nothing here sleeps for a while and hopes; it waits for conditions, with deadlines that even a busy host
-does not reach.
+So nothing here sleeps for a while and hopes; it waits for conditions. Its deadlines, and whatever else a test
+measures in seconds, grow with the machine's ``slowness``: a busy host makes tests long, not wrong.
 
 The machine is reached by ssh alone, through one connection that all commands share; QEMU forwards a free
 port of the loopback interface to it, and lets nothing else in or out (``restrict=on``). The disk is an
@@ -12,6 +12,7 @@ overlay that QEMU has already unlinked. QEMU and ssh are children that die with 
 import contextlib
 import itertools
 import json
+import os
 import re
 import shlex
 import shutil
@@ -28,7 +29,8 @@ from typing import Any, Self, TypeVar
 from .image import Image
 
 MARK = "mark"  # identifier of the entries that tests set into the journal, to find their place again
-BOOT_DEADLINE = 300.0  # seconds; 10 to 20 on an idle host
+BOOT_DEADLINE = 900.0  # seconds
+BOOT_USUAL = 15.0  # seconds that it takes on an idle host
 COMMAND_DEADLINE = 120.0  # seconds; what a test wants to be quicker says so itself
 STOP_DEADLINE = 90.0  # seconds; systemd's own for one unit
 GRACE = 30.0  # seconds that the host waits longer than the machine, so that the machine's word comes first
@@ -111,6 +113,7 @@ class Machine:
         self._monitor: _Monitor | None = None
         self._background: list[Background] = []
         self._numbers = itertools.count(1)
+        self._boot_took = 0.0
 
     def __enter__(self) -> Self:
         try:
@@ -134,11 +137,21 @@ class Machine:
                 raise MachineError(f"{tool} is missing: run tests/machine/setup")
         with (self._directory / "qemu.log").open("wb") as log:
             self._qemu = _spawn(self._qemu_command(), stdout=log, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + BOOT_DEADLINE
+        started = time.monotonic()
+        deadline = started + BOOT_DEADLINE
         self._monitor = _Monitor(self._wait_until(self._try_monitor, deadline, "QEMU's monitor"))
         self.port = self._monitor.forwarded_port()
         self._connect(deadline)
         self.settle()
+        self._boot_took = time.monotonic() - started
+
+    @property
+    def slowness(self) -> float:
+        """How many times longer things take than on an idle host; 1 at least.
+
+        Booting has shown it. The host may have become busier since, which its load tells.
+        """
+        return max(1.0, self._boot_took / BOOT_USUAL, os.getloadavg()[0] / (os.cpu_count() or 1))
 
     def reboot(self) -> None:
         """Shut down in good order and boot again; the disk keeps what was written."""
@@ -200,7 +213,7 @@ class Machine:
         Args:
             command: a line for bash, or a list of words.
             check: raise if it fails.
-            timeout: seconds until it is killed, in the machine too.
+            timeout: seconds until it is killed, in the machine too; on a slow machine more.
             user: whom to run it as.
             stdin: what it reads; nothing if None.
 
@@ -233,7 +246,7 @@ class Machine:
             self.run(loop, timeout=timeout, user=user)
         except TimeoutError as error:
             said = self.run("cat /dev/shm/said", check=False).stdout
-            raise TimeoutError(f"not true within {timeout:g} s: {condition}\n{_tail(said)}") from error
+            raise TimeoutError(f"never true: {condition}: {error}\n{_tail(said)}") from error
 
     def background(self, command: str | Sequence[str], *, user: str | None = None) -> "Background":
         """Start a command in the machine and do not wait for it.
@@ -363,6 +376,7 @@ class Machine:
         user: str | None = None,
         stdin: str | bytes | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
+        timeout *= self.slowness
         # timeout(1) ends it in the machine: killing ssh alone would leave it running there.
         line = f"exec timeout --kill-after=5 {timeout:g} {_as_user(_line(command), user)}"
         try:
@@ -476,11 +490,11 @@ class Background:
 
     def wait(self, timeout: float = COMMAND_DEADLINE) -> int:
         """Its exit status, when it has ended."""
-        return self.process.wait(timeout)
+        return self.process.wait(timeout * self.machine.slowness)
 
     def finish(self, timeout: float = COMMAND_DEADLINE) -> tuple[int, bytes, bytes]:
         """Close its standard input, wait, and return status, standard output and standard error."""
-        output, errors = self.process.communicate(timeout=timeout)
+        output, errors = self.process.communicate(timeout=timeout * self.machine.slowness)
         return self.process.returncode, output, errors
 
     def stop(self) -> None:

@@ -36,7 +36,8 @@ def test_thousands_of_robots_and_fifty_streams_notice_nothing(
 ) -> None:
     machine = fleet.machine
     fleet.settings("client", rhost="localhost", rport=PORT, service=f"data=127.0.0.1:{SERVICE_PORT}")
-    fleet.settings("server", keepalive=3600)  # the crowd says nothing by itself
+    # The crowd says nothing by itself, and takes its time to say who it is.
+    fleet.settings("server", keepalive=3600, handshake_timeout=600)
     fleet.start("011")
     machine.wait_until("[[ -S /run/shadow-tunnel/data@011.sock ]]")
     crowd = ["bash", "-c", f"ulimit -n 8192; exec python3 /srv/guest/crowd.py {count} {PORT} /srv/fleet"]

@@ -39,7 +39,7 @@ def test_a_failing_command_raises_and_tells_why(machine: Machine) -> None:
 
 
 def test_a_command_that_takes_too_long_is_killed_in_the_machine(machine: Machine) -> None:
-    with pytest.raises(TimeoutError, match="not done within 1 s"):
+    with pytest.raises(TimeoutError, match="not done within"):
         machine.run(["sleep", "12345"], timeout=1)
     machine.wait_until("! pgrep -f 'sleep 1234[5]'")
 
