@@ -8,27 +8,22 @@ import datetime as dt
 import enum
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.exceptions import InternalError, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, SignatureAlgorithmOID
-from OpenSSL import crypto
+from OpenSSL import SSL, crypto
 
+from .chains import is_for_pss_only, make_store, present, verify_chain
 from .errors import ClockError, ConfigError, IdentityError
 from .files import read_file
-
-if TYPE_CHECKING:  # cryptography 38 has another name for it
-    from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+from .keys import PrivateKey, check_curve, check_length, key_bytes, parse_private_key
+from .libssl import openssl_reason
 
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
 _PEM = re.compile(_BEGIN + rb".*?-----END CERTIFICATE-----", re.DOTALL)  # RFC 7468, section 5
@@ -44,12 +39,6 @@ DAMAGE = (
 )
 """What cryptography raises on damaged DER, which it reads piece by piece, when the piece is asked for."""
 
-_KEY_DAMAGE = (ValueError, UnsupportedAlgorithm, InternalError)
-
-# Below these OpenSSL's security level 2, the default of today's distributions, refuses to load a
-# certificate (SSL_CTX_set_security_level(3): 112 bits).
-_RSA_BITS_MIN = 2048
-_EC_BITS_MIN = 224
 _WEAK_SIGNATURES = frozenset(
     {
         SignatureAlgorithmOID.RSA_WITH_MD5,
@@ -224,32 +213,6 @@ def load_private_key(path: Path, what: str) -> PrivateKey:
     return parse_private_key(read_file(path, what), path, what)
 
 
-def parse_private_key(pem: bytes, path: Path, what: str) -> PrivateKey:
-    """Like ``load_private_key``, for a file that has been read already.
-
-    Raises:
-        ConfigError: no private key, an encrypted or damaged one, or one of another kind.
-    """
-    if b"PRIVATE KEY-----" not in pem:
-        raise ConfigError(f"{what} {path}: it holds no private key in PEM form")
-    try:
-        key = load_pem_private_key(pem, password=None)
-    except TypeError as error:  # how cryptography says that a password is needed
-        raise ConfigError(
-            f"{what} {path}: encrypted; decrypt it (`openssl pkey`), or hand it over "
-            "with systemd's LoadCredentialEncrypted="
-        ) from error
-    except BaseException as error:
-        # A secret longer than the curve's numbers: InternalError in cryptography 38, in 43 a panic of its
-        # Rust, which is no Exception and has no public name. Neither may end a daemon that reloads.
-        if not (isinstance(error, _KEY_DAMAGE) or type(error).__name__ == "PanicException"):
-            raise
-        raise ConfigError(f"{what} {path}: damaged: not a private key") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise ConfigError(f"{what} {path}: neither an EC nor an RSA key")
-    return key
-
-
 def load_credentials(
     ca_path: Path, crt_path: Path, key_path: Path, purpose: Purpose, now: dt.datetime
 ) -> Credentials:
@@ -272,51 +235,46 @@ def load_credentials(
     key = load_private_key(key_path, "private key")
     for certificate in ca:
         check_authority(certificate, ca_path)
-        _check_key_length(certificate, f"CA certificate {ca_path}")
+        check_length(certificate.public_key(), f"CA certificate {ca_path}")
     check_pair(chain[0], crt_path, key, key_path)
     for certificate in chain:
-        _check_key_length(certificate, f"certificate {crt_path}")
+        check_length(certificate.public_key(), f"certificate {crt_path}")
         _check_signature(certificate, f"certificate {crt_path}")
         check_validity(certificate, f"certificate {crt_path}", now)
+    check_curve(chain[0].public_key(), f"certificate {crt_path}")
     _check_purpose(chain[0], crt_path, purpose)
     _check_issued(chain, crt_path, ca, ca_path, now)
-    return Credentials(ca, chain, key)
+    credentials = Credentials(ca, chain, key)
+    _check_presentable(credentials, crt_path)
+    return credentials
+
+
+def _check_presentable(credentials: Credentials, path: Path) -> None:
+    """Check that OpenSSL takes what cryptography has read: here, where the file is known."""
+    try:
+        present(SSL.Context(SSL.TLS_METHOD), credentials.chain, credentials.key)
+    except (SSL.Error, crypto.Error) as error:
+        raise ConfigError(
+            f"certificate {path}: OpenSSL does not take it, or its key: {openssl_reason(error)}"
+        ) from error
 
 
 def check_pair(certificate: x509.Certificate, crt_path: Path, key: PrivateKey, key_path: Path) -> None:
     """Check that a certificate and a private key belong together.
 
     Raises:
-        ConfigError: they do not.
+        ConfigError: they do not, or the key may be used for RSASSA-PSS only.
     """
+    if is_for_pss_only(certificate):
+        raise ConfigError(
+            f"{crt_path}: its key is for RSA-PSS only (id-RSASSA-PSS); "
+            "take an EC key (P-256), or a plain RSA key"
+        )
     if key_bytes(certificate.public_key()) != key_bytes(key.public_key()):
         raise ConfigError(
             f"private key {key_path} does not match certificate {crt_path} "
             "(in a chain our own certificate comes first)"
         )
-
-
-def key_bytes(key: "CertificatePublicKeyTypes") -> bytes:
-    """A public key to compare by: SubjectPublicKeyInfo in DER (RFC 5280, section 4.1.2.7)."""
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def make_store(authorities: Iterable[x509.Certificate]) -> crypto.X509Store:
-    """The CAs to check peers against."""
-    store = crypto.X509Store()
-    for authority in authorities:
-        store.add_cert(crypto.X509.from_cryptography(authority))
-    return store
-
-
-def verify_chain(store: crypto.X509Store, chain: Sequence[x509.Certificate]) -> None:
-    """Check that a chain, own certificate first, leads to a CA of the store (RFC 5280, section 6).
-
-    Raises:
-        crypto.X509StoreContextError: it does not.
-    """
-    leaf, *intermediates = (crypto.X509.from_cryptography(certificate) for certificate in chain)
-    crypto.X509StoreContext(store, leaf, intermediates).verify_certificate()
 
 
 def check_validity(certificate: x509.Certificate, what: str, now: dt.datetime) -> None:
@@ -349,14 +307,6 @@ def check_authority(certificate: x509.Certificate, path: Path) -> None:
     """
     if not is_authority(certificate):
         raise ConfigError(f"CA certificate {path}: not a CA's certificate; `shadow-ca init` makes one")
-
-
-def _check_key_length(certificate: x509.Certificate, what: str) -> None:
-    key = certificate.public_key()
-    if (isinstance(key, rsa.RSAPublicKey) and key.key_size < _RSA_BITS_MIN) or (
-        isinstance(key, ec.EllipticCurvePublicKey) and key.curve.key_size < _EC_BITS_MIN
-    ):
-        raise ConfigError(f"{what}: its key is too short; make a new one with `shadow-ca`")
 
 
 def _check_signature(certificate: x509.Certificate, what: str) -> None:

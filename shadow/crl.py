@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
-from .certificates import key_bytes, moment, serial_of
+from .certificates import DAMAGE, moment, serial_of
 from .errors import ConfigError
 from .files import read_file
+from .keys import key_bytes
 
 _BEGIN = b"-----BEGIN X509 CRL-----"
 _PEM = re.compile(_BEGIN + rb".*?-----END X509 CRL-----", re.DOTALL)  # RFC 7468, section 6
-_DAMAGE = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +107,9 @@ def load_revocations(path: Path, ca: Sequence[x509.Certificate]) -> Revocations:
 def _checked(pem: bytes, path: Path, ca: Sequence[x509.Certificate]) -> RevocationList:
     try:  # all of it: what is damaged is to be found here, where the file is known
         parsed = x509.load_pem_x509_crl(pem)
-        revoked = _entries(parsed)
-        _ = parsed.extensions, parsed.issuer
-    except _DAMAGE as error:
+        revoked, (since, until), number = _entries(parsed), _dates(parsed), _number(parsed)
+        _ = parsed.issuer
+    except DAMAGE as error:
         raise ConfigError(f"revocation list {path}: damaged: not a revocation list") from error
     signer = next((authority for authority in ca if _has_signed(authority, parsed)), None)
     if signer is None:
@@ -120,11 +119,10 @@ def _checked(pem: bytes, path: Path, ca: Sequence[x509.Certificate]) -> Revocati
     # A delta, or a list of some kinds of certificates only, has a critical extension (section 5.2).
     if any(extension.critical for extension in parsed.extensions):
         raise ConfigError(f"revocation list {path} is only a part of a list; give the complete one")
-    since, until = _dates(parsed)
     if until is None:  # section 5.1.2.5: MUST be there
         raise ConfigError(f"revocation list {path} does not say when the next one is due")
     key = key_bytes(signer.public_key())
-    return RevocationList(signer.subject, key, _number(parsed), since, until, revoked)
+    return RevocationList(signer.subject, key, number, since, until, revoked)
 
 
 def _has_signed(authority: x509.Certificate, parsed: x509.CertificateRevocationList) -> bool:
@@ -132,7 +130,7 @@ def _has_signed(authority: x509.Certificate, parsed: x509.CertificateRevocationL
         return False
     try:
         return parsed.is_signature_valid(authority.public_key())  # type: ignore[arg-type]
-    except (TypeError, UnsupportedAlgorithm):  # a key of a kind that signs no lists
+    except DAMAGE:  # a key of a kind that signs no lists, or no signature at all
         return False
 
 

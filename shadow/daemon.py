@@ -117,9 +117,14 @@ def reload(read_again: Callable[[], None]) -> None:
     """
     try:
         read_again()
-    except ShadowError as error:
-        journal.log(Event.RELOAD_FAILED, logging.ERROR, f"reload failed, the old files stay in use: {error}")
-        raise
+    except Exception as error:
+        failure = error
+        if not isinstance(error, ShadowError):
+            logging.getLogger("shadow").exception("a reload failed in a way nobody thought of")
+            failure = ShadowError(f"internal error: {error!r}")
+        text = f"reload failed, the old files stay in use: {failure}"
+        journal.log(Event.RELOAD_FAILED, logging.ERROR, text)
+        raise failure from error
     journal.log(Event.RELOADED, logging.INFO, "reloaded: new connections use the new certificates")
 
 
@@ -137,9 +142,11 @@ class _Reporter:
 
     def reload(self) -> None:
         self._notifier.reloading()
-        with contextlib.suppress(ShadowError):
-            reload(self._role.reload)
-        self._notifier.ready(self.status)
+        try:
+            with contextlib.suppress(ShadowError):
+                reload(self._role.reload)
+        finally:  # whatever happened: until it hears this, the service manager takes us to be reloading
+            self._notifier.ready(self.status)
 
     async def run(self) -> None:
         while True:

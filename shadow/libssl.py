@@ -126,3 +126,14 @@ class Records:
         except SSL.Error as error:
             return error
         return SSL.Error(f"unexpected result {result}")
+
+
+def openssl_reason(error: Exception) -> str:
+    """OpenSSL's own words for the last entry of its error queue: the outermost function's.
+
+    ``error`` is pyOpenSSL's: ``SSL.Error`` or ``crypto.Error``.
+    """
+    queue = error.args[0] if error.args else None
+    if isinstance(queue, list) and queue:
+        return str(queue[-1][2])
+    return "unexpected end" if isinstance(error, SSL.SysCallError) else "unknown error"

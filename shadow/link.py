@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from . import ktls
-from .libssl import Buffer, Records
+from .libssl import Buffer, Records, openssl_reason
 
 _CHUNK = 2**16  # bytes taken from a socket at once: four full records
 _LINGER_RESET = struct.pack("ii", 1, 0)  # l_onoff, l_linger: close() sends RST (socket(7), SO_LINGER)
@@ -260,14 +260,6 @@ def renegotiating() -> ConnectionAbortedError:
 def tls_failure(error: SSL.Error) -> ConnectionAbortedError:
     """The error for a record that OpenSSL could not make sense of, or a fatal alert."""
     return ConnectionAbortedError(errno.ECONNABORTED, f"TLS: {openssl_reason(error)}")
-
-
-def openssl_reason(error: SSL.Error) -> str:
-    """OpenSSL's own words for the last entry of its error queue: the outermost function's."""
-    queue = error.args[0] if error.args else None
-    if isinstance(queue, list) and queue:
-        return str(queue[-1][2])
-    return "unexpected end" if isinstance(error, SSL.SysCallError) else "unknown error"
 
 
 def check_close_notify(content_type: int, payload: bytes) -> bytes:

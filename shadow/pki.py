@@ -24,18 +24,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from .certificates import (
-    PrivateKey,
     Purpose,
     check_authority,
     check_pair,
     check_validity,
     load_certificates,
     moment,
-    parse_private_key,
     validity,
 )
 from .errors import ConfigError
 from .files import PRIVATE, PUBLIC, NewFile, read_owned_file
+from .keys import PrivateKey, parse_private_key
 from .names import check_robot_name, shorten
 
 CA_CRT = "ca.crt"

@@ -113,10 +113,17 @@ class Server:
             ShadowError: a file is broken; the old ones stay in use.
         """
         self._settings = self._load()
-        ended = sum(robot.cut_off(self._revocation) for robot in list(self.robots.values()))
+        ended = sum(self._cut_off(robot) for robot in list(self.robots.values()))
         if ended:
             text = f"cut off robots with revoked certificates: {ended} sessions and streams ended"
             journal.log(Event.REVOKED, logging.WARNING, text)
+
+    def _cut_off(self, robot: Robot) -> int:
+        try:
+            return robot.cut_off(self._revocation)
+        except Exception:  # the others are locked out all the same
+            logging.getLogger("shadow").exception("robot %s: its connections cannot be cut off", robot.name)
+            return 0
 
     def _revocation(self, link: Link) -> str | None:
         return self._revoked.reason(link.chain)
@@ -183,12 +190,13 @@ class Server:
             files.ca, files.crt, files.key, Purpose.SERVER, dt.datetime.now(dt.UTC)
         )
         context = tls.make_context(credentials)
-        # The last that can fail has been done: from here on everything changes, or nothing.
-        self._revoked = self._load_revocations(credentials.ca)
-        self.terms = terms(credentials, files.crt, files.ca, "`shadow-ca server`")
-        if self._revoked.until is not None:
+        revoked = self._load_revocations(credentials.ca)
+        found = terms(credentials, files.crt, files.ca, "`shadow-ca server`")
+        if revoked.until is not None:
             what = f"revocation list {self._config.crl}"
-            self.terms.append(Term(what, self._revoked.until, "make a new one with `shadow-ca crl`"))
+            found.append(Term(what, revoked.until, "make a new one with `shadow-ca crl`"))
+        # The last that can fail has been done: from here on everything changes, or nothing.
+        self._revoked, self.terms = revoked, found
         return tls.Settings(
             context, Purpose.SERVER, self._config.ktls, ca=credentials.ca, fingerprint=credentials.fingerprint
         )

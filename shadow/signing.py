@@ -21,20 +21,19 @@ from .certificates import (
     Purpose,
     common_name,
     has_purpose,
-    key_bytes,
     load_certificates,
-    make_store,
     moment,
     parse_certificate,
     serial_of,
     validity,
-    verify_chain,
 )
+from .chains import make_store, verify_chain
 from .crl import Revocations, load_revocations
 from .errors import ConfigError, IdentityError, Refused
 from .files import write_files
 from .frames import Sign
 from .journal import Event
+from .keys import key_bytes
 from .names import check_robot_name
 from .pki import CA_CRT, Pair, index_file, index_path, load_authority, renew_robot
 from .renewal import check_proof, new_key_of

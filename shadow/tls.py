@@ -11,19 +11,19 @@ import contextlib
 import enum
 import functools
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import OpenSSL
 from cryptography import x509
 from OpenSSL import SSL, crypto
 
 from . import ktls
 from .address import is_ip_address
-from .certificates import Credentials, Purpose, has_purpose, make_store, verify_chain
+from .certificates import Credentials, Purpose, has_purpose
+from .chains import make_store, present, verify_chain
 from .errors import HandshakeError, IdentityError, LocalError
-from .link import KernelLink, Link, UserspaceLink, openssl_reason
+from .libssl import openssl_reason
+from .link import KernelLink, Link, UserspaceLink
 
 # <openssl/ssl.h>; pyOpenSSL 23 names none of them.
 _SSL_OP_NO_RENEGOTIATION = 1 << 30
@@ -85,29 +85,8 @@ def make_context(credentials: Credentials) -> SSL.Context:
         raise LocalError("OpenSSL gave no certificate store")
     for authority in credentials.ca:
         store.add_cert(crypto.X509.from_cryptography(authority))
-    _present(context, credentials)
+    present(context, credentials.chain, credentials.key)
     return context
-
-
-def _present(context: SSL.Context, credentials: Credentials) -> None:
-    """Give the context our certificate, its intermediates and its key.
-
-    pyOpenSSL up to 24.2 (Debian 12) wants its own objects; later ones warn of exactly those.
-    """
-    own_certificate: Callable[[x509.Certificate], Any] = crypto.X509.from_cryptography
-    own_key: Callable[[Any], Any] = crypto.PKey.from_cryptography_key
-    if tuple(map(int, OpenSSL.__version__.split(".")[:2])) >= (24, 3):
-        own_certificate = own_key = _unchanged
-    leaf, *intermediates = credentials.chain
-    context.use_certificate(own_certificate(leaf))
-    for intermediate in intermediates:
-        context.add_extra_chain_cert(own_certificate(intermediate))
-    context.use_privatekey(own_key(credentials.key))
-    context.check_privatekey()
-
-
-def _unchanged(value: Any) -> Any:
-    return value
 
 
 def check_kernel(mode: Ktls) -> str | None:

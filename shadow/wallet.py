@@ -28,10 +28,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from . import journal
 from .certificates import (
     Credentials,
-    PrivateKey,
     Purpose,
     common_name,
-    key_bytes,
     load_credentials,
     load_private_key,
     parse_certificate,
@@ -41,6 +39,7 @@ from .config import Files
 from .errors import ConfigError, IdentityError, LocalError, PeerError, ShadowError, reason
 from .files import PRIVATE, PUBLIC, NewFile, write_files
 from .journal import Event
+from .keys import PrivateKey, key_bytes
 from .pki import key_pem, new_key
 
 _DUE = 2 / 3  # of a certificate's life

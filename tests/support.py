@@ -93,14 +93,12 @@ class Authority:
         days: tuple[float, float] = (-1, 30),
         hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1"),
         key_kind: str = "ec",
+        key: PrivateKey | None = None,
     ) -> tuple[Path, Path]:
         """Write ``stem.crt`` and ``stem.key``; valid from and to so many days from now."""
-        key: PrivateKey
-        if key_kind == "rsa":
-            self._rsa = self._rsa or rsa.generate_private_key(65537, 2048)
-            key = self._rsa
-        else:
-            key = ec.generate_private_key(ec.SECP256R1())
+        if key is None and key_kind == "rsa":
+            key = self._rsa = self._rsa or rsa.generate_private_key(65537, 2048)
+        key = key or ec.generate_private_key(ec.SECP256R1())
         attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
         subject = x509.Name(attributes)
         builder = self._builder(subject, key.public_key(), days)
@@ -142,6 +140,13 @@ def _pem(key: PrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+
+
+def openssl_key(path: Path, *genpkey: str) -> Any:
+    """A key as only openssl makes them; written to ``path``, too."""
+    made = subprocess.run(["openssl", "genpkey", *genpkey], check=True, capture_output=True)
+    path.write_bytes(made.stdout)
+    return serialization.load_pem_private_key(made.stdout, None)
 
 
 def make_list(

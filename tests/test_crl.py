@@ -1,5 +1,7 @@
 """Lists of revoked certificates: who is on them, and which lists are refused."""
 
+import base64
+import contextlib
 import datetime as dt
 import re
 import shutil
@@ -11,6 +13,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shadow import crl
 from shadow.certificates import load_certificates
@@ -183,6 +187,30 @@ def test_a_list_that_will_not_do(
     assert str(caught.value).startswith(f"revocation list {path}")
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_list_of_a_version_that_there_is_not(authority: Authority, tmp_path: Path) -> None:
+    """It would be read by guesswork; and cryptography has an error of its own for it."""
+    der = x509.load_pem_x509_crl(make_list(authority).read_bytes()).public_bytes(Encoding.DER)
+    start = der.index(b"\x02\x01\x01")  # TBSCertList begins with its version: 1 means v2
+    path = tmp_path / "v8.crl"
+    text = base64.encodebytes(der[:start] + b"\x02\x01\x07" + der[start + 3 :])
+    path.write_bytes(b"-----BEGIN X509 CRL-----\n" + text + b"-----END X509 CRL-----\n")
+    with pytest.raises(ConfigError, match="damaged: not a revocation list"):
+        load(path, authority)
+
+
+def test_any_damage_of_a_list_is_a_config_error(authority: Authority, tmp_path: Path) -> None:
+    path, ca = tmp_path / "some.crl", trusted(authority)
+    good = make_list(authority, 1, 2).read_bytes()
+
+    @given(st.integers(28, len(good) - 28), st.binary(min_size=1, max_size=4))
+    def damaged(position: int, bytes_: bytes) -> None:
+        path.write_bytes(good[:position] + bytes_ + good[position + len(bytes_) :])
+        with contextlib.suppress(ConfigError):
+            load_revocations(path, ca)
+
+    damaged()
 
 
 def test_a_list_without_a_date_for_the_next(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,11 @@ class Manager:
         except AssertionError as error:
             raise AssertionError(f"{error}; said was {self.said}") from None
 
+    def heard(self, pattern: str) -> list[str]:
+        """All that was said so far and begins like this, in its order."""
+        self._listen()
+        return [text for text in self.said if re.search(pattern, text)]
+
     def count(self, text: str) -> int:
         self._listen()
         return self.said.count(text)
@@ -128,6 +133,44 @@ def read_inbox(self):
 relay._Worker._read_inbox = read_inbox
 raise SystemExit(main())
 """
+
+
+STEPS = "^(READY|RELOADING)=1\n"
+
+ODD_FILE = """
+import sys
+from shadow import server
+from shadow.cli.server import main
+class Odd({base}):
+    pass
+real, calls = server.load_credentials, []
+def load(*arguments):
+    calls.append(1)
+    if len(calls) == 2:
+        raise Odd("what a library does not document")
+    return real(*arguments)
+server.load_credentials = load
+raise SystemExit(main())
+"""
+
+
+@pytest.mark.parametrize("base", ["Exception", "BaseException"])
+def test_no_reload_ends_half_way_whatever_a_file_raises(tunnel: Tunnel, manager: Manager, base: str) -> None:
+    (tunnel.folder / "odd.py").write_text(ODD_FILE.format(base=base))
+    arguments = ["odd", *tunnel.server_arguments()[1:]]
+    server = tunnel.daemon(arguments, {**manager.environment, "PYTHONPATH": str(tunnel.folder)})
+    manager.wait_for("^READY=1\n")
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: len(manager.heard(STEPS)) == 3, "READY behind RELOADING")
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: len(manager.heard(STEPS)) == 5, "the same again")
+    said = [text.partition("=")[0] for text in manager.heard(STEPS)]
+    assert said == ["READY", "RELOADING", "READY", "RELOADING", "READY"]
+    server.wait_for_log("Odd: what a library does not document")
+    if base == "Exception":
+        server.wait_for_log(r"ERROR: reload failed, the old files stay in use: internal error: Odd\('what")
+    server.wait_for_log("reloaded: new connections use the new certificates")
+    assert server.stop() == 0
 
 
 def test_one_hanging_relay_thread_starves_the_watchdog(tunnel: Tunnel, manager: Manager) -> None:

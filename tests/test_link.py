@@ -7,7 +7,8 @@ import pytest
 from OpenSSL import SSL
 
 from shadow import ktls
-from shadow.link import KernelLink, UserspaceLink, check_close_notify, openssl_reason, reset, truncated
+from shadow.libssl import openssl_reason
+from shadow.link import KernelLink, UserspaceLink, check_close_notify, reset, truncated
 from shadow.tls import Ktls
 from tests.support import Authority, linked, read_some, tcp_pair
 
