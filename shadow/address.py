@@ -1,11 +1,10 @@
-"""Network addresses: parsing, resolving, and dialling all of them the way RFC 8305 wants."""
+"""Network addresses: parsing, and dialling all of them the way RFC 8305 wants."""
 
 import asyncio
 import errno
 import ipaddress
 import socket
 from dataclasses import dataclass
-from typing import cast
 
 from .errors import ConfigError, Unreachable, reason
 
@@ -101,31 +100,6 @@ def interleave(targets: list[Target]) -> list[Target]:
         mixed += first[:1] + other[:1]
         first, other = first[1:], other[1:]
     return mixed
-
-
-async def resolve(endpoint: Endpoint, within: float) -> list[Target]:
-    """All socket addresses of an endpoint, in the order in which to try them.
-
-    Raises:
-        Unreachable: the name cannot be resolved (now), or not ``within`` so many seconds.
-    """
-    loop = asyncio.get_running_loop()
-    numeric = is_ip_address(endpoint.host)
-    try:
-        async with asyncio.timeout(within):
-            found = await loop.getaddrinfo(
-                endpoint.host,
-                endpoint.port,
-                type=socket.SOCK_STREAM,
-                flags=socket.AI_NUMERICHOST if numeric else 0,
-            )
-    except TimeoutError:
-        raise Unreachable(f"cannot resolve {endpoint.host}: no answer within {within:g} s") from None
-    except (OSError, UnicodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not a valid host name"
-        raise Unreachable(f"cannot resolve {endpoint.host}: {why}") from error
-    targets = [Target(info[0], cast("SockAddr", info[4])) for info in found]
-    return interleave(list(dict.fromkeys(targets)))
 
 
 async def dial(targets: list[Target], within: float) -> tuple[socket.socket, Target]:

@@ -12,7 +12,7 @@ from typing import Any
 from . import __version__, journal, tls
 from . import channel as channels
 from . import link as links
-from .address import Target, dial, resolve
+from .address import Target, dial
 from .channel import KEEPALIVE_MAX, Channel, watch_for_death
 from .config import ClientConfig
 from .depot import Depot, deal
@@ -36,6 +36,7 @@ from .journal import Event
 from .link import Link
 from .parcel import Letter
 from .protocol import CONTROL, DATA, Backoff, Keepalive, Party, State
+from .resolving import resolve
 from .services import Services
 
 SOFTWARE = f"shadow-client {__version__}"

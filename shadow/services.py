@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from . import journal
-from .address import Endpoint, dial, resolve
+from .address import Endpoint, dial
 from .channel import Channel, keep_probing
 from .ending import Ending, Words, log_end
-from .errors import LocalError, PeerError, Unreachable, printable, reason
+from .errors import LocalError, PeerError, Unreachable, printable
 from .flow import Pump
 from .frames import Failed, Frame, Start, Started
 from .journal import Event
@@ -21,6 +21,7 @@ from .link import Link
 from .names import shorten
 from .protocol import MISSED_MAX
 from .relay import OnEnd
+from .resolving import resolve
 from .vault import Vault
 
 CONNECT_TIMEOUT = (
@@ -30,7 +31,10 @@ SERVICE_KEEPALIVE = 30.0  # seconds between probes of an idle connection to a se
 STREAMS_MAX = 4096  # streams at once; a robot does not take more from its server, whatever it asks for
 
 _WORDS = Words(plain="service", link="server", target="service")
-_CODES = {errno.ECONNREFUSED: "refused", errno.ETIMEDOUT: "timeout"}
+_CODES = {
+    errno.ECONNREFUSED: "refused", errno.ETIMEDOUT: "timeout",
+    errno.EMFILE: "limit", errno.ENFILE: "limit",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +105,6 @@ class Services:
         except Unreachable as error:
             number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
             self._fail(channel, start, _CODES.get(number or 0, "unreachable"), str(error))
-            return
-        except OSError as error:  # no descriptors left
-            self._fail(channel, start, "limit", f"cannot connect to {endpoint}: {reason(error)}")
             return
         keep_probing(sock, SERVICE_KEEPALIVE)
         if not channel.live:  # the server gave up meanwhile

@@ -20,7 +20,6 @@ from shadow.address import (
     is_ip_address,
     parse_endpoint,
     parse_host,
-    resolve,
 )
 from shadow.errors import ConfigError, Unreachable
 from tests.support import open_descriptors
@@ -72,28 +71,6 @@ def test_families_alternate_and_the_resolvers_first_is_first() -> None:
     found = [six(1), six(2), six(3), four(1), four(2)]
     assert interleave(found) == [six(1), four(1), six(2), four(2), six(3)]
     assert interleave([four(1), six(1)]) == [four(1), six(1)]
-
-
-def test_a_name_that_does_not_exist() -> None:
-    for name in ("no-such-host.invalid", "x" * 70 + ".example"):
-        with pytest.raises(Unreachable, match="cannot resolve"):
-            asyncio.run(resolve(Endpoint(name, 1), 20.0))
-
-
-def test_a_resolver_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body() -> None:
-        async def silent(*_arguments: object, **_options: object) -> None:
-            await asyncio.sleep(3600)
-
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", silent)
-        with pytest.raises(Unreachable, match=r"cannot resolve far\.example: no answer within 0\.1 s"):
-            await resolve(Endpoint("far.example", 1), 0.1)
-
-    asyncio.run(body())
-
-
-def test_resolving_localhost() -> None:
-    assert four(9) in asyncio.run(resolve(Endpoint("localhost", 9), 20.0))
 
 
 def dial_and_close(targets: list[Target], within: float = 20.0) -> Target:

@@ -255,7 +255,7 @@ def test_two_devices_that_fight_over_a_name_are_told_of(tunnel: Tunnel) -> None:
 @pytest.mark.parametrize("remote", ["127.0.0.1", "::1", "localhost"])
 @pytest.mark.parametrize("family", ["-4", "-6", "both"])
 def test_all_combinations_of_families(tunnel: Tunnel, family: str, remote: str, local: str) -> None:
-    addresses = {str(info[4][0]) for info in socket.getaddrinfo(remote, tunnel.port)}
+    addresses = {"127.0.0.1", "::1"} if remote == "localhost" else {remote}
     if family in {"-4", "-6"} and not any((":" in address) == (family == "-6") for address in addresses):
         tunnel.start_server(family)
         client = start(tunnel, "--once", rhost=remote)

@@ -1,18 +1,22 @@
 """The robot's local services: what a visitor and the log get when one cannot be reached."""
 
 import asyncio
+import errno
+import os
 import socket
 from typing import Any
 
 import pytest
 
 from bench.processes import free_port
-from shadow.address import Endpoint
+from shadow import address
+from shadow.address import Endpoint, Target
 from shadow.channel import Channel
-from shadow.frames import Start
+from shadow.frames import Failed, Start
 from shadow.link import KernelLink
-from shadow.protocol import Party
+from shadow.protocol import Party, State
 from shadow.services import Services
+from tests.frame_end import FrameEnd
 from tests.peer import FAILED, START, STARTED, WELCOME, Peer, server_context
 from tests.support import DEADLINE, Tunnel, echo, exchange, serving, tcp_pair
 
@@ -145,4 +149,32 @@ def test_stopping_leaves_whom_it_was_connecting_to_the_server() -> None:
             far.recv(1)
         far.close()
 
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.EMFILE, "limit"), (errno.ENFILE, "limit"), (errno.ENETUNREACH, "unreachable")],
+)
+def test_the_server_is_told_what_is_the_matter(
+    monkeypatch: pytest.MonkeyPatch, number: int, code: str
+) -> None:
+    async def connect(_target: Target) -> socket.socket:
+        raise OSError(number, os.strerror(number))
+
+    async def body() -> None:
+        vault: Any = None
+        services = Services("011", {"": Endpoint("192.0.2.1", 9)}, vault)
+        near, far = tcp_pair()
+        near.setblocking(False)
+        far.setblocking(False)
+        channel = Channel(KernelLink(near, "a suite", []), Party.ROBOT, print, print)
+        channel.conversation.state = State.STARTING
+        services.connect(channel, Start("", "1"))
+        answer = await FrameEnd(far).hear()
+        assert isinstance(answer, Failed)
+        assert answer.code == code
+        far.close()
+
+    monkeypatch.setattr(address, "_connect", connect)
     asyncio.run(body())
