@@ -61,6 +61,8 @@ class Event(enum.StrEnum):
     """Connections were sent away, for too many wait to say who they are."""
     SOCKET_FAILED = "426f44b57fd7473d8173fb55b0e4a5e3"
     """A robot's unix socket could not be made."""
+    SOCKET_RESTORED = "116904b665a147e8b611dbd9f4734b59"
+    """A robot's unix socket was gone, and has been made again."""
     STREAM_STARTED = "808e53f6632f4ea1aef5ee2b854639a9"
     """A visitor reached a service."""
     STREAM_ENDED = "2643c48ee01e4c65b1ae73a1b8a7e384"

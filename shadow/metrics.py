@@ -4,6 +4,7 @@ What happens is counted where it is logged: each event with a message id that is
 the log and the figures cannot tell different stories. How things are is asked when somebody scrapes.
 """
 
+import collections
 import datetime as dt
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from .session import Cause
 _WAITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 
 _SOON = dt.timedelta(days=30)
+_VERSIONS_MAX = 16  # of robots' software that have a figure of their own: it is the robots' word
 
 _HOW = ("in order", "cut off")
 _BY = ("server", "robot")
@@ -146,6 +148,8 @@ class Metrics(logging.Handler):
         yield self._gauge("shadow_build_info", "1; the version is the label.", {__version__: 1}, "version")
         counts = self._server.counts
         yield self._gauge("shadow_robots_connected", "Robots that have a session.", {"": counts["robots"]})
+        text = f"Robots that have a session, by what they run: the {_VERSIONS_MAX} most frequent."
+        yield self._gauge("shadow_robots_by_software", text, self._software(), "software")
         yield self._gauge("shadow_streams_protected", "Streams that outlive us.", {"": counts["protected"]})
         yield self._gauge("shadow_certificates_revoked", "On the lists.", {"": counts["revoked"]})
         reception = self._server.reception
@@ -170,6 +174,13 @@ class Metrics(logging.Handler):
         turns = HistogramMetricFamily("shadow_relay_turn_seconds", "Rounds of the relay's threads.")
         turns.add_metric([], _cumulated(counts_by_bucket), seconds)
         yield turns
+
+    def _software(self) -> dict[str, float]:
+        sessions = (robot.session for robot in self._server.robots.values())
+        counts = collections.Counter(one.software or "unknown" for one in sessions if one is not None)
+        found: dict[str, float] = dict(counts.most_common(_VERSIONS_MAX))
+        rest = counts.total() - sum(found.values())
+        return {**found, "other": found.get("other", 0) + rest} if rest else found
 
     def _expiring_robots(self) -> dict[str, float]:
         """Not all of them: thousands of figures that are looked at once a year."""

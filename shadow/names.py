@@ -15,6 +15,8 @@ SERVICE_NAME_MAX = 32  # characters
 _ROBOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", re.ASCII)
 
+_SOFTWARE_MAX = 64  # characters
+
 DEFAULT_SERVICE = ""
 """The service a robot offers without giving it a name: the one behind ``NAME.sock``."""
 
@@ -54,6 +56,11 @@ def check_service_name(name: str) -> str:
 def socket_name(robot: str, service: str = DEFAULT_SERVICE) -> str:
     """File name of the unix socket of a robot's service, e.g. ``011.sock`` or ``web@011.sock``."""
     return f"{service}@{robot}.sock" if service else f"{robot}.sock"
+
+
+def clean_software(text: str) -> str:
+    """A peer's word for its program and version, fit for tables, labels and the log; empty if it has none."""
+    return "".join(character if " " <= character <= "~" else "?" for character in text[:_SOFTWARE_MAX])
 
 
 def shorten(text: str, limit: int = 80) -> str:

@@ -34,6 +34,7 @@ def robot_facts(robot: Robot, now: float) -> Facts:
     certificate = session.channel.link.certificate
     return facts | {
         "peer": session.peer,
+        "software": session.software,
         "seconds": round(now - session.since, 3),
         "services": list(session.services),
         **_link_facts(session.channel.link),

@@ -16,7 +16,7 @@ from typing import Any
 from . import __version__, journal
 from .channel import Channel
 from .config import ServerConfig
-from .errors import ConfigError, LocalError, PeerError, Refused
+from .errors import LocalError, PeerError, Refused
 from .flow import Pump
 from .frames import (
     PROTOCOL_VERSION,
@@ -34,7 +34,7 @@ from .frames import (
 )
 from .journal import Event
 from .link import Link
-from .names import shorten
+from .names import clean_software, shorten
 from .protocol import Keepalive
 from .relay import OnEnd
 from .session import Cause, Session, checked_services
@@ -102,7 +102,7 @@ class Robot:
             Refused: the robot cannot be served; the caller tells it.
         """
         services = checked_services(hello)
-        if not self._open_sockets(services):
+        if not self.sockets.provide(services):
             if self.session is None:
                 self.sockets.close()
             raise Refused("socket", "the server cannot make the robot's socket")
@@ -110,7 +110,8 @@ class Robot:
             self._give_way(self.session, peer)
         now = self._loop.time()
         keepalive = Keepalive(self._around.config.keepalive, now)
-        session = Session(channel, secrets.token_hex(16), services, keepalive, peer, now)
+        software = clean_software(hello.software)
+        session = Session(channel, secrets.token_hex(16), services, keepalive, peer, now, software)
         self.have_session(session)
         interval, renews = self._around.config.keepalive, self._around.signer.there
         channel.send(Welcome(PROTOCOL_VERSION, session.id, interval, SOFTWARE, renews))
@@ -133,16 +134,13 @@ class Robot:
 
     def restore_sockets(self) -> None:
         """Make those of the session's sockets that are missing; it ends if that is not possible."""
-        if self.session is not None and not self._open_sockets(self.session.services):
+        if self.session is not None and not self.sockets.provide(self.session.services):
             self.end_session("the server cannot make its socket", Cause.SOCKET)
 
-    def _open_sockets(self, services: tuple[str, ...]) -> bool:
-        try:
-            self.sockets.open(services)
-        except (ConfigError, LocalError) as error:
-            journal.log(Event.SOCKET_FAILED, logging.ERROR, f"robot {self.name}: {error}", robot=self.name)
-            return False
-        return True
+    def look_after_sockets(self) -> None:
+        """Make those anew that somebody has removed; if that is not possible, the session goes on without."""
+        if self.session is not None and not self.sockets.in_place:
+            self.sockets.provide(self.session.services)
 
     def end_session(self, why: str, cause: Cause, refusal: Refusal | None = None) -> None:
         """End the session, if there is one: its sockets vanish, its streams go on."""

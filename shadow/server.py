@@ -109,6 +109,8 @@ class Server:
     def reload(self) -> None:
         """Read certificates, CA and revocations again, for new connections; cut off who has been revoked.
 
+        Sockets that somebody has removed are made anew.
+
         Raises:
             ShadowError: a file is broken; the old ones stay in use.
         """
@@ -117,6 +119,8 @@ class Server:
         if ended:
             text = f"cut off robots with revoked certificates: {ended} sessions and streams ended"
             journal.log(Event.REVOKED, logging.WARNING, text)
+        for robot in list(self.robots.values()):
+            robot.look_after_sockets()
 
     def _cut_off(self, robot: Robot) -> int:
         try:

@@ -14,7 +14,7 @@ from .channel import Channel
 from .errors import ConfigError, Refused
 from .frames import Hello
 from .journal import Event
-from .names import DEFAULT_SERVICE, check_service_name
+from .names import DEFAULT_SERVICE, check_service_name, clean_software
 from .protocol import Keepalive
 from .switchboard import Switchboard
 from .visitor import Visitor
@@ -44,6 +44,7 @@ class Session:
         keepalive: when it counts as dead.
         peer: its address, for humans.
         since: when it began, by CLOCK_MONOTONIC.
+        software: the robot's program and version, as it says.
         until: when the robot's certificate expires, aware.
         board: its standby channels and waiting visitors.
         timer: looks whether it is dead.
@@ -55,6 +56,7 @@ class Session:
     keepalive: Keepalive
     peer: str
     since: float
+    software: str = ""
     board: Switchboard[Visitor, Channel] = field(default_factory=Switchboard)
     timer: asyncio.TimerHandle | None = None
     until: dt.datetime = field(init=False)
@@ -71,19 +73,22 @@ class Session:
             "interval": self.keepalive.interval,  # what the robot was told, whatever the next daemon says
             "peer": self.peer,
             "since": self.since,
+            "software": self.software,
         }
 
     def log_beginning(self, robot: str) -> None:
         """Log that a robot's session has begun."""
         link = self.channel.link
         encryption = "kernel TLS" if link.in_kernel else "userspace TLS"
+        what = f", {self.software}" if self.software else ""
         journal.log(
             Event.ROBOT_CONNECTED,
             logging.INFO,
-            f"robot {robot} connected from {self.peer} ({encryption}, {link.suite})",
+            f"robot {robot} connected from {self.peer} ({encryption}, {link.suite}{what})",
             robot=robot,
             peer=self.peer,
             suite=link.suite,
+            software=self.software or "unknown",
             session=self.id[:8],
         )
 
@@ -110,7 +115,13 @@ def remembered(channel: Channel, record: Mapping[str, Any], now: float) -> Sessi
     services = tuple(map(str, record["services"]))
     keepalive = Keepalive(float(record["interval"]), now)
     return Session(
-        channel, str(record["session"]), services, keepalive, str(record["peer"]), float(record["since"])
+        channel,
+        str(record["session"]),
+        services,
+        keepalive,
+        str(record["peer"]),
+        float(record["since"]),
+        clean_software(str(record.get("software", ""))),  # a version before this one did not note it down
     )
 
 

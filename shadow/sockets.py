@@ -1,12 +1,15 @@
 """The unix sockets of one robot: a file for each service, as long as the robot is connected."""
 
 import functools
+import logging
 import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import ConfigError
+from . import journal
+from .errors import ConfigError, LocalError
+from .journal import Event
 from .listener import Acceptor, UnixListener, listen_unix
 from .names import socket_name
 
@@ -31,18 +34,55 @@ class Sockets:
         self._on_exhausted = on_exhausted
         self._listeners: dict[str, tuple[UnixListener, Acceptor]] = {}
 
-    def open(self, services: tuple[str, ...]) -> None:
-        """Make the sockets that are missing and remove those of services no longer offered.
+    def provide(self, services: tuple[str, ...]) -> bool:
+        """``open``, and log what is worth it; False if that is not possible."""
+        try:
+            removed = self.open(services)
+        except (ConfigError, LocalError) as error:
+            text = f"robot {self._robot}: {error}"
+            journal.log(Event.SOCKET_FAILED, logging.ERROR, text, robot=self._robot)
+            return False
+        if removed:
+            names = ", ".join(socket_name(self._robot, service) for service in removed)
+            text = f"robot {self._robot}: somebody has removed {names}; made anew"
+            journal.log(Event.SOCKET_RESTORED, logging.WARNING, text, robot=self._robot)
+        return True
+
+    def open(self, services: tuple[str, ...]) -> list[str]:
+        """Make the sockets that are missing and remove those of services no longer offered: all, or nothing.
+
+        One whose file is not there any more, or is another's by now, is missing, whatever we once made.
+
+        Returns:
+            The services whose sockets somebody else had removed.
 
         Raises:
             ConfigError: a path is too long.
-            LocalError: something is in the way, or the folder cannot be written.
+            LocalError: something is in the way, or the folder cannot be written; nothing has changed.
         """
-        for service in set(self._listeners) - set(services):
+        made: dict[str, UnixListener] = {}
+        try:
+            for service in services:
+                if not self._is_in_place(service):
+                    made[service] = listen_unix(self._path(service))
+        except BaseException:
+            for listener in made.values():
+                listener.close()
+            raise
+        removed = [service for service in made if service in self._listeners]
+        for service in [*removed, *(set(self._listeners) - set(services))]:
             self._close(service)
-        for service in services:
-            if service not in self._listeners:
-                self._add(service, listen_unix(self._path(service)))
+        for service, listener in made.items():
+            self._add(service, listener)
+        return removed
+
+    @property
+    def in_place(self) -> bool:
+        """True if each of them is where visitors look for it."""
+        return all(map(self._is_in_place, self._listeners))
+
+    def _is_in_place(self, service: str) -> bool:
+        return service in self._listeners and self._listeners[service][0].in_place
 
     def _add(self, service: str, listener: UnixListener) -> None:
         on_accept = functools.partial(self._on_visitor, service)

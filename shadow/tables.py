@@ -62,6 +62,7 @@ def robot(answer: Facts) -> str:
         until = dt.datetime.fromisoformat(facts["certificateEnds"])
         days = (until - dt.datetime.now(dt.UTC)).days
         lines += [
+            f"     Software: {printable(facts.get('software') or 'unknown')}",
             f"     Services: {', '.join(service or 'default' for service in facts['services'])}",
             f"  Certificate: {facts['serial']}",
             f"               until {until:%Y-%m-%d}, {many(days, 'day')} from now",

@@ -40,7 +40,7 @@ JOURNAL_OF = {
 }
 MODULES = {
     "shadow-server": {
-        *("server", "reception", "robots", "session", "signer", "streams"),
+        *("server", "reception", "robots", "session", "signer", "sockets", "streams"),
         *("parking", "ending", "vault", "expiry"),
     },
     "shadow-client": {

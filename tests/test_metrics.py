@@ -1,5 +1,6 @@
 """Figures for Prometheus: each counts what it says, and nothing twice."""
 
+import contextlib
 import json
 import re
 import signal
@@ -123,6 +124,25 @@ def test_sessions(tunnel: Tunnel, service: Service, scrape: Scraper) -> None:
         'shadow_sessions_ended_total{cause="hung-up"}',
     } & set(ended)
     client.process.send_signal(signal.SIGCONT)
+
+
+def test_what_robots_run(tunnel: Tunnel, scrape: Scraper) -> None:
+    """However many words robots find for it, and whatever is in them."""
+    said = ["shadow-client 1", "shadow-client 1", "", *(f'"{number}"\n' + "x" * 99 for number in range(20))]
+    with contextlib.ExitStack() as stack:
+        for number, software in enumerate(said):
+            name = f"r{number}"
+            context = client_context(tunnel.authority, tunnel.authority.robot(name))
+            peer = stack.enter_context(Peer(tunnel.port, context))
+            assert peer.hello(name, software=software)[0] == WELCOME
+        found = {name: value for name, value in scrape().items() if "by_software" in name}
+        assert found.pop('shadow_robots_by_software{software="shadow-client 1"}') == 2
+        assert found.pop('shadow_robots_by_software{software="unknown"}') == 1
+        assert found.pop('shadow_robots_by_software{software="other"}') == 20 - 14
+        assert len(found) == 14
+        assert max(map(len, found)) == len('shadow_robots_by_software{software=""}') + 64
+    figures = scrape.until("shadow_robots_connected", 0)
+    assert not any("by_software" in name for name in figures)
 
 
 def test_who_does_not_pass(tunnel: Tunnel, scrape: Scraper) -> None:

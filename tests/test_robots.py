@@ -1,6 +1,8 @@
 """Robots on the server: sockets, visitors, channels that fail, limits."""
 
+import contextlib
 import os
+import signal
 import socket
 import stat
 import threading
@@ -111,6 +113,60 @@ def test_a_takeover_keeps_the_socket_and_changes_the_services(tunnel: Tunnel) ->
                 "011.sock", "new@011.sock", "both@011.sock",
             }  # fmt: skip
             assert tunnel.socket_path().stat().st_ino == before
+
+
+def test_a_takeover_that_is_refused_changes_nothing(tunnel: Tunnel) -> None:
+    server = tunnel.start_server()
+    with connect(tunnel) as first:
+        session = first.hello(services=["a", "b"])[1]["session"]
+        before = {path.name: path.stat().st_ino for path in tunnel.ldir.iterdir()}
+        (tunnel.ldir / "zz@011.sock").write_text("precious")
+        with connect(tunnel) as second:
+            kind, answer = second.hello(services=["a", "new", "zz"])
+            assert (kind, answer["code"]) == (REFUSED, "socket")
+        server.wait_for_log("zz@011.sock is in the way")
+        (tunnel.ldir / "zz@011.sock").unlink()
+        assert {path.name: path.stat().st_ino for path in tunnel.ldir.iterdir()} == before
+        with stand_by(tunnel, session) as data, tunnel.visit("b@011") as visitor:
+            assert data.receive()[1]["service"] == "b"
+            data.sock.sendall(frame(STARTED) + b"served")
+            assert visitor.recv(10) == b"served"
+
+
+@pytest.mark.parametrize("instead", ["nothing", "another's socket that is stale"])
+@pytest.mark.parametrize("when", ["it comes back", "reload"])
+def test_a_socket_that_somebody_removed_is_made_again(tunnel: Tunnel, when: str, instead: str) -> None:
+    server = tunnel.start_server()
+    with contextlib.ExitStack() as stack:
+        peer = stack.enter_context(connect(tunnel))
+        peer.hello(services=["", "web"])
+        kept = (tunnel.ldir / "web@011.sock").stat().st_ino
+        tunnel.socket_path().unlink()
+        if instead != "nothing":
+            with socket.socket(socket.AF_UNIX) as dead:
+                dead.bind(str(tunnel.socket_path()))
+        if when == "reload":
+            server.process.send_signal(signal.SIGHUP)
+        else:
+            peer = stack.enter_context(connect(tunnel))
+            assert peer.hello(services=["", "web"])[0] == WELCOME
+        server.wait_for_log(r"WARNING: robot 011: somebody has removed 011\.sock; made anew")
+        assert (tunnel.ldir / "web@011.sock").stat().st_ino == kept, "the others stay"
+        with tunnel.visit():
+            assert peer.receive() == (DIAL, {"count": 1})
+
+
+def test_a_socket_that_cannot_be_made_again_ends_no_session(tunnel: Tunnel) -> None:
+    server = tunnel.start_server()
+    with connect(tunnel) as peer:
+        peer.hello(services=["", "web"])
+        tunnel.socket_path().unlink()
+        tunnel.socket_path().write_text("precious")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_log("ERROR: robot 011: .*011.sock is in the way")
+        with tunnel.visit("web@011"):
+            assert peer.receive() == (DIAL, {"count": 1})
+        assert tunnel.socket_path().read_text() == "precious"
 
 
 def test_visitors_that_wait_during_a_takeover_are_served_by_the_new_session(tunnel: Tunnel) -> None:

@@ -18,7 +18,7 @@ BEGINNING = dt.datetime(2026, 11, 23, tzinfo=dt.UTC)
 def session() -> Session:
     dates = {"not_valid_before_utc": BEGINNING, "not_valid_after_utc": BEGINNING + dt.timedelta(days=1)}
     channel: Any = SimpleNamespace(link=SimpleNamespace(certificate=SimpleNamespace(**dates)))
-    return Session(channel, "an id", ("", "web"), Keepalive(20.0, 100.0), "198.51.100.1:4242", 90.0)
+    return Session(channel, "an id", ("", "web"), Keepalive(20.0, 100.0), "198.51.100.1:4242", 90.0, "crab 1")
 
 
 def test_it_is_remembered_with_all_that_matters() -> None:
@@ -30,6 +30,12 @@ def test_it_is_remembered_with_all_that_matters() -> None:
     assert after.keepalive.deadline == 500.0 + 3 * 20.0, "as if it had just been heard"
     assert not after.board.visitors
     assert not after.board.standbys
+
+
+def test_a_version_that_did_not_note_down_what_robots_run() -> None:
+    record = session().record
+    del record["software"]
+    assert remembered(session().channel, record, 0.0).software == ""
 
 
 @pytest.mark.parametrize("name", ["session", "services", "interval", "peer", "since"])

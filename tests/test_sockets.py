@@ -34,13 +34,12 @@ def test_services_come_and_go_and_the_rest_stays(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
-def test_what_was_made_before_a_failure_is_closed_with_the_rest(tmp_path: Path) -> None:
+def test_what_was_made_before_a_failure_is_gone_again(tmp_path: Path) -> None:
     async def body() -> None:
         (tmp_path / "web@011.sock").write_text("precious")
         sockets = Sockets(tmp_path, "011", lambda *_visit: None, lambda _error: None)
         with pytest.raises(LocalError, match="in the way"):
             sockets.open(("", "web"))
-        sockets.close()
         assert [path.name for path in tmp_path.iterdir()] == ["web@011.sock"]
 
     asyncio.run(body())

@@ -10,7 +10,7 @@ from shadow import tables
 
 ROBOT: dict[str, Any] = {
     "name": "011", "connected": True, "peer": "[::1]:40312", "seconds": 7512.3, "services": ["", "web"],
-    "suite": "ECDHE-ECDSA-AES128-GCM-SHA256", "kernelTls": True, "serial": "0" * 40,
+    "suite": "ECDHE-ECDSA-AES128-GCM-SHA256", "kernelTls": True, "serial": "0" * 40, "software": "crab 1",
     "certificateEnds": "2000-01-02T03:04:05+00:00", "standbys": 2, "waiting": 0, "streams": 1,
 }  # fmt: skip
 GONE = {
@@ -53,7 +53,9 @@ def test_one_robot() -> None:
     until = dt.datetime.now(dt.UTC) + dt.timedelta(days=12, hours=1)
     robot = {**ROBOT, "certificateEnds": until.isoformat()}
     text = tables.robot({"robot": robot, "streams": [STREAM]})
-    assert text.startswith("● 011 - connected from [::1]:40312 for 2h 5min\n     Services: default, web\n")
+    assert text.startswith(
+        "● 011 - connected from [::1]:40312 for 2h 5min\n     Software: crab 1\n     Servi"
+    )
     assert f"until {until:%Y-%m-%d}, 12 days from now\n" in text
     assert "ECDHE-ECDSA-AES128-GCM-SHA256, by the kernel" in text
     assert text.endswith("1 stream")
