@@ -7,7 +7,7 @@ let exactly those in again.
 
 import datetime as dt
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,12 @@ from .errors import ConfigError
 from .files import read_file
 from .keys import key_bytes
 
+LIST_MAX = 2**24  # bytes of a file: more than 300,000 entries, for two CAs while one follows the other
+
 _BEGIN = b"-----BEGIN X509 CRL-----"
+_SEQUENCE, _UTC_TIME = 0x30, 0x17  # X.690, section 8
+_ENTRIES = 2  # their place among the sequences of a list
+
 _PEM = re.compile(_BEGIN + rb".*?-----END X509 CRL-----", re.DOTALL)  # RFC 7468, section 6
 
 
@@ -96,7 +101,7 @@ def load_revocations(path: Path, ca: Sequence[x509.Certificate]) -> Revocations:
     Raises:
         ConfigError: it cannot be read, holds no list or a damaged or a partial one, or one of another CA.
     """
-    pem = read_file(path, "revocation list")
+    pem = read_file(path, "revocation list", LIST_MAX)
     blocks = _PEM.findall(pem)
     if not blocks or len(blocks) != pem.count(_BEGIN):
         what = "damaged: a list has no end" if blocks or _BEGIN in pem else "it holds no list in PEM form"
@@ -109,7 +114,7 @@ def _checked(pem: bytes, path: Path, ca: Sequence[x509.Certificate]) -> Revocati
         parsed = x509.load_pem_x509_crl(pem)
         revoked, (since, until), number = _entries(parsed), _dates(parsed), _number(parsed)
         _ = parsed.issuer
-    except DAMAGE as error:
+    except (*DAMAGE, IndexError) as error:
         raise ConfigError(f"revocation list {path}: damaged: not a revocation list") from error
     signer = next((authority for authority in ca if _has_signed(authority, parsed)), None)
     if signer is None:
@@ -154,12 +159,51 @@ def _entries(parsed: x509.CertificateRevocationList) -> dict[int, dt.datetime]:
     """When each certificate on a list was revoked, as aware UTC, by serial number.
 
     Whatever the reason: a certificate "on hold" is no more to be trusted than another.
+
+    The library has checked the grammar (section 5.1). To get 100,000 entries out of it, one object after the
+    other, takes 3.5 s in Debian 12, and a server that reloads stands still meanwhile; this takes a tenth.
     """
-    return {entry.serial_number: _revoked_on(entry) for entry in parsed}
+    der = parsed.tbs_certlist_bytes
+    position, _end = _inside(der, 0)
+    sequences = []  # signature, issuer, revokedCertificates; beside them there are numbers and dates
+    while position < len(der):
+        start, end = _inside(der, position)
+        if der[position] == _SEQUENCE:
+            sequences.append((start, end))
+        position = end
+    found = list(_revoked(der, *sequences[_ENTRIES])) if len(sequences) > _ENTRIES else []
+    if len(found) != len(parsed):
+        raise ValueError("not the entries that the library has found")
+    return dict(found)
 
 
-def _revoked_on(entry: x509.RevokedCertificate) -> dt.datetime:
-    _ = entry.extensions  # parsed when asked for: ask here
-    if hasattr(entry, "revocation_date_utc"):  # cryptography 42
-        return entry.revocation_date_utc
-    return entry.revocation_date.replace(tzinfo=dt.UTC)
+def _revoked(der: bytes, position: int, end: int) -> Iterator[tuple[int, dt.datetime]]:
+    """Serial number and date of each entry; what else it may say is of no account."""
+    dates: dict[bytes, dt.datetime] = {}  # who revokes many revokes them at once
+    while position < end:
+        position, after = _inside(der, position)
+        start, middle = _inside(der, position)
+        date = der[middle : middle + 2 + der[middle + 1]]
+        if date not in dates:
+            dates[date] = _date(date)
+        yield int.from_bytes(der[start:middle], "big", signed=True), dates[date]
+        position = after
+
+
+def _inside(der: bytes, position: int) -> tuple[int, int]:
+    """Where the content of the element at ``position`` begins and ends (X.690, section 8.1.3)."""
+    size = der[position + 1]
+    if size < 0x80:
+        return position + 2, position + 2 + size
+    start = position + 2 + (size & 0x7F)
+    return start, start + int.from_bytes(der[position + 2 : start], "big")
+
+
+def _date(element: bytes) -> dt.datetime:
+    """UTCTime, with two digits for a year from 1950 to 2049, or GeneralizedTime (section 5.1.2.4)."""
+    digits = element[2:-1].decode("ascii")
+    if element[0] == _UTC_TIME:
+        digits = ("20" if digits < "5" else "19") + digits
+    year, rest = int(digits[:4]), digits[4:]
+    month, day, hour, minute, second = (int(rest[place : place + 2]) for place in range(0, 10, 2))
+    return dt.datetime(year, month, day, hour, minute, second, tzinfo=dt.UTC)

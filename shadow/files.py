@@ -54,20 +54,21 @@ class NewFile:
     mode: int
 
 
-def read_file(path: Path, what: str) -> bytes:
-    """All bytes of a regular file of at most ``READ_MAX`` bytes.
+def read_file(path: Path, what: str, limit: int = READ_MAX) -> bytes:
+    """All bytes of a regular file.
 
     Args:
         path: the file; symbolic links are followed.
         what: what the file is to the reader of an error message, e.g. ``CA certificate``.
+        limit: bytes that it may have.
 
     Raises:
         ConfigError: missing, unreadable, not a regular file, or too large.
     """
-    return read_owned_file(path, what)[0]
+    return read_owned_file(path, what, limit)[0]
 
 
-def read_owned_file(path: Path, what: str) -> tuple[bytes, os.stat_result]:
+def read_owned_file(path: Path, what: str, limit: int = READ_MAX) -> tuple[bytes, os.stat_result]:
     """Like ``read_file``, with the status of the very file that was read.
 
     Raises:
@@ -82,14 +83,58 @@ def read_owned_file(path: Path, what: str) -> tuple[bytes, os.stat_result]:
                 raise ConfigError(f"{what} {path}: not a regular file")
             # A folder gets past the check, for the better words of the system: it is not to be read.
             with os.fdopen(descriptor, "rb", closefd=False) as file:
-                data = file.read(READ_MAX + 1)
+                data = file.read(limit + 1)
         finally:
             os.close(descriptor)
     except OSError as error:
         raise ConfigError(f"{what} {path}: {reason(error)}") from error
-    if len(data) > READ_MAX:
-        raise ConfigError(f"{what} {path}: larger than {READ_MAX // 1024} KiB")
+    if len(data) > limit:
+        raise ConfigError(f"{what} {path}: larger than {limit // 1024} KiB")
     return data, status
+
+
+def is_there(path: Path, what: str) -> bool:
+    """Whether there is anything at ``path``, were it a link to nowhere.
+
+    What cannot be seen is not taken for missing, as ``Path.exists`` does.
+
+    Raises:
+        ConfigError: it cannot be told.
+    """
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ConfigError(f"{what} {path}: {reason(error)}") from error
+    return True
+
+
+def find_files(folder: Path, suffix: str, what: str) -> list[Path]:
+    """What in ``folder`` has a name with this end, in order; nothing if there is no folder.
+
+    Raises:
+        ConfigError: the folder cannot be read, which ``Path.glob`` takes for an empty one.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if path.name.endswith(suffix))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigError(f"{what} {folder}: {reason(error)}") from error
+
+
+@contextlib.contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make ``folder``, for the owner alone, unless it is there; if the block fails, what was made goes again.
+
+    Raises:
+        ConfigError, LocalError: it cannot be made.
+    """
+    with ExitStack() as undo:
+        _make_folders(folder / "it", undo)
+        yield
+        undo.pop_all()
 
 
 def write_files(files: Sequence[NewFile], *, force: bool) -> None:
@@ -137,7 +182,7 @@ def _check_target(path: Path, *, force: bool) -> None:
 
 
 def _already_there(path: Path) -> ConfigError:
-    return ConfigError(f"{path} is already there; nothing was written (--force replaces it)")
+    return ConfigError(f"{path} is already there; nothing was written")
 
 
 def _make_folders(path: Path, undo: ExitStack) -> None:

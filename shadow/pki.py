@@ -3,19 +3,13 @@
 One private CA, ECDSA with P-256 throughout, profiles after RFC 5280. A server's leaf carries serverAuth and
 the names it is dialled by; a robot's carries clientAuth and its name as CN. No leaf carries both, so a
 stolen robot key cannot play the server.
-
-The CA's folder holds ``ca.crt``, ``ca.key`` and ``issued/SERIAL.pem``, a copy of each certificate ever
-issued: what is to be listed or revoked must be known, even when the robot that has it is gone.
 """
 
 import datetime as dt
 import ipaddress
-import os
 import re
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -23,23 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from .certificates import (
-    Purpose,
-    check_authority,
-    check_pair,
-    check_validity,
-    load_certificates,
-    moment,
-    validity,
-)
+from .certificates import Purpose, moment, validity
 from .errors import ConfigError
-from .files import PRIVATE, PUBLIC, NewFile, read_owned_file
-from .keys import PrivateKey, parse_private_key
+from .keys import PrivateKey
 from .names import check_robot_name, shorten
-
-CA_CRT = "ca.crt"
-CA_KEY = "ca.key"
-_INDEX = "issued"
 
 DAYS_MAX = 36500  # a century: RFC 5280 dates end with the year 9999
 _COMMON_NAME_MAX = 64  # characters (RFC 5280, appendix A: ub-common-name)
@@ -261,98 +242,17 @@ def key_identifier(certificate: x509.Certificate) -> x509.AuthorityKeyIdentifier
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ski)
 
 
-def load_authority(folder: Path, now: dt.datetime) -> Pair:
-    """The CA in ``folder``, ready to issue; of several certificates in ``ca.crt`` the first one counts.
-
-    Raises:
-        ConfigError: a file is missing or damaged, the key is open to others, the two do not belong
-            together, or the CA has expired.
-        ClockError: the CA is not valid yet.
-    """
-    crt_path, key_path = folder / CA_CRT, folder / CA_KEY
-    certificate = load_certificates(crt_path, "CA certificate")[0]
-    check_authority(certificate, crt_path)
-    pem, status = read_owned_file(key_path, "CA key")
-    _check_guarded(status, key_path, folder)
-    key = parse_private_key(pem, key_path, "CA key")
-    check_pair(certificate, crt_path, key, key_path)
-    check_validity(certificate, f"CA certificate {crt_path}", now)
-    return Pair(certificate, key)
-
-
-def _check_guarded(status: os.stat_result, path: Path, folder: Path) -> None:
-    """Refuse a key that others could have read, or put there (a folder may be writable for a group)."""
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        raise ConfigError(
-            f"CA key {path} is open to others than its owner (mode {stat.S_IMODE(status.st_mode):04o}); "
-            f"consider who may have it, then: chmod 600 {path}"
-        )
-    if status.st_uid not in {os.geteuid(), 0, folder.stat().st_uid}:
-        raise ConfigError(f"CA key {path} belongs to another user (uid {status.st_uid})")
-
-
-def authority_files(folder: Path, authority: Pair) -> list[NewFile]:
-    """What is to be written for a new CA."""
-    return _pair_files(folder / CA_CRT, folder / CA_KEY, authority)
-
-
-def leaf_files(ca_folder: Path, folder: Path, basename: str, leaf: Pair) -> list[NewFile]:
-    """What is to be written for a new leaf: the CA's own copy first, lest one gets out unrecorded.
-
-    Raises:
-        ConfigError: ``basename`` would put the leaf in the place of a CA.
-    """
-    crt_path, key_path = folder / f"{basename}.crt", folder / f"{basename}.key"
-    if crt_path.name == CA_CRT:  # a robot may be called `ca`, and --force is not meant for this
-        raise ConfigError(f"{crt_path} is the name of the CA's own file: choose another with --basename")
-    return [index_file(ca_folder, leaf.certificate), *_pair_files(crt_path, key_path, leaf)]
-
-
-def index_path(ca_folder: Path, serial: int) -> Path:
-    """Where the CA has its copy of the certificate with this serial number."""
-    return ca_folder / _INDEX / f"{serial:040x}.pem"
-
-
-def index_file(ca_folder: Path, certificate: x509.Certificate) -> NewFile:
-    """The CA's own copy of a certificate."""
-    pem = certificate.public_bytes(Encoding.PEM)
-    return NewFile(index_path(ca_folder, certificate.serial_number), pem, PUBLIC)
-
-
-def _pair_files(crt_path: Path, key_path: Path, pair: Pair) -> list[NewFile]:
-    crt = pair.certificate.public_bytes(Encoding.PEM)
-    return [NewFile(key_path, key_pem(pair.key), PRIVATE), NewFile(crt_path, crt, PUBLIC)]
+def issuer_key(certificate: x509.Certificate) -> x509.AuthorityKeyIdentifier | None:
+    """What a certificate says of the key that has signed it, if it says anything."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return None
 
 
 def key_pem(key: PrivateKey) -> bytes:
     """A private key as we write it: PKCS #8, not encrypted."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def load_issued(folder: Path) -> list[x509.Certificate]:
-    """The certificates that the CA in ``folder`` has issued, oldest first.
-
-    Those of a former CA in the same folder are left out: only its own can be revoked by a CA.
-
-    Raises:
-        ConfigError: there is no CA, or a file is damaged.
-    """
-    authority = load_certificates(folder / CA_CRT, "CA certificate")[0]
-    issuer = key_identifier(authority)
-    found = [
-        certificate
-        for path in sorted((folder / _INDEX).glob("*.pem"))
-        for certificate in load_certificates(path, "issued certificate")
-        if _issuer(certificate) == issuer
-    ]
-    return sorted(found, key=lambda certificate: validity(certificate)[0])
-
-
-def _issuer(certificate: x509.Certificate) -> x509.AuthorityKeyIdentifier | None:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
-    except x509.ExtensionNotFound:
-        return None
 
 
 def fingerprint(certificate: x509.Certificate) -> str:

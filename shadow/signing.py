@@ -1,22 +1,22 @@
 """What the CA's signer does: renews the certificate of a robot that proves who it is, and nothing else.
 
 Its whole memory is the CA's folder. A certificate has at most ``SUCCESSORS_MAX`` successors, and their serial
-numbers follow from its own. So a robot that asks again for the same key, since the answer got lost, is given
-the same certificate again, whenever that is; and who floods the signer with keys soon has no successor left.
+numbers follow from its own (``lineage``). So a robot that asks again for the same key, since the answer got
+lost, is given the same certificate again, whenever that is; and who floods the signer with keys soon has no
+successor left.
 """
 
 import datetime as dt
-import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import crypto
 
 from . import journal
+from .ca_folder import CA_CRT, index_file, index_path, load_authority
 from .certificates import (
     Purpose,
     common_name,
@@ -30,15 +30,17 @@ from .certificates import (
 from .chains import make_store, verify_chain
 from .crl import Revocations, load_revocations
 from .errors import ConfigError, IdentityError, Refused
-from .files import write_files
+from .files import find_files, is_there, write_files
 from .frames import Sign
 from .journal import Event
 from .keys import key_bytes
+from .lineage import SUCCESSORS_MAX, successors
+from .locking import locked
 from .names import check_robot_name
-from .pki import CA_CRT, Pair, index_file, index_path, load_authority, renew_robot
+from .pki import Pair, renew_robot
 from .renewal import check_proof, new_key_of
 
-SUCCESSORS_MAX = 8  # of one certificate
+_PATIENCE = 5.0  # seconds for our turn in the CA's folder: systemd ends a process that takes 15
 
 
 def renew(folder: Path, request: Sign, now: dt.datetime) -> x509.Certificate:
@@ -59,20 +61,36 @@ def renew(folder: Path, request: Sign, now: dt.datetime) -> x509.Certificate:
     authority = load_authority(folder, now)
     authorities = load_certificates(folder / CA_CRT, "CA certificate")
     present, name = _identify(request, authorities, now)
-    if why := _revocations(folder, authorities).reason([present]):
-        raise Refused("revoked", why)
     key = new_key_of(request, name)
-    for number in range(SUCCESSORS_MAX):
-        serial = _successor(authority, present, number)
-        path = index_path(folder, serial)
-        if not path.exists():
+    # Nobody is revoked between the look at the lists and the certificate: who revokes will find it.
+    with locked(folder, _PATIENCE):
+        revocations = _revocations(folder, authorities)
+        if why := revocations.reason([present]):
+            raise Refused("revoked", why)
+        serial, found = _place(folder, authority, present, key)
+        if found is None:
             return _issue(folder, authority, (present, name), (key, serial), now)
+    if why := revocations.reason([found]):
+        raise Refused("revoked", f"{why}; it was made from the present one")
+    _log(found, "given out again")
+    return found
+
+
+def _place(
+    folder: Path, authority: Pair, present: x509.Certificate, key: ec.EllipticCurvePublicKey
+) -> tuple[int, x509.Certificate | None]:
+    """The serial number of the certificate for ``key``, and the certificate if it was made before.
+
+    Raises:
+        Refused: all successors of ``present`` were made for other keys.
+    """
+    for serial in successors(authority.certificate, present):
+        path = index_path(folder, serial)
+        if not is_there(path, "issued certificate"):
+            return serial, None
         found = load_certificates(path, "issued certificate")[0]
-        if key_bytes(found.public_key()) == key_bytes(
-            key
-        ):  # else it was for another key: try the next number
-            _log(found, "given out again")
-            return found
+        if key_bytes(found.public_key()) == key_bytes(key):
+            return serial, found
     raise Refused("limit", f"{SUCCESSORS_MAX} certificates were made from this one; see `shadow-ca list`")
 
 
@@ -98,16 +116,8 @@ def _identify(
 
 
 def _revocations(folder: Path, authorities: Sequence[x509.Certificate]) -> Revocations:
-    paths = sorted(folder.glob("*.crl"))
+    paths = find_files(folder, ".crl", "CA folder")
     return Revocations([each for path in paths for each in load_revocations(path, authorities).lists])
-
-
-def _successor(authority: Pair, present: x509.Certificate, number: int) -> int:
-    """A serial number: 159 bits, as RFC 5280, section 4.1.2.2 allows, and no two of a CA alike."""
-    issuer = x509.SubjectKeyIdentifier.from_public_key(authority.certificate.public_key()).digest
-    before = present.fingerprint(hashes.SHA256())
-    digest = hashlib.sha256(issuer + before + bytes([number])).digest()
-    return int.from_bytes(digest[:20], "big") >> 1
 
 
 def _issue(

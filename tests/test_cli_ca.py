@@ -3,21 +3,36 @@
 import datetime as dt
 import json
 import os
+import re
 import shlex
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from shadow import pki
-from shadow.certificates import Purpose, common_name, load_certificates, load_credentials, validity
+from shadow import ca_folder, pki, revoking, signing
+from shadow.certificates import (
+    Credentials,
+    Purpose,
+    common_name,
+    load_certificates,
+    load_credentials,
+    serial_of,
+    validity,
+)
+from shadow.cli import ca
 from shadow.cli.ca import main
+from shadow.crl import load_revocations
+from shadow.errors import Refused
 from shadow.files import write_files
 from shadow.names import ROBOT_NAME_MAX
+from shadow.renewal import make_request
+from tests.support import DEADLINE
 
 CHECKOUT = Path(__file__).parent.parent
 NOBODY = 65534
@@ -193,7 +208,10 @@ def test_list_shows_what_has_expired(run: Run, tmp_path: Path) -> None:
     authority = pki.create_authority("CA", 100, past)
     old = pki.issue_robot(authority, "old", 5, past)
     write_files(
-        [*pki.authority_files(tmp_path, authority), *pki.leaf_files(tmp_path, tmp_path, "old", old)],
+        [
+            *ca_folder.authority_files(tmp_path, authority),
+            *ca_folder.leaf_files(tmp_path, tmp_path, "old", old),
+        ],
         force=False,
     )
     assert good(run("list")).endswith("  old  EXPIRED\n")
@@ -294,6 +312,133 @@ def test_a_damaged_list_stops_everything_that_needs_it(run: Run, tmp_path: Path)
     assert tree(tmp_path) == before
 
 
+# --- several at once ---
+
+
+def meanwhile(
+    monkeypatch: pytest.MonkeyPatch, place: tuple[object, str], action: Callable[[], object]
+) -> threading.Thread:
+    """When the function at ``place`` is called: first ``action`` in a thread, until it is over or waits."""
+    over = threading.Event()
+    real = getattr(*place)
+
+    def act() -> None:
+        try:
+            action()
+        finally:
+            over.set()
+
+    def wait(seconds: float) -> None:
+        over.set()  # it waits for the lock
+        threading.Event().wait(seconds)
+
+    def call(*arguments: object, **named: object) -> object:
+        monkeypatch.setattr(*place, real)  # once
+        thread.start()
+        assert over.wait(DEADLINE)
+        return real(*arguments, **named)
+
+    thread = threading.Thread(target=act)
+    monkeypatch.setattr("time.sleep", wait)
+    monkeypatch.setattr(*place, call)
+    return thread
+
+
+def revoked() -> set[str]:
+    (listed,) = load_revocations(Path("ca.crl"), load_certificates(Path("ca.crt"), "CA")).lists
+    return {f"{serial:040x}" for serial in listed.revoked}
+
+
+def aged_robot(folder: Path) -> Credentials:
+    """Robot 011 of the CA in a folder, with a certificate that is old enough to be renewed."""
+    authority = ca_folder.load_authority(folder, now())
+    leaf = pki.issue_robot(authority, "011", 30, now() - dt.timedelta(days=20))
+    write_files(ca_folder.leaf_files(folder, folder, "011", leaf), force=False)
+    return Credentials([authority.certificate], [leaf.certificate], leaf.key)
+
+
+@pytest.fixture
+def old_ca(run: Run, tmp_path: Path) -> Path:
+    """A CA that was there before its robots."""
+    authority = pki.create_authority("CA", 3000, now() - dt.timedelta(days=100))
+    write_files(ca_folder.authority_files(tmp_path, authority), force=False)
+    return tmp_path
+
+
+def test_a_certificate_that_the_signer_makes_during_a_revocation_is_revoked(
+    old_ca: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has looked at the list and not written yet when `revoke` begins."""
+    present = aged_robot(old_ca)
+    revocation = meanwhile(monkeypatch, (signing, "renew_robot"), lambda: main(["revoke", "011"]))
+    made = signing.renew(old_ca, make_request("011", pki.new_key(), present), now())
+    revocation.join(DEADLINE)
+    assert revoked() == {serial_of(present.chain[0]), serial_of(made)}
+
+
+def test_the_signer_makes_none_once_a_revocation_has_looked(
+    run: Run, old_ca: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    present = aged_robot(old_ca)
+    said: list[str] = []
+
+    def renew() -> None:
+        try:
+            signing.renew(old_ca, make_request("011", pki.new_key(), present), now())
+        except Refused as refused:
+            said.append(refused.code)
+
+    renewing = meanwhile(monkeypatch, (revoking, "make_list"), renew)
+    good(run("revoke", "011"))
+    renewing.join(DEADLINE)
+    assert said == ["revoked"]
+    assert len(ca_folder.load_issued(old_ca)) == 1
+
+
+def test_two_revocations_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    good(run("init"))
+    serials = set()
+    for name in ("011", "012"):
+        good(run("robot", name))
+        serials.add(serial_of(load_certificates(Path(f"{name}.crt"), "robot")[0]))
+    other = meanwhile(monkeypatch, (ca, "write_files"), lambda: main(["revoke", "012"]))
+    good(run("revoke", "011"))
+    other.join(DEADLINE)
+    assert revoked() == serials
+    assert good(run("crl")).splitlines()[-2].startswith("list 3: 2 revoked")
+
+
+def test_a_robot_gets_its_certificate_from_the_ca_that_is_there(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new CA is made just when it is issued: that one has to wait, and then is refused."""
+    good(run("init"))
+    other = meanwhile(monkeypatch, (ca, "write_files"), lambda: main(["init", "--force"]))
+    assert run("robot", "011")[0] == 0
+    other.join(DEADLINE)
+    load_credentials(tmp_path / "ca.crt", tmp_path / "011.crt", tmp_path / "011.key", Purpose.ROBOT, now())
+
+
+# --- a CA that has given something out stays ---
+
+
+@pytest.mark.parametrize("words", [["init"], ["init", "--force"], ["quickstart", ".", "--force"]])
+@pytest.mark.parametrize("there", ["issued", "revoked", "issued, no CA"])
+def test_no_ca_in_the_place_of_one_that_has_given_something_out(
+    run: Run, tmp_path: Path, there: str, words: list[str]
+) -> None:
+    good(run("init"))
+    good(run("crl") if there == "revoked" else run("robot", "011"))
+    if there == "issued, no CA":
+        Path("ca.key").unlink()
+        Path("ca.crt").unlink()
+    before = tree(tmp_path)
+    line = bad(run(*words), 78)
+    assert "take another folder" in line
+    assert "--force" not in line
+    assert tree(tmp_path) == before
+
+
 # --- quickstart ---
 
 
@@ -374,7 +519,7 @@ def test_nothing_is_overwritten_without_force(
     before = tree(tmp_path)
     line = bad(run(*arguments), 78)
     assert f"{file} is already there" in line
-    assert "--force" in line
+    assert "--force" not in line
     assert tree(tmp_path) == before
     good(run(*arguments, "--force"))
     assert (tmp_path / file).read_bytes() != b"precious"
@@ -491,9 +636,9 @@ def test_bad_usage(run: Run, tmp_path: Path, arguments: list[str], why: str) -> 
 
 
 def test_no_authority(run: Run, tmp_path: Path) -> None:
-    for command in (["robot", "011"], ["server", "a"], ["list"]):
+    for command in (["robot", "011"], ["server", "a"], ["list"], ["revoke", "011"], ["crl"]):
         line = bad(run("--dir=nowhere", *command), 78)
-        assert line == "shadow-ca: CA certificate nowhere/ca.crt: No such file or directory\n"
+        assert re.match(r"shadow-ca: CA (folder nowhere|certificate nowhere/ca.crt): No such file", line)
     assert tree(tmp_path) == {}
 
 
@@ -506,13 +651,13 @@ def test_open_authority_key(run: Run, tmp_path: Path) -> None:
 
 def test_expired_authority(run: Run, tmp_path: Path) -> None:
     old = pki.create_authority("CA", 5, now() - dt.timedelta(days=10))
-    write_files(pki.authority_files(tmp_path, old), force=False)
+    write_files(ca_folder.authority_files(tmp_path, old), force=False)
     assert "CA certificate ca.crt expired on" in bad(run("robot", "011"), 78)
 
 
 def test_authority_of_the_future_is_the_clock(run: Run, tmp_path: Path) -> None:
     future = pki.create_authority("CA", 5, now() + dt.timedelta(days=10))
-    write_files(pki.authority_files(tmp_path, future), force=False)
+    write_files(ca_folder.authority_files(tmp_path, future), force=False)
     assert "is the clock right?" in bad(run("robot", "011"), 75)
 
 

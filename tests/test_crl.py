@@ -12,16 +12,19 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import given
+from cryptography.x509.oid import NameOID
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shadow import crl
 from shadow.certificates import load_certificates
-from shadow.crl import Revocations, load_revocations
+from shadow.crl import LIST_MAX, Revocations, load_revocations
 from shadow.errors import ConfigError
 from tests.support import Authority, make_list, now
 
+KEY = ec.generate_private_key(ec.SECP256R1())
 WHEN = dt.datetime(2026, 5, 4, 3, 2, 1, tzinfo=dt.UTC)
 
 
@@ -133,6 +136,38 @@ def test_a_list_that_openssl_has_made(authority: Authority, tmp_path: Path) -> N
     reason = revocations.reason([gone])
     assert reason is not None
     assert "2026-05-04 03:02:01 UTC" in reason
+
+
+DAYS = st.datetimes(dt.datetime(1950, 1, 1), dt.datetime(2200, 1, 1))  # noqa: DTZ001 - it adds none
+ENTRIES = st.tuples(st.integers(1, 2**159 - 1), DAYS, st.sampled_from([None, *list(x509.ReasonFlags)[1:7]]))
+
+
+@settings(max_examples=100)
+@given(st.lists(ENTRIES, max_size=8, unique_by=lambda entry: entry[0]))
+def test_entries_are_those_that_the_library_finds(entries: list[tuple[int, dt.datetime, object]]) -> None:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "CA")])
+    builder = x509.CertificateRevocationListBuilder().issuer_name(name)
+    builder = builder.last_update(WHEN).next_update(WHEN + dt.timedelta(days=1))
+    for serial, when, flag in entries:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(when)
+        if isinstance(flag, x509.ReasonFlags):
+            entry = entry.add_extension(x509.CRLReason(flag), critical=False)
+        builder = builder.add_revoked_certificate(entry.build())
+    parsed = builder.sign(KEY, hashes.SHA256())
+    assert crl._entries(parsed) == {
+        serial: when.replace(microsecond=0, tzinfo=dt.UTC) for serial, when, _flag in entries
+    }
+    assert list(crl._entries(parsed)) == [entry.serial_number for entry in parsed]
+
+
+def test_a_file_that_is_too_large(authority: Authority) -> None:
+    path = make_list(authority)
+    path.write_bytes(path.read_bytes().ljust(LIST_MAX, b"\n"))
+    assert len(load(path, authority)) == 0
+    with path.open("ab") as file:
+        file.write(b"\n")
+    with pytest.raises(ConfigError, match="larger than 16384 KiB"):
+        load(path, authority)
 
 
 def _rewritten(change: Callable[[bytes], bytes]) -> Callable[[Authority, Path], object]:

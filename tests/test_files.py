@@ -191,7 +191,7 @@ def test_on_the_disk_before_it_has_its_name(tmp_path: Path, *, force: bool) -> N
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"mine")
     files = [NewFile(tmp_path / name, b"new", PUBLIC) for name in ("sub/a", "b")]
-    with pytest.raises(ConfigError, match=rf"^{tmp_path}/b is already there; .*--force"):
+    with pytest.raises(ConfigError, match=rf"^{tmp_path}/b is already there; "):
         write_files(files, force=False)
     assert tree(tmp_path) == ["b"]
     assert (tmp_path / "b").read_bytes() == b"mine"

@@ -1,7 +1,6 @@
 """The CA's work, judged by OpenSSL's own command beside our reading of it."""
 
 import datetime as dt
-import os
 import subprocess
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shadow import pki
+from shadow import ca_folder, pki
 from shadow.certificates import (
     Purpose,
     common_name,
@@ -20,7 +19,7 @@ from shadow.certificates import (
     load_credentials,
     validity,
 )
-from shadow.errors import ClockError, ConfigError
+from shadow.errors import ConfigError
 from shadow.files import write_files
 
 NOW = dt.datetime.now(dt.UTC)
@@ -29,7 +28,7 @@ DAY = dt.timedelta(days=1)
 
 
 def folder_with_ca(folder: Path, authority: pki.Pair = CA) -> Path:
-    write_files(pki.authority_files(folder, authority), force=True)
+    write_files(ca_folder.authority_files(folder, authority), force=True)
     return folder
 
 
@@ -46,7 +45,7 @@ def verify(crt: Path, purpose: str, *more: str) -> str:
 
 
 def write_leaf(folder: Path, basename: str, leaf: pki.Pair) -> Path:
-    write_files(pki.leaf_files(folder, folder, basename, leaf), force=False)
+    write_files(ca_folder.leaf_files(folder, folder, basename, leaf), force=False)
     return folder / f"{basename}.crt"
 
 
@@ -302,153 +301,3 @@ def test_bad_authority_names(name: str) -> None:
 
 def test_authority_name() -> None:
     assert common_name(pki.create_authority("Bücher & Co", 30, NOW).certificate) == "Bücher & Co"
-
-
-# --- files ---
-
-
-def test_load(tmp_path: Path) -> None:
-    loaded = pki.load_authority(folder_with_ca(tmp_path), NOW)
-    assert loaded.certificate == CA.certificate
-    assert loaded.key.private_numbers() == CA.key.private_numbers()
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o644, 0o610])
-def test_open_key(tmp_path: Path, mode: int) -> None:
-    folder_with_ca(tmp_path)
-    (tmp_path / "ca.key").chmod(mode)
-    with pytest.raises(ConfigError, match=rf"ca.key is open to others .*mode {mode:04o}.*chmod 600 "):
-        pki.load_authority(tmp_path, NOW)
-    (tmp_path / "ca.key").chmod(0o400)
-    pki.load_authority(tmp_path, NOW)
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
-def test_key_of_another_user(tmp_path: Path) -> None:
-    """In a folder that a group may write to, somebody else could have put it there."""
-    folder_with_ca(tmp_path)
-    os.chown(tmp_path / "ca.key", 65534, -1)
-    with pytest.raises(ConfigError, match=r"ca.key belongs to another user \(uid 65534\)"):
-        pki.load_authority(tmp_path, NOW)
-    os.chown(tmp_path, 65534, -1)  # root may work in a user's CA
-    pki.load_authority(tmp_path, NOW)
-
-
-@pytest.mark.parametrize("name", ["ca.crt", "ca.key"])
-def test_incomplete_authority(tmp_path: Path, name: str) -> None:
-    folder_with_ca(tmp_path)
-    (tmp_path / name).unlink()
-    with pytest.raises(ConfigError, match=f"{tmp_path / name}: No such file"):
-        pki.load_authority(tmp_path, NOW)
-
-
-def test_mixed_up_authority(tmp_path: Path) -> None:
-    folder_with_ca(tmp_path)
-    other = pki.create_authority("Test CA", 30, NOW)
-    write_files(pki.authority_files(tmp_path, other)[:1], force=True)
-    with pytest.raises(ConfigError, match=r"private key .*ca\.key does not match certificate .*ca\.crt"):
-        pki.load_authority(tmp_path, NOW)
-
-
-def test_leaf_in_the_place_of_the_authority(tmp_path: Path) -> None:
-    leaf = pki.issue_robot(CA, "011", 30, NOW)
-    folder_with_ca(tmp_path, leaf)
-    with pytest.raises(ConfigError, match="not a CA's certificate"):
-        pki.load_authority(tmp_path, NOW)
-
-
-def test_authority_out_of_time(tmp_path: Path) -> None:
-    folder_with_ca(tmp_path)
-    with pytest.raises(ConfigError, match=r"ca\.crt expired on"):
-        pki.load_authority(tmp_path, NOW + 4000 * DAY)
-    with pytest.raises(ClockError, match=r"ca\.crt is not valid before"):
-        pki.load_authority(tmp_path, NOW - DAY)
-
-
-def test_no_leaf_takes_the_authority_s_place(tmp_path: Path) -> None:
-    """A robot may be called ``ca``, and --force is not meant for this."""
-    with pytest.raises(ConfigError, match=r"ca\.crt is the name of the CA's own file: .* --basename"):
-        pki.leaf_files(tmp_path, tmp_path / "out", "ca", pki.issue_robot(CA, "ca", 30, NOW))
-
-
-def test_the_copy_comes_first(tmp_path: Path) -> None:
-    """A crash in between may leave a record without a certificate, not the other way round."""
-    leaf = pki.issue_robot(CA, "011", 30, NOW)
-    copy, key, crt = pki.leaf_files(tmp_path / "ca", tmp_path / "out", "011", leaf)
-    assert copy.path == tmp_path / "ca" / "issued" / f"{leaf.certificate.serial_number:040x}.pem"
-    assert copy.data == crt.data
-    assert (key.path, key.mode) == (tmp_path / "out" / "011.key", 0o600)
-    assert (crt.path, crt.mode) == (tmp_path / "out" / "011.crt", 0o644)
-    assert b"PRIVATE" not in copy.data + crt.data
-
-
-def test_issued(tmp_path: Path) -> None:
-    folder_with_ca(tmp_path)
-    assert pki.load_issued(tmp_path) == []
-    leaves = [
-        pki.issue_robot(CA, "b", 30, NOW + 2 * DAY),
-        pki.issue_server(CA, ["a"], 30, NOW + DAY),
-        pki.issue_robot(CA, "c", 30, NOW),
-    ]
-    for number, leaf in enumerate(leaves):
-        write_leaf(tmp_path, str(number), leaf)
-    (tmp_path / "issued" / ".x.0123.new").write_bytes(b"left over by a crash")
-    assert [common_name(found) for found in pki.load_issued(tmp_path)] == ["c", "a", "b"]
-
-
-def test_issued_by_a_former_authority(tmp_path: Path) -> None:
-    folder_with_ca(tmp_path)
-    write_leaf(tmp_path, "old", pki.issue_robot(CA, "old", 30, NOW))
-    successor = pki.create_authority("Test CA", 30, NOW)
-    folder_with_ca(tmp_path, successor)
-    write_leaf(tmp_path, "new", pki.issue_robot(successor, "new", 20, NOW))
-    assert [common_name(found) for found in pki.load_issued(tmp_path)] == ["new"]
-
-
-def test_damaged_copy(tmp_path: Path) -> None:
-    folder_with_ca(tmp_path)
-    (tmp_path / "issued").mkdir()
-    (tmp_path / "issued" / "01.pem").write_bytes(b"rubbish")
-    with pytest.raises(ConfigError, match=r"issued certificate .*/01\.pem: it holds no certificate"):
-        pki.load_issued(tmp_path)
-
-
-def test_issued_without_an_authority(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"ca\.crt: No such file"):
-        pki.load_issued(tmp_path)
-
-
-def test_authority_made_by_other_tools(tmp_path: Path) -> None:
-    """OpenSSL makes RSA by default, and leaves out the key identifier if told to."""
-    config = tmp_path / "config"
-    config.write_text(
-        "[req]\ndistinguished_name=dn\nx509_extensions=v3\n[dn]\n"
-        "[v3]\nbasicConstraints=critical,CA:TRUE\nsubjectKeyIdentifier=none\n"
-    )
-    openssl(
-        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "60", "-subj", "/CN=Foreign",
-        "-config", config, "-keyout", tmp_path / "ca.key", "-out", tmp_path / "ca.crt",
-    )  # fmt: skip
-    (tmp_path / "ca.key").chmod(0o600)
-    now = dt.datetime.now(dt.UTC)
-    crt = write_leaf(tmp_path, "011", pki.issue_robot(pki.load_authority(tmp_path, now), "011", 30, now))
-    load_credentials(tmp_path / "ca.crt", crt, tmp_path / "011.key", Purpose.ROBOT, now)
-    assert len(pki.load_issued(tmp_path)) == 1
-
-
-def test_stray_certificate_without_an_issuer_s_key(tmp_path: Path) -> None:
-    folder_with_ca(tmp_path)
-    key = ec.generate_private_key(ec.SECP256R1())
-    stray = (
-        x509.CertificateBuilder()
-        .subject_name(CA.certificate.subject)
-        .issuer_name(CA.certificate.subject)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(NOW)
-        .not_valid_after(NOW)
-        .sign(key, hashes.SHA256())
-    )
-    (tmp_path / "issued").mkdir()
-    (tmp_path / "issued" / "1.pem").write_bytes(stray.public_bytes(serialization.Encoding.PEM))
-    assert pki.load_issued(tmp_path) == []

@@ -8,13 +8,17 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from shadow import signing
+from shadow.ca_folder import load_issued
 from shadow.certificates import Credentials, Purpose, common_name, has_purpose, load_credentials, validity
-from shadow.errors import ConfigError, Refused
+from shadow.errors import ConfigError, LocalError, Refused
 from shadow.frames import Sign
 from shadow.journal import Event
-from shadow.pki import load_issued, new_key
+from shadow.lineage import SUCCESSORS_MAX
+from shadow.locking import locked
+from shadow.pki import new_key
 from shadow.renewal import make_request
-from shadow.signing import SUCCESSORS_MAX, renew
+from shadow.signing import renew
 from tests.signer_socket import ca_folder
 from tests.support import Authority, make_list, now
 
@@ -115,6 +119,29 @@ def test_revoked_robots(own: Authority, folder: Path) -> None:
     renew(folder, request(own, name="012"), now())
 
 
+def test_a_revoked_successor_is_not_given_out_again(own: Authority, folder: Path) -> None:
+    present, key = credentials(own), new_key()
+    first = renew(folder, make_request("011", key, present), now())
+    (folder / "ca.crl").write_bytes(make_list(own, first.serial_number).read_bytes())
+    why = rf"\(revoked\): certificate {first.serial_number:040x} was revoked on .*made from the present one"
+    with pytest.raises(Refused, match=why):
+        renew(folder, make_request("011", key, present), now())
+    assert renew(folder, make_request("011", new_key(), present), now()) != first
+
+
+def test_somebody_else_at_work_in_the_folder(
+    own: Authority, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signing, "_PATIENCE", 0.1)
+    with locked(folder), pytest.raises(LocalError, match=r"CA folder .*: another shadow-ca.* for 0\.1 s"):
+        renew(folder, request(own), now())
+
+
+def test_nonsense_does_not_even_wait_for_the_folder(own: Authority, folder: Path) -> None:
+    with locked(folder), pytest.raises(Refused, match=r"\(bad-request\)"):
+        renew(folder, replace(request(own), certificate=b"nonsense"), now())
+
+
 def test_a_list_that_is_damaged_stops_the_signer(own: Authority, folder: Path) -> None:
     (folder / "ca.crl").write_text("-----BEGIN X509 CRL-----\n")
     with pytest.raises(ConfigError, match="damaged"):
@@ -183,5 +210,5 @@ def test_a_key_that_is_not_there(own: Authority, folder: Path) -> None:
 
 def test_a_disk_that_takes_nothing(own: Authority, folder: Path) -> None:
     (folder / "issued").write_text("not a folder")
-    with pytest.raises(ConfigError, match="cannot write"):
+    with pytest.raises(ConfigError, match=r"issued certificate .*: Not a directory"):
         renew(folder, request(own), now())

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from cryptography import x509
 
-from .. import pki, revoking, usage
+from .. import ca_folder, pki, revoking, usage
 from ..certificates import Purpose, common_name, has_purpose, load_certificates, moment, serial_of, validity
 from ..errors import ConfigError, ShadowError
-from ..files import NewFile, write_files
+from ..files import NewFile, made_folder, write_files
+from ..locking import locked
 from ..names import check_robot_name
 from . import door
 
@@ -50,31 +51,35 @@ def _main(arguments: Sequence[str] | None) -> None:
 
 def _init(options: argparse.Namespace, now: dt.datetime) -> None:
     authority = pki.create_authority(options.name, options.days, now)
-    files = pki.authority_files(options.dir, authority)
-    write_files(files, force=options.force)
+    files = ca_folder.authority_files(options.dir, authority)
+    with made_folder(options.dir), locked(options.dir):
+        ca_folder.check_unused(options.dir)
+        write_files(files, force=options.force)
     _report(files)
     _describe("CA", authority)
     print("next: shadow-ca server HOST..., shadow-ca robot NAME; guard ca.key, and back it up")
 
 
 def _server(options: argparse.Namespace, now: dt.datetime) -> None:
-    authority = pki.load_authority(options.dir, now)
-    leaf = pki.issue_server(authority, options.hosts, options.days, now)
-    base = _write_leaf(options, leaf, options.basename or "server")
+    with locked(options.dir):
+        authority = ca_folder.load_authority(options.dir, now)
+        leaf = pki.issue_server(authority, options.hosts, options.days, now)
+        base = _write_leaf(options, leaf, options.basename or "server")
     print(f"next, on the server: shadow-server {_flags(options.dir, base)} ...")
 
 
 def _robot(options: argparse.Namespace, now: dt.datetime) -> None:
-    authority = pki.load_authority(options.dir, now)
-    leaf = pki.issue_robot(authority, options.robot, options.days, now)
-    base = _write_leaf(options, leaf, options.basename or options.robot)
+    with locked(options.dir):
+        authority = ca_folder.load_authority(options.dir, now)
+        leaf = pki.issue_robot(authority, options.robot, options.days, now)
+        base = _write_leaf(options, leaf, options.basename or options.robot)
     print(f"next, on the robot: shadow-client --robot={options.robot} {_flags(options.dir, base)} ...")
 
 
 def _write_leaf(options: argparse.Namespace, leaf: pki.Pair, basename: str) -> Path:
     """Write a leaf and tell about it; return the path of its files without their suffix."""
     folder: Path = options.dir if options.out is None else options.out
-    files = pki.leaf_files(options.dir, folder, basename, leaf)
+    files = ca_folder.leaf_files(options.dir, folder, basename, leaf)
     write_files(files, force=options.force)
     _report(files)
     _describe(_purpose(leaf.certificate), leaf)
@@ -88,11 +93,13 @@ def _quickstart(options: argparse.Namespace, now: dt.datetime) -> None:
     server = pki.issue_server(authority, hosts, LEAF_DAYS, now)
     robot = pki.issue_robot(authority, options.robot, LEAF_DAYS, now)
     files = [
-        *pki.authority_files(folder, authority),
-        *pki.leaf_files(folder, folder, "server", server),
-        *pki.leaf_files(folder, folder, "client", robot),
+        *ca_folder.authority_files(folder, authority),
+        *ca_folder.leaf_files(folder, folder, "server", server),
+        *ca_folder.leaf_files(folder, folder, "client", robot),
     ]
-    write_files(files, force=options.force)
+    with made_folder(folder), locked(folder):
+        ca_folder.check_unused(folder)
+        write_files(files, force=options.force)
     _report(files)
     for kind, pair in (("CA", authority), ("server", server), ("robot", robot)):
         _describe(kind, pair)
@@ -115,27 +122,39 @@ def _own_name() -> list[str]:
 
 
 def _revoke(options: argparse.Namespace, now: dt.datetime) -> None:
-    authority = pki.load_authority(options.dir, now)
-    known = revoking.load_list(options.dir, authority.certificate)
-    found = [
-        certificate
-        for name in dict.fromkeys(options.names)
-        for certificate in revoking.find_certificates(options.dir, name, options.serial)
-    ]
-    doomed = revoking.revocable(found, known, now)
-    if not doomed:
+    known = ca_folder.load_issued(
+        options.dir
+    )  # there may be many: the signer should not have to wait for that
+    with locked(options.dir):
+        authority = ca_folder.load_authority(options.dir, now)
+        issued = ca_folder.load_issued(options.dir, known)
+        found = [
+            certificate
+            for name in dict.fromkeys(options.names)
+            for certificate in revoking.find_certificates(issued, authority.certificate, name, options.serial)
+        ]
+        new = revoking.make_list(options.dir, authority, issued, found, (now, options.days))
+        if new.added:
+            write_files([new.file], force=True)
+    if not new.added:
         print("nothing to do: all of them have been revoked or have expired")
         return
-    new = revoking.make_list(options.dir, authority, doomed, (now, options.days))
-    write_files([new.file], force=True)
-    for certificate in doomed:
+    for certificate in new.added:
         print(f"revoked {_purpose(certificate)} {common_name(certificate)}, {serial_of(certificate)}")
+    named = [certificate for certificate in issued if common_name(certificate) in options.names]
+    for certificate in revoking.alive(named, new.revoked, now):
+        end = moment(validity(certificate)[1])
+        print(f"still good: {common_name(certificate)}, {serial_of(certificate)}, valid until {end}")
     _describe_list(new)
 
 
 def _crl(options: argparse.Namespace, now: dt.datetime) -> None:
-    new = revoking.make_list(options.dir, pki.load_authority(options.dir, now), [], (now, options.days))
-    write_files([new.file], force=True)
+    known = ca_folder.load_issued(options.dir)
+    with locked(options.dir):
+        authority = ca_folder.load_authority(options.dir, now)
+        issued = ca_folder.load_issued(options.dir, known)
+        new = revoking.make_list(options.dir, authority, issued, [], (now, options.days))
+        write_files([new.file], force=True)
     _describe_list(new)
 
 
@@ -147,10 +166,10 @@ def _describe_list(new: revoking.NewList) -> None:
 
 
 def _list(options: argparse.Namespace, now: dt.datetime) -> None:
-    authority = load_certificates(options.dir / pki.CA_CRT, "CA certificate")[0]
+    authority = load_certificates(options.dir / ca_folder.CA_CRT, "CA certificate")[0]
     known = revoking.load_list(options.dir, authority)
     revoked = known.revoked if known else {}
-    entries = [_entry(certificate, revoked, now) for certificate in pki.load_issued(options.dir)]
+    entries = [_entry(certificate, revoked, now) for certificate in ca_folder.load_issued(options.dir)]
     if options.json:
         print(json.dumps(entries, indent=2))
         return
@@ -196,9 +215,9 @@ def _describe(kind: str, pair: pki.Pair) -> None:
     print(f"  SHA-256 {pki.fingerprint(pair.certificate)}")
 
 
-def _flags(ca_folder: Path, base: Path) -> str:
+def _flags(folder: Path, base: Path) -> str:
     """The options that name the three files, ready to be pasted into a shell."""
-    return shlex.join([f"--ca={ca_folder / pki.CA_CRT}", f"--crt={base}.crt", f"--key={base}.key"])
+    return shlex.join([f"--ca={folder / ca_folder.CA_CRT}", f"--crt={base}.crt", f"--key={base}.key"])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,19 +11,19 @@ from pathlib import Path
 
 from cryptography import x509
 
-from shadow import pki
+from shadow import ca_folder, pki
 from shadow.files import write_files
 
 
 def main() -> None:
     ca, name, seconds, age, folder = sys.argv[1:]
     then = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=float(age))
-    authority = pki.load_authority(Path(ca), dt.datetime.now(dt.UTC))
+    authority = ca_folder.load_authority(Path(ca), dt.datetime.now(dt.UTC))
     key, life = pki.new_key(), dt.timedelta(seconds=float(seconds))
     serial = x509.random_serial_number()
     certificate = pki.renew_robot(authority, name, key.public_key(), serial, life, then)
     pair = pki.Pair(certificate, key)
-    write_files(pki.leaf_files(Path(ca), Path(folder), name, pair), force=True)
+    write_files(ca_folder.leaf_files(Path(ca), Path(folder), name, pair), force=True)
 
 
 main()
