@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from .errors import ConfigError, Unreachable, reason
 
 ATTEMPT_DELAY = 0.25  # seconds before the next address is tried beside the last (RFC 8305, section 8)
+_IPV6_PREFIX = 64  # bits: what one customer of a provider has at least (RFC 6177)
 
 SockAddr = tuple[str, int] | tuple[str, int, int, int]
 
@@ -89,6 +90,16 @@ def describe(sockaddr: object) -> str:
         return "a local socket"
     host = str(sockaddr[0]).removeprefix("::ffff:") if "." in str(sockaddr[0]) else str(sockaddr[0])
     return str(Endpoint(host, sockaddr[1]))
+
+
+def source_of(host: str) -> str:
+    """Whose connection it is: an IPv4 address, or the network that an IPv6 address is in."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:  # a socket for both
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, _IPV6_PREFIX), strict=False))
 
 
 def interleave(targets: list[Target]) -> list[Target]:

@@ -1,21 +1,37 @@
 """Answering on listening sockets: a task for each who connects, and not too many at once."""
 
 import asyncio
+import logging
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+from . import journal
+from .address import source_of
+from .journal import Event
 from .listener import Acceptor
+from .queueing import Guest, Seats
+from .visitor import peer_credentials
+
+_SILENCE = 60.0  # seconds between two lines of the log about crowds
 
 
 class Answerer(ABC):
-    """Answers everybody who connects to its sockets."""
+    """Answers everybody who connects to its sockets.
 
-    def __init__(self, at_once: int) -> None:
-        """Answer ``at_once`` at most; whoever else comes is hung up on."""
+    Attributes:
+        seats: who is being answered; see ``queueing.Seats``.
+    """
+
+    def __init__(self, what: str, at_once: int) -> None:
+        """Answer ``at_once`` at most; ``what`` they are, for the log."""
+        self.seats = Seats(at_once)
+        self._what = what
         self._at_once = at_once
         self._listening: list[tuple[socket.socket, Acceptor]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[Guest, asyncio.Task[None]] = {}
+        self._quiet_until = 0.0
+        self._sent_away = 0
 
     def listen(self, sock: socket.socket, on_exhausted: Callable[[OSError], None]) -> None:
         """Answer on a listening socket; ``on_exhausted`` hears of it when accepting has to pause."""
@@ -26,18 +42,60 @@ class Answerer(ABC):
         for sock, acceptor in self._listening:
             acceptor.close()
             sock.close()
-        for task in self._tasks:
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _accepted(self, sock: socket.socket) -> None:
-        if len(self._tasks) >= self._at_once:
+        try:
+            guest = guest_of(sock)
+        except OSError:  # it has left
             sock.close()
             return
-        task = asyncio.get_running_loop().create_task(self._serve(sock))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        leaver = self.seats.came(guest)
+        if leaver is not None and self._at_once:
+            self._crowded(leaver)
+        if leaver is guest:
+            sock.close()
+            return
+        if leaver is not None:
+            self._tasks[leaver].cancel()
+        task = asyncio.get_running_loop().create_task(self._serve(guest, sock))
+        self._tasks[guest] = task
+        # Not in the task itself: it may be cancelled before it has begun.
+        task.add_done_callback(lambda _task: self._answered(guest, sock))
+
+    def _answered(self, guest: Guest, sock: socket.socket) -> None:
+        self.seats.left(guest)
+        del self._tasks[guest]
+        sock.close()
+
+    def _crowded(self, leaver: Guest) -> None:
+        """Say so, once in a while: it is others who decide how often it happens."""
+        self._sent_away += 1
+        now = asyncio.get_running_loop().time()
+        if now < self._quiet_until:
+            return
+        self._quiet_until = now + _SILENCE
+        text = f"all {self._at_once} places for {self._what} are taken; {leaver.source} loses one"
+        if self._sent_away > 1:
+            text += f" ({self._sent_away} times since this was said last)"
+        self._sent_away = 0
+        journal.log(Event.CALLERS_CROWDED, logging.WARNING, text)
 
     @abstractmethod
-    async def _serve(self, sock: socket.socket) -> None:
-        """Answer one, and close the socket."""
+    async def _serve(self, guest: Guest, sock: socket.socket) -> None:
+        """Answer one; the socket is closed behind it."""
+
+
+def guest_of(sock: socket.socket) -> Guest:
+    """Who has connected: on a unix socket a user, and root comes first; else an address.
+
+    Raises:
+        OSError: it has left.
+    """
+    if sock.family == socket.AF_UNIX:
+        _pid, uid, _gid = peer_credentials(sock)
+        return Guest(f"uid {uid}", first=uid == 0)
+    return Guest(source_of(sock.getpeername()[0]))

@@ -6,7 +6,6 @@ then hangs up on everybody who calls. So nothing here imports it, and no start w
 """
 
 import asyncio
-import collections
 import contextlib
 import grp
 import json
@@ -14,14 +13,13 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from . import journal
 from .answering import Answerer
-from .errors import printable
-from .journal import Event
+from .queueing import Guest
 from .visitor import peer_credentials
+from .watching import Feed, Watcher
 
 SOCKET_NAME = "shadow-api"
 """``FileDescriptorName=`` of the socket unit."""
@@ -30,7 +28,7 @@ ADMINISTRATORS = "shadow-tunnel-admin"
 
 _CALLERS_MAX = 64  # connections at once
 _CALL_MAX = 2**16  # bytes
-_EVENTS_MAX = 1000  # that a watcher may be behind
+_PATIENCE = 300.0  # seconds for which a caller may say nothing, or take nothing of what it asked for
 _END = b"\0"  # of a message
 _GROUPS_MAX = 1024  # bytes: what Python lets getsockopt(2) return
 _SO_PEERGROUPS = 59  # <asm-generic/socket.h>
@@ -41,19 +39,36 @@ class Api(Answerer):
 
     def __init__(self, service: Any) -> None:
         """``service`` is the library's, see ``operations.make_service``; without it nobody is answered."""
-        super().__init__(_CALLERS_MAX if service else 0)
+        super().__init__("callers of the API", _CALLERS_MAX if service else 0)
+        self.feed = Feed()
         self._service = service
+        self._turn = asyncio.Lock()
 
-    async def _serve(self, sock: socket.socket) -> None:
+    async def _serve(self, guest: Guest, sock: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_CALL_MAX)
         try:
-            await Caller(self._service, reader, writer).serve()
+            await Caller(self, guest, reader, writer).serve()
         except OSError:
-            pass  # it has left
+            pass  # it has left, or has been silent for too long
         except Exception:
             logging.getLogger("shadow").exception("a call of the API failed in a way nobody thought of")
         finally:
             writer.transport.abort()
+
+    def replies(self, message: bytes, caller: "Caller") -> Iterator[bytes]:
+        """The replies to a call; nothing is done for any of them before it is asked for."""
+        replies: Iterator[bytes] = self._service.handle(message, _request=caller)
+        return replies
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Have a turn at work that takes time: callers have one after the other.
+
+        Between two of them everybody else of the event loop has its own, however many callers there are.
+        """
+        async with self._turn:
+            yield
+            await asyncio.sleep(0)
 
 
 class Caller:
@@ -64,8 +79,11 @@ class Caller:
         may_steer: whether it may change anything.
     """
 
-    def __init__(self, service: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._service = service
+    def __init__(
+        self, api: Api, guest: Guest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._api = api
+        self._guest = guest
         self._reader = reader
         self._writer = writer
         self._watcher: Watcher | None = None
@@ -73,36 +91,48 @@ class Caller:
         self.may_steer = may_steer(self.uid, groups)
 
     async def serve(self) -> None:
-        """Answer calls until the caller leaves, or says what is none."""
+        """Answer calls until the caller leaves, or says what is none.
+
+        Raises:
+            OSError: it has left, or says or takes nothing for too long (TimeoutError).
+        """
         with contextlib.suppress(asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             while True:
-                message = (await self._reader.readuntil(_END))[:-1]
-                if not _is_call(message):
-                    return
+                self._api.seats.stirred(self._guest, busy=False)
+                async with asyncio.timeout(_PATIENCE):
+                    message = (await self._reader.readuntil(_END))[:-1]
+                self._api.seats.stirred(self._guest, busy=True)
+                async with self._api.turn():
+                    if not _is_call(message):
+                        return
                 await self._answer(message)
 
-    def watch(self) -> "Watcher":
+    def watch(self) -> Watcher:
         """Everything that is logged from now on; replies are asked for when there is something in it."""
-        self._watcher = Watcher()
+        self._watcher = self._api.feed.watch()
         return self._watcher
 
     async def _answer(self, message: bytes) -> None:
-        replies: Iterator[bytes] = self._service.handle(message, _request=self)
+        replies = self._api.replies(message, self)
         try:
             while self._watcher is None or await self._has_news(self._watcher):
-                reply = next(replies, None)
+                async with self._api.turn():
+                    reply = next(replies, None)
                 if reply is None:
                     return
                 self._writer.write(reply + _END)
-                await self._writer.drain()
-                await asyncio.sleep(0)  # others' turn: drain() alone may not wait
+                async with asyncio.timeout(_PATIENCE):
+                    await self._writer.drain()
+                self._api.seats.stirred(self._guest, busy=True)
         finally:
             if self._watcher is not None:
                 self._watcher.close()
                 self._watcher = None
 
-    async def _has_news(self, watcher: "Watcher") -> bool:
+    async def _has_news(self, watcher: Watcher) -> bool:
         """Wait for something to tell; False if the caller has left (or says more, which ends it as well)."""
+        if watcher.news.is_set():
+            return not self._reader.at_eof()
         gone = asyncio.ensure_future(self._reader.read(1))
         news = asyncio.ensure_future(watcher.news.wait())
         try:
@@ -112,62 +142,6 @@ class Caller:
             for waiting in (gone, news):
                 waiting.cancel()
             await asyncio.gather(gone, news, return_exceptions=True)
-
-
-class Watcher(logging.Handler):
-    """What has been logged and not been told yet.
-
-    Attributes:
-        news: set while there is something to tell.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.news = asyncio.Event()
-        self.news.set()  # that the watch has begun
-        self._loop = asyncio.get_running_loop()
-        self._waiting: collections.deque[dict[str, Any]] = collections.deque()
-        self._lost = 0
-        journal.LOGGER.addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """A line of the log; it may come from any thread."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._put, _event(record))
-
-    def _put(self, event: dict[str, Any]) -> None:
-        if len(self._waiting) >= _EVENTS_MAX:
-            self._lost += 1
-            return
-        self._waiting.append(event)
-        self.news.set()
-
-    def take(self) -> dict[str, Any]:
-        """The next reply of ``Watch``; to be called when there is ``news``."""
-        if not self._waiting:
-            self.news.clear()
-            return {"ready": True}
-        reply: dict[str, Any] = {"event": self._waiting.popleft()}
-        if self._lost and not self._waiting:  # those came behind all that is in the queue
-            reply["lost"], self._lost = self._lost, 0
-        if not self._waiting:
-            self.news.clear()
-        return reply
-
-    def close(self) -> None:
-        """Listen no more."""
-        journal.LOGGER.removeHandler(self)
-        super().close()
-
-
-def _event(record: logging.LogRecord) -> dict[str, Any]:
-    kind: Event | None = getattr(record, "event", None)
-    return {
-        "event": kind.name.lower().replace("_", "-") if kind else "message",
-        "priority": journal.priority_of(record),
-        "message": printable(record.getMessage()),
-        "fields": journal.fields_of(record),
-    }
 
 
 def _is_call(message: bytes) -> bool:

@@ -91,6 +91,8 @@ class Event(enum.StrEnum):
     """There is a socket for the API, and no library to answer with."""
     METRICS_UNAVAILABLE = "26b139dd28294a23a37467d7982592d9"
     """There is a socket for metrics, and no library to answer with."""
+    CALLERS_CROWDED = "4b3e6c799049486ea1fcc6aa14101968"
+    """More callers or scrapers came than are answered at once; some had to leave."""
     ACCEPT_PAUSED = "a63116895daa4282829e2ffac5828775"
     """No descriptors or memory left; accepting pauses."""
     CLOCK_WRONG = "afa7830ff7af4e0ca910bd862c21275d"

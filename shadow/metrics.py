@@ -1,13 +1,17 @@
 """Metrics for Prometheus, with the library ``prometheus_client``.
 
 What happens is counted where it is logged: each event with a message id that is worth a counter has one, so
-the log and the figures cannot tell different stories. How things are is asked when somebody scrapes.
+the log and the figures cannot tell different stories. How things are is asked when somebody scrapes:
+of the robots one after the other, with the event loop's other work in between.
 """
 
+import asyncio
 import collections
 import datetime as dt
+import heapq
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, exposition
@@ -25,12 +29,31 @@ _WAITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 
 _SOON = dt.timedelta(days=30)
 _VERSIONS_MAX = 16  # of robots' software that have a figure of their own: it is the robots' word
+_ROBOTS_SHOWN = 100  # of those whose certificates expire soon
+_SLICE = 500  # robots and streams that are looked at without a pause; takes a millisecond or so
 
 _HOW = ("in order", "cut off")
 _BY = ("server", "robot")
 _RENEWED = "ok"
 
 Facts = Mapping[str, Any]
+
+
+@dataclass
+class _Sums:
+    """What has been found out about all robots.
+
+    Attributes:
+        moved: bytes, by direction.
+        running: streams, by who encrypts.
+        ends: when certificates expire, in seconds since 1970, by the robots' names.
+        software: robots, by what they run.
+    """
+
+    moved: dict[str, int]
+    running: dict[str, int] = field(default_factory=lambda: {"kernel": 0, "userspace": 0})
+    ends: dict[str, float] = field(default_factory=dict)
+    software: collections.Counter[str] = field(default_factory=collections.Counter)
 
 
 class Measured(Protocol):
@@ -70,16 +93,20 @@ class Metrics(logging.Handler):
         self._server = server
         self._relay = relay
         self._moved = {"to_robot": 0, "from_robot": 0}  # by streams that have ended
+        self._sums = _Sums(dict(self._moved))
+        self._summing = asyncio.Lock()
         self.registry = CollectorRegistry()
         self._counting = self._make_counters()
         self.registry.register(self)
         relay.measure_turns()
         journal.LOGGER.addHandler(self)
 
-    def page(self, accept: str) -> tuple[str, bytes]:
+    async def page(self, accept: str) -> tuple[str, bytes]:
         """See ``scrape.Page``."""
         encode, kind = exposition.choose_encoder(accept)
-        return kind, encode(self.registry)
+        async with self._summing:
+            self._sums = await self._sum_up()
+            return kind, encode(self.registry)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Count one event; from whatever thread."""
@@ -149,7 +176,7 @@ class Metrics(logging.Handler):
         counts = self._server.counts
         yield self._gauge("shadow_robots_connected", "Robots that have a session.", {"": counts["robots"]})
         text = f"Robots that have a session, by what they run: the {_VERSIONS_MAX} most frequent."
-        yield self._gauge("shadow_robots_by_software", text, self._software(), "software")
+        yield self._gauge("shadow_robots_by_software", text, _most_common(self._sums.software), "software")
         yield self._gauge("shadow_streams_protected", "Streams that outlive us.", {"": counts["protected"]})
         yield self._gauge("shadow_certificates_revoked", "On the lists.", {"": counts["revoked"]})
         reception = self._server.reception
@@ -168,40 +195,45 @@ class Metrics(logging.Handler):
         ends = {term.what: term.until.timestamp() for term in self._server.terms}
         text = "When what we use expires, in seconds since 1970."
         yield self._gauge("shadow_expiry_timestamp_seconds", text, ends, "what")
-        text = f"When a connected robot's certificate expires, if that is within {_SOON.days} days."
-        yield self._gauge("shadow_robot_expiry_timestamp_seconds", text, self._expiring_robots(), "robot")
+        text = (
+            f"When a connected robot's certificate expires, if that is within {_SOON.days} days; "
+            f"of the {_ROBOTS_SHOWN} that do first."
+        )
+        yield self._gauge("shadow_robot_expiry_timestamp_seconds", text, self._sums.ends, "robot")
         counts_by_bucket, seconds = self._relay.turns
         turns = HistogramMetricFamily("shadow_relay_turn_seconds", "Rounds of the relay's threads.")
         turns.add_metric([], _cumulated(counts_by_bucket), seconds)
         yield turns
 
-    def _software(self) -> dict[str, float]:
-        sessions = (robot.session for robot in self._server.robots.values())
-        counts = collections.Counter(one.software or "unknown" for one in sessions if one is not None)
-        found: dict[str, float] = dict(counts.most_common(_VERSIONS_MAX))
-        rest = counts.total() - sum(found.values())
-        return {**found, "other": found.get("other", 0) + rest} if rest else found
-
-    def _expiring_robots(self) -> dict[str, float]:
-        """Not all of them: thousands of figures that are looked at once a year."""
+    async def _sum_up(self) -> "_Sums":
+        """Look at every robot and stream."""
+        sums = _Sums(dict(self._moved))
         limit = dt.datetime.now(dt.UTC) + _SOON
-        return {
-            robot.name: robot.session.until.timestamp()
-            for robot in self._server.robots.values()
-            if robot.session is not None and robot.session.until < limit
-        }
+        looked_at = 0
+        for robot in list(self._server.robots.values()):
+            if robot.session is not None:
+                sums.software[robot.session.software or "unknown"] += 1
+                if robot.session.until < limit:
+                    sums.ends[robot.name] = robot.session.until.timestamp()
+            for pump in robot.streams:
+                sums.running["kernel" if pump.link.in_kernel else "userspace"] += 1
+                sums.moved["to_robot"] += pump.up.moved
+                sums.moved["from_robot"] += pump.down.moved
+            looked_at += 1 + len(robot.streams)
+            if looked_at >= _SLICE:
+                looked_at = 0
+                await asyncio.sleep(0)
+        soonest = heapq.nsmallest(_ROBOTS_SHOWN, sums.ends.items(), key=lambda end: end[1])
+        sums.ends = dict(soonest)
+        for direction, before in self._sums.moved.items():
+            # A stream that ended meanwhile is counted the next time; until then the figure stands still.
+            sums.moved[direction] = max(sums.moved[direction], before)
+        return sums
 
     def _streams(self) -> Iterator[Any]:
-        running = {"kernel": 0, "userspace": 0}
-        moved = dict(self._moved)
-        for robot in self._server.robots.values():
-            for pump in robot.streams:
-                running["kernel" if pump.link.in_kernel else "userspace"] += 1
-                moved["to_robot"] += pump.up.moved
-                moved["from_robot"] += pump.down.moved
-        yield self._gauge("shadow_streams", "Streams that run, by who encrypts.", running, "tls")
+        yield self._gauge("shadow_streams", "Streams that run, by who encrypts.", self._sums.running, "tls")
         family = CounterMetricFamily("shadow_bytes", "Bytes moved, by direction.", labels=["direction"])
-        for direction, count in moved.items():
+        for direction, count in self._sums.moved.items():
             family.add_metric([direction], count)
         yield family
 
@@ -212,6 +244,12 @@ class Metrics(logging.Handler):
         for which, value in values.items():
             family.add_metric([which] if label else [], value)
         return family
+
+
+def _most_common(software: collections.Counter[str]) -> dict[str, float]:
+    found: dict[str, float] = dict(software.most_common(_VERSIONS_MAX))
+    rest = software.total() - sum(found.values())
+    return {**found, "other": found.get("other", 0) + rest} if rest else found
 
 
 def _cumulated(counts: Sequence[int]) -> list[tuple[str, int]]:

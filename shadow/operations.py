@@ -6,7 +6,6 @@ times; ``_continues`` says that there is more to come.
 
 import asyncio
 import datetime as dt
-import difflib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -71,8 +70,12 @@ class Operations:
     def List(self, *, _more: bool = False) -> Iterator[Facts]:
         """All robots."""
         now = _now()
-        robots = sorted(self._server.robots.values(), key=lambda robot: robot.name)
+        robots = self._there(sorted(self._server.robots))
         return _in_batches("robots", robots, lambda robot: robot_facts(robot, now), more=_more)
+
+    def _there(self, names: Iterable[str]) -> Iterator[Robot]:
+        """Those who are still there when it is their turn."""
+        return (robot for name in names if (robot := self._server.robots.get(name)) is not None)
 
     def Describe(self, name: str) -> Facts:
         """One robot."""
@@ -81,9 +84,9 @@ class Operations:
 
     def ListStreams(self, robot: str | None, *, _more: bool = False) -> Iterator[Facts]:
         """The streams of one robot, or of all."""
-        robots = [self._find(robot)] if robot is not None else list(self._server.robots.values())
+        names = list(self._server.robots) if robot is None else [self._find(robot).name]
         now = _now()
-        streams = list(itertools.chain.from_iterable(streams_of(one, now) for one in robots))
+        streams = itertools.chain.from_iterable(streams_of(one, now) for one in self._there(names))
         return _in_batches("streams", streams, lambda facts: facts, more=_more)
 
     def Watch(self, *, _request: Caller, _more: bool = False) -> Iterator[Facts]:
@@ -124,8 +127,8 @@ class Operations:
     def _find(self, name: str) -> Robot:
         robot = self._server.robots.get(name)
         if robot is None:
-            near = difflib.get_close_matches(name, self._server.robots, n=3)
-            raise _error("NoSuchRobot", name=name, near=near)
+            # Which names are like it, whoever asked may find out: among many thousands that takes a second.
+            raise _error("NoSuchRobot", name=name)
         return robot
 
 
@@ -141,18 +144,25 @@ def _now() -> float:
 
 
 def _in_batches(
-    name: str, found: Sequence[Any], describe: Callable[[Any], Facts], *, more: bool
+    name: str, found: Iterable[Any], describe: Callable[[Any], Facts], *, more: bool
 ) -> Iterator[Facts]:
-    """Some at a time for those who want more; all at once, if they are not too many, for others."""
+    """Some at a time for those who want more; all at once, if they are not too many, for others.
+
+    What is ``found`` is asked for and described when its reply is.
+    """
+    rest = iter(found)
     if not more:
-        if len(found) > _ONE_REPLY_MAX:
+        all_of_it = list(itertools.islice(rest, _ONE_REPLY_MAX + 1))
+        if len(all_of_it) > _ONE_REPLY_MAX:
             raise _error("org.varlink.service.ExpectedMore")
-        yield {name: [describe(one) for one in found]}
+        yield {name: [describe(one) for one in all_of_it]}
         return
-    last = max(0, len(found) - 1) // _BATCH
-    for number in range(last + 1):
-        batch: Iterable[Any] = found[number * _BATCH : (number + 1) * _BATCH]
-        yield {name: [describe(one) for one in batch], "_continues": number < last}
+    batch, more = list(itertools.islice(rest, _BATCH)), True
+    while more:
+        following = list(itertools.islice(rest, _BATCH))
+        more = bool(following)
+        yield {name: [describe(one) for one in batch], "_continues": more}
+        batch = following
 
 
 def _check_may_steer(caller: Caller) -> None:

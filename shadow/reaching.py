@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import ConfigError, LocalError, NotPermitted, Unreachable, printable, reason
-from .names import check_robot_name, check_service_name, shorten, socket_name
+from .names import ROBOT_NAME_MAX, check_robot_name, check_service_name, shorten, socket_name
 
 _CHUNK = 2**18  # bytes moved at once
 
@@ -52,11 +52,15 @@ def dial(path: Path) -> socket.socket:
     return sock
 
 
-def not_connected(robot: str, near: Iterable[str]) -> Unreachable:
+class NotConnected(Unreachable):
+    """The robot is not connected; the server is there."""
+
+
+def not_connected(robot: str, near: Iterable[str]) -> NotConnected:
     """What to say of a robot that is not there; ``near`` are those with a name like it."""
     names = printable(", ".join(near))
     hint = f"; did you mean {names}?" if names else ""
-    return Unreachable(f"robot {shorten(robot)} is not connected{hint}")
+    return NotConnected(f"robot {shorten(robot)} is not connected{hint}")
 
 
 def _explained(
@@ -79,8 +83,13 @@ def _explained(
         return Unreachable(
             f"robot {robot} is connected and does not offer {service or 'default'}; it offers {known}"
         )
-    known_robots = {name.rpartition("@")[2] for name in sockets}
-    return not_connected(robot, difflib.get_close_matches(robot, known_robots, n=3))
+    return not_connected(robot, robots_like(robot, folder))
+
+
+def robots_like(robot: str, folder: Path) -> list[str]:
+    """Robots that are connected and whose names are like one that is not: three at most, best first."""
+    known = {name.rpartition("@")[2] for name in _sockets(folder)}
+    return difflib.get_close_matches(robot[:ROBOT_NAME_MAX], known, n=3)
 
 
 def _sockets(folder: Path) -> list[str]:

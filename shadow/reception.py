@@ -9,13 +9,12 @@ import asyncio
 import contextlib
 import enum
 import functools
-import ipaddress
 import logging
 import socket
 from collections.abc import Callable, Sequence
 
 from . import journal, tls
-from .address import describe
+from .address import describe, source_of
 from .channel import Channel, watch_for_death
 from .config import ServerConfig
 from .errors import FrameError, HandshakeError, IdentityError, PeerError, ShadowError
@@ -29,7 +28,6 @@ from .queueing import Pace, Turns
 
 SHARES = 4  # addresses that together may take all places
 _WAITING_MAX = 4096  # connections that wait for a place
-_IPV6_PREFIX = 64  # bits: what one customer of a provider has at least (RFC 6177)
 _REPORT_PAUSE = 60.0  # seconds between two reports that somebody crowds the place
 
 
@@ -182,16 +180,6 @@ class Reception:
     def _failed(self, peer: str, why: str, cause: Failure) -> None:
         text = f"no handshake with {peer}: {why}"
         journal.log(Event.HANDSHAKE_FAILED, logging.WARNING, text, peer=peer, cause=cause.value)
-
-
-def source_of(host: str) -> str:
-    """Whose connection it is: an IPv4 address, or the network that an IPv6 address is in."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:  # a socket for both
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((address, _IPV6_PREFIX), strict=False))
 
 
 async def _first_frame(link: Link) -> tuple[Channel, Hello]:

@@ -1,18 +1,18 @@
 """As much HTTP as a scrape takes (RFC 9112): one GET, one answer, and the connection ends."""
 
 import asyncio
-import contextlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from .answering import Answerer
+from .queueing import Guest
 
 _REQUEST_MAX = 2**13  # bytes
 _SCRAPERS_MAX = 16  # at once
 _PATIENCE = 10.0  # seconds for a request, and for its answer
 
-Page = Callable[[str], tuple[str, bytes]]
+Page = Callable[[str], Awaitable[tuple[str, bytes]]]
 """Content type and body, for what the scraper accepts."""
 
 
@@ -21,26 +21,26 @@ class Exhibition(Answerer):
 
     def __init__(self, page: Page | None) -> None:
         """Without a ``page`` everybody is told that there is none."""
-        super().__init__(_SCRAPERS_MAX)
+        super().__init__("scrapers", _SCRAPERS_MAX)
         self._page = page
 
-    async def _serve(self, sock: socket.socket) -> None:
+    async def _serve(self, guest: Guest, sock: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=sock, limit=_REQUEST_MAX)
         try:
             async with asyncio.timeout(_PATIENCE):
                 request = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                writer.write(self._answer(request))
-                await writer.drain()
+                self.seats.stirred(guest, busy=True)
+                writer.write(await self._answer(request))
+                writer.close()
+                await writer.wait_closed()
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # nobody who scrapes does that
         except Exception:
             logging.getLogger("shadow").exception("a scrape failed in a way nobody thought of")
         finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            writer.transport.abort()  # whoever takes nothing does not keep its place
 
-    def _answer(self, request: str) -> bytes:
+    async def _answer(self, request: str) -> bytes:
         line, *headers = request.split("\r\n")
         method, _, rest = line.partition(" ")
         target = rest.partition(" ")[0].partition("?")[0]
@@ -53,7 +53,7 @@ class Exhibition(Answerer):
         fields = {
             name.strip().lower(): value.strip() for name, _, value in (h.partition(":") for h in headers)
         }
-        kind, body = self._page(fields.get("accept", ""))
+        kind, body = await self._page(fields.get("accept", ""))
         return _response("200 OK", kind, body, head=method == "HEAD")
 
 

@@ -20,6 +20,7 @@ from shadow.address import (
     is_ip_address,
     parse_endpoint,
     parse_host,
+    source_of,
 )
 from shadow.errors import ConfigError, Unreachable
 from tests.support import open_descriptors
@@ -150,3 +151,18 @@ def test_when_all_refuse_the_reason_is_told() -> None:
     with pytest.raises(Unreachable, match="Connection refused") as caught:
         dial_and_close([six(port), four(port)])
     assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+
+
+@pytest.mark.parametrize(
+    ("host", "source"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+    ],
+)
+def test_whose_connection_it_is(host: str, source: str) -> None:
+    assert source_of(host) == source

@@ -3,24 +3,26 @@
 import asyncio
 import contextlib
 import grp
+import itertools
 import logging
 import os
 import re
+import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from shadow import api, journal
-from shadow.api import Api, Watcher
-from shadow.journal import Event
+from shadow.api import Api
 from shadow.operations import make_service
 from tests.call import INTERFACE, Call
-from tests.support import DEADLINE, Daemon, Tunnel, echo, serving, wait_for
+from tests.support import Daemon, Tunnel, echo, serving, wait_for
 
+T = TypeVar("T")
 INTERFACE_FILE = Path(api.__file__).with_name(f"{INTERFACE}.varlink")
 
 
@@ -94,22 +96,126 @@ def test_a_call_that_wants_no_answer(server: Daemon, path: Path) -> None:
     server.wait_for_log("reloaded")
 
 
-def test_callers_come_and_go(server: Daemon, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    callers = [Call(path) for _ in range(64)]
-    for call in callers:
-        call.ask("GetStatus")
-    with Call(path) as one_too_many:
-        assert one_too_many.ended()
-    for call in callers:
-        call.sock.close()
+# Who is answered, when many call.
 
-    def answered() -> bool:
-        with Call(path) as call, contextlib.suppress(EOFError, OSError):
-            return bool(call.ask("GetStatus"))
-        return False
 
-    wait_for(answered, "room for another caller")
+@contextlib.contextmanager
+def user(uid: int) -> Iterator[None]:
+    """Be somebody else for a moment: the kernel tells who it was that connected."""
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def calls(server: Daemon, path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Call]]:
+    """Connections of users by their numbers; each has been answered once."""
     assert server.process.poll() is None
+    # Relative to the folder, for nobody but root may go through those above.
+    path.parent.chmod(0o755)
+    path.chmod(0o666)
+    monkeypatch.chdir(path.parent)
+    with contextlib.ExitStack() as stack:
+
+        def call(uid: int, method: str = "GetStatus", **more: Any) -> Call:
+            with user(uid):
+                made = stack.enter_context(Call(Path(path.name)))
+            assert "parameters" in made.ask(method, **more)
+            return made
+
+        yield call
+
+
+def hung_up(call: Call) -> bool:
+    """Whether the server has; what it has said before may still be there to be read."""
+    poll = select.poll()
+    poll.register(call.sock, 0)
+    return bool(poll.poll(0))
+
+
+needs_users = pytest.mark.skipif(os.getuid() != 0, reason="needs other users")
+ALICE, BOB, ROOT = 61001, 61002, 0
+
+
+@needs_users
+def test_silent_callers_lock_nobody_out(calls: Callable[..., Call], server: Daemon) -> None:
+    silent = [calls(ALICE) for _ in range(64)]
+    for uid in (ROOT, BOB, ALICE):
+        calls(uid)
+    assert all(call.ended() for call in silent[:3])  # the longest silent
+    assert "parameters" in silent[3].ask("GetStatus")
+    server.wait_for_log(f"all 64 places for callers of the API are taken; uid {ALICE} loses one")
+    assert len(re.findall("places for callers", server.log)) == 1  # once a minute
+
+
+@needs_users
+def test_watchers_lock_themselves_out(calls: Callable[..., Call]) -> None:
+    watchers = [calls(ALICE, "Watch", more=True) for _ in range(64)]
+    with pytest.raises((EOFError, ConnectionResetError, BrokenPipeError)):
+        calls(ALICE)
+    for uid in (ROOT, BOB):
+        calls(uid)
+    wait_for(lambda: sum(map(hung_up, watchers)) == 2, "two of them to lose their places")
+
+
+@needs_users
+def test_root_gets_in_whoever_is_there(calls: Callable[..., Call]) -> None:
+    everybody = [calls(ALICE + number, "Watch", more=True) for number in range(64)]
+    steering = calls(ROOT)
+    assert steering.ask("Reload") == {"parameters": {}}
+    wait_for(lambda: sum(map(hung_up, everybody)) == 1, "one of them to lose its place")
+    with pytest.raises((EOFError, ConnectionResetError, BrokenPipeError)):
+        calls(BOB + 64)
+
+
+def test_a_caller_that_says_nothing_and_one_that_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "_PATIENCE", 0.2)
+
+    class Long:
+        def GetStatus(self) -> dict[str, Any]:  # noqa: N802 - the interface's name
+            return {
+                "version": "x" * 2**22, "status": "", "robots": 0, "streams": 0, "protected": 0,
+                "revoked": 0, "terms": [],
+            }  # fmt: skip
+
+    def talk() -> bool:
+        with Call(tmp_path / "api") as silent, Call(tmp_path / "api") as greedy:
+            greedy.say("GetStatus")
+            wait_for(lambda: hung_up(greedy), "the one who takes nothing to be hung up on")
+            return silent.ended()
+
+    assert answered(tmp_path / "api", Long(), talk)
+
+
+def test_a_turn_at_a_time(tmp_path: Path) -> None:
+    """Between two replies, whoever they are for, the event loop comes around."""
+    order = []
+
+    async def scenario() -> None:
+        made = Api(None)
+
+        async def work(number: int) -> None:
+            for _ in range(3):
+                async with made.turn():
+                    order.append(number)
+
+        async def others() -> None:
+            for _ in range(9):
+                order.append(0)
+                await asyncio.sleep(0)
+
+        await asyncio.gather(others(), *(work(number) for number in (1, 2, 3)))
+
+    asyncio.run(scenario())
+    work = [number for number in order if number]
+    assert sorted(work) == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert work[:3] == [1, 2, 3]
+    # As long as there are others, they come in between.
+    assert not [pair for pair in itertools.islice(itertools.pairwise(order), 12) if all(pair)], order
 
 
 def test_a_watch_ends_when_its_caller_leaves(server: Daemon, path: Path) -> None:
@@ -174,63 +280,22 @@ def test_who_may_steer_without_the_group(monkeypatch: pytest.MonkeyPatch) -> Non
     assert api.may_steer(0, set())
 
 
-# What is watched.
+def answered(path: Path, handler: object, talk: Callable[[], T]) -> T:
+    """Run ``talk``, which blocks, with somebody who answers at ``path``."""
 
+    async def scenario() -> T:
+        made = Api(make_service(handler))
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(str(path))
+        listening.listen()
+        listening.setblocking(False)
+        made.listen(listening, lambda _error: None)
+        try:
+            return await asyncio.to_thread(talk)
+        finally:
+            await made.close()
 
-@pytest.fixture
-def lines() -> Iterator[None]:
-    """A log that goes nowhere but to watchers."""
-    level, handlers = journal.LOGGER.level, journal.LOGGER.handlers[:]
-    journal.LOGGER.setLevel(logging.INFO)
-    journal.LOGGER.handlers[:] = [logging.NullHandler()]
-    yield
-    journal.LOGGER.setLevel(level)
-    journal.LOGGER.handlers[:] = handlers
-
-
-@pytest.mark.usefixtures("lines")
-def test_a_watcher_who_does_not_keep_up_hears_how_much_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "_EVENTS_MAX", 3)
-
-    async def scenario() -> list[dict[str, Any]]:
-        watcher = Watcher()
-        assert watcher.take() == {"ready": True}
-        assert not watcher.news.is_set()
-        for number in range(8):
-            journal.log(Event.ROBOT_CONNECTED, logging.INFO, f"line {number}", robot=f"{number}")
-        await asyncio.wait_for(watcher.news.wait(), DEADLINE)
-        told = []
-        while watcher.news.is_set():
-            told.append(watcher.take())
-        watcher.close()
-        journal.log(Event.ROBOT_CONNECTED, logging.INFO, "too late")
-        await asyncio.sleep(0)
-        assert not watcher.news.is_set()
-        return told
-
-    told = asyncio.run(scenario())
-    assert [reply["event"]["message"] for reply in told] == ["line 0", "line 1", "line 2"]
-    assert [reply.get("lost") for reply in told] == [None, None, 5]
-    assert told[0]["event"] == {
-        "event": "robot-connected", "priority": 6, "message": "line 0", "fields": {"ROBOT": "0"},
-    }  # fmt: skip
-
-
-@pytest.mark.usefixtures("lines")
-def test_a_line_without_an_event_and_a_peers_own_words() -> None:
-    async def scenario() -> list[dict[str, Any]]:
-        watcher = Watcher()
-        watcher.take()
-        logging.getLogger("shadow").error("a bug %s", "\x1b[2J")
-        journal.log(Event.STREAM_STARTED, logging.WARNING, "x", stream="\x1b")
-        await asyncio.wait_for(watcher.news.wait(), DEADLINE)
-        told = [watcher.take(), watcher.take()]
-        watcher.close()
-        return told
-
-    first, second = asyncio.run(scenario())
-    assert first["event"] == {"event": "message", "priority": 3, "message": "a bug ?[2J", "fields": {}}
-    assert second["event"]["fields"] == {"STREAM": "?"}
+    return asyncio.run(scenario())
 
 
 def test_a_bug_in_a_method_ends_that_call_and_is_logged(
@@ -245,22 +310,10 @@ def test_a_bug_in_a_method_ends_that_call_and_is_logged(
             call.say("GetStatus")
             return call.ended()
 
-    async def scenario() -> bool:
-        broken = Api(make_service(Broken()))
-        listening = socket.socket(socket.AF_UNIX)
-        listening.bind(str(tmp_path / "api"))
-        listening.listen()
-        listening.setblocking(False)
-        broken.listen(listening, lambda _error: None)
-        try:
-            return await asyncio.to_thread(talk)
-        finally:
-            await broken.close()
-
     journal.LOGGER.propagate, before = True, journal.LOGGER.propagate
     try:
         with caplog.at_level(logging.ERROR, "shadow"):
-            assert asyncio.run(scenario())
+            assert answered(tmp_path / "api", Broken(), talk)
     finally:
         journal.LOGGER.propagate = before
     assert "a call of the API failed in a way nobody thought of" in caplog.text

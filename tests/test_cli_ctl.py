@@ -1,5 +1,6 @@
 """``shadowctl`` as people use it, against a server with robots."""
 
+import collections
 import contextlib
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -208,6 +210,98 @@ def test_wait(run: Run, tunnel: Tunnel, server: Daemon) -> None:
     assert server.process.poll() is None
 
 
+class FakeServer:
+    """An API that says what a test wants; counts the calls of each method."""
+
+    def __init__(self, folder: Path) -> None:
+        self.calls: collections.Counter[str] = collections.Counter()
+        self.connected = False
+        self._watching: list[socket.socket] = []
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(folder / "io.shadowtunnel.Server"))
+        self._listening.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self._answer(self._listening.accept()[0])
+
+    def _answer(self, sock: socket.socket) -> None:
+        method = json.loads(sock.recv(65536)[:-1])["method"].rpartition(".")[2]
+        self.calls[method] += 1
+        if method == "Watch":
+            self._watching.append(sock)
+            self._say(sock, {"ready": True})
+            return
+        with sock:
+            if not self.connected:
+                error = {"error": "io.shadowtunnel.Server.NoSuchRobot", "parameters": {"name": "011"}}
+                sock.sendall(json.dumps(error).encode() + b"\0")
+            else:
+                self._say(sock, {"robot": {"connected": True}}, more=False)
+
+    def _say(self, sock: socket.socket, parameters: dict[str, object], *, more: bool = True) -> None:
+        sock.sendall(json.dumps({"parameters": parameters, "continues": more}).encode() + b"\0")
+
+    def happens(self, event: str, robot: str, **more: object) -> None:
+        line = {"event": event, "priority": 6, "message": "x", "fields": {"ROBOT": robot}}
+        for sock in self._watching:
+            self._say(sock, {"event": line, **more})
+
+    def hang_up(self) -> None:
+        for sock in self._watching:
+            sock.close()
+        self._watching.clear()
+
+    def __enter__(self) -> "FakeServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self._thread.join()
+        self.hang_up()
+
+
+def test_who_waits_watches_and_does_not_ask_again(tunnel: Tunnel) -> None:
+    with FakeServer(tunnel.ldir) as server, start(tunnel, "wait", "011") as waiting:
+        wait_for(lambda: server.calls["Describe"] == 1, "the first look")
+        for _ in range(100):
+            server.happens("robot-connected", "012")
+            server.happens("robot-disconnected", "011")
+        assert waiting.poll() is None
+        server.happens("robot-connected", "011")
+        assert waiting.communicate(timeout=DEADLINE) == (b"", b"")
+        assert waiting.returncode == 0
+        assert server.calls == {"Watch": 1, "Describe": 1}
+
+
+def test_who_waits_looks_again_when_it_may_have_missed_something(tunnel: Tunnel) -> None:
+    with FakeServer(tunnel.ldir) as server, start(tunnel, "wait", "011") as waiting:
+        wait_for(lambda: server.calls["Describe"] == 1, "the first look")
+        server.hang_up()
+        wait_for(lambda: server.calls["Describe"] == 2, "a look after the server was lost")
+        server.connected = True
+        server.happens("robot-connected", "012", lost=7)
+        assert waiting.communicate(timeout=DEADLINE) == (b"", b"")
+        assert (waiting.returncode, server.calls["Describe"]) == (0, 3)
+
+
+def test_waiting_ends_in_time_whoever_does_not_answer(run: Run, tunnel: Tunnel) -> None:
+    late = (69, "", "shadowctl: robot 011 has not come within 0.2 s\n")
+    assert run("wait", "011", "--timeout=0.2") == late  # no server
+    with FakeServer(tunnel.ldir) as server:
+        assert run("wait", "011", "--timeout=0.2") == late
+        assert server.calls == {"Watch": 1, "Describe": 1}
+    (tunnel.ldir / "io.shadowtunnel.Server").unlink()
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tunnel.ldir / "io.shadowtunnel.Server"))
+        silent.listen()
+        assert run("wait", "011", "--timeout=0.2") == late
+
+
 def test_logs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A journal with something in it is in the machine; here, how journalctl is called."""
     program = tmp_path / "bin" / "journalctl"
@@ -239,6 +333,7 @@ def test_logs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         (["connect", "011", "web"], 69, "does not offer web; it offers default"),
         (["connect", "0/1"], 78, "robot name '0/1' is not allowed"),
         (["connect", "--fdpass", "011"], 78, "--fdpass is for ssh's ProxyUseFdpass=yes"),
+        (["wait", "0/1"], 78, "robot name '0/1' is not allowed"),
         (["--dir=/nonexistent", "list"], 69, "shadow-server does not run here"),
     ],
 )

@@ -1,6 +1,8 @@
 """Figures for Prometheus: each counts what it says, and nothing twice."""
 
+import asyncio
 import contextlib
+import datetime as dt
 import json
 import re
 import signal
@@ -8,17 +10,21 @@ import socket
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from shadow import __version__, ktls
+from shadow import __version__, journal, ktls
 from shadow.certificates import load_certificates, validity
+from shadow.expiry import Term
+from shadow.metrics import Metrics
 from shadow.reception import Failure
 from shadow.relay import TURN_BUCKETS
 from shadow.session import Cause
 from tests.peer import REFUSED, WELCOME, Peer, client_context
-from tests.support import CHECKOUT, Daemon, Service, Tunnel, echo, serving, wait_for
+from tests.support import CHECKOUT, Daemon, Service, Tunnel, echo, now, serving, wait_for
 
 OURS, OTHERS = ("userspace", "kernel") if ktls.missing() else ("kernel", "userspace")
 CONTRIB = CHECKOUT / "contrib"
@@ -238,6 +244,87 @@ def test_robots_are_named_only_when_their_certificates_end_soon(
     ends = {name: value for name, value in scrape().items() if name.startswith("shadow_robot_expiry")}
     until = validity(load_certificates(crt, "robot")[0])[1].timestamp()
     assert ends == {'shadow_robot_expiry_timestamp_seconds{robot="short-lived"}': until}
+
+
+class Fleet:
+    """A server, as far as the figures ask for it, with many robots whose certificates end soon."""
+
+    reception = SimpleNamespace(passed=0, dropped=0, running=0, waiting=0)
+    resumed: ClassVar[dict[str, int]] = {}
+    counts: ClassVar[dict[str, int]] = {"robots": 0, "protected": 0, "revoked": 0}
+    terms: ClassVar[list[Term]] = []
+    relay = SimpleNamespace(measure_turns=lambda: None, turns=([0] * (len(TURN_BUCKETS) + 1), 0.0))
+
+    def __init__(self, number: int) -> None:
+        self.robots = {f"{one:05}": self._robot(f"{one:05}", one) for one in range(number)}
+
+    @staticmethod
+    def _robot(name: str, seconds: int) -> SimpleNamespace:
+        link, moved = SimpleNamespace(in_kernel=False), SimpleNamespace(moved=10)
+        until = now() + dt.timedelta(days=1, seconds=seconds)
+        stream = SimpleNamespace(link=link, up=moved, down=moved)
+        return SimpleNamespace(
+            name=name, session=SimpleNamespace(until=until, software="x"), streams=[stream]
+        )
+
+    def figures(self, page: bytes, name: str) -> list[bytes]:
+        return re.findall(rf"^{name}.*$".encode(), page, re.MULTILINE)
+
+
+@pytest.fixture
+def log() -> Iterator[None]:
+    """The log, without the handler that each test adds."""
+    handlers = journal.LOGGER.handlers[:]
+    yield
+    journal.LOGGER.handlers[:] = handlers
+
+
+@pytest.mark.usefixtures("log")
+def test_a_large_fleet_is_counted_in_slices_and_few_of_it_are_named() -> None:
+    fleet = Fleet(2000)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def scenario() -> bytes:
+        metrics = Metrics(cast("Any", fleet), cast("Any", fleet.relay))
+        busy = asyncio.ensure_future(others())
+        _kind, page = await metrics.page("")
+        busy.cancel()
+        return page
+
+    page = asyncio.run(scenario())
+    assert turns >= 8  # 4,000 robots and streams
+    assert fleet.figures(page, "shadow_streams{") == [
+        b'shadow_streams{tls="kernel"} 0.0', b'shadow_streams{tls="userspace"} 2000.0',
+    ]  # fmt: skip
+    named = fleet.figures(page, "shadow_robot_expiry_timestamp_seconds{")
+    assert len(named) == 100
+    assert b"00000" in named[0]
+    assert b"00099" in named[-1]
+
+
+@pytest.mark.usefixtures("log")
+def test_bytes_never_go_back_though_a_stream_ends_while_it_is_counted() -> None:
+    fleet = Fleet(2)
+
+    async def scenario() -> tuple[list[bytes], list[bytes], list[bytes]]:
+        metrics = Metrics(cast("Any", fleet), cast("Any", fleet.relay))
+        before = fleet.figures((await metrics.page(""))[1], "shadow_bytes_total")
+        fleet.robots["00001"].streams.clear()  # its end has not been logged yet
+        meanwhile = fleet.figures((await metrics.page(""))[1], "shadow_bytes_total")
+        metrics._moved["to_robot"] += 15
+        return before, meanwhile, fleet.figures((await metrics.page(""))[1], "shadow_bytes_total")
+
+    before, meanwhile, after = asyncio.run(scenario())
+    assert before == meanwhile == [
+        b'shadow_bytes_total{direction="to_robot"} 20.0', b'shadow_bytes_total{direction="from_robot"} 20.0',
+    ]  # fmt: skip
+    assert after[0] == b'shadow_bytes_total{direction="to_robot"} 25.0'
 
 
 def used_in(path: Path) -> set[str]:

@@ -1,5 +1,6 @@
 """What the API tells and does, on a server with robots and visitors."""
 
+import asyncio
 import datetime as dt
 import os
 import socket
@@ -127,10 +128,14 @@ def test_a_robot_that_has_gone_and_whose_stream_goes_on(tunnel: Tunnel, call: Ca
                 assert len(told["streams"]) == 1
 
 
-def test_names_that_are_near(tunnel: Tunnel, call: Call, service: Service) -> None:
+def test_who_is_like_one_that_is_not_there_is_for_the_caller_to_find(
+    tunnel: Tunnel, call: Call, service: Service
+) -> None:
+    """Among 20,000 the search takes a second, in which nothing else would be done."""
     start(tunnel, service, "011")
-    answer = call.ask("Describe", {"name": "0111"})
-    assert answer == {"error": f"{INTERFACE}.NoSuchRobot", "parameters": {"name": "0111", "near": ["011"]}}
+    for method, name in (("Describe", "name"), ("ListStreams", "robot"), ("Disconnect", "robot")):
+        answer = call.ask(method, {name: "0111"})
+        assert answer == {"error": f"{INTERFACE}.NoSuchRobot", "parameters": {"name": "0111"}}
 
 
 def test_everything_that_happens(tunnel: Tunnel, call: Call, service: Service) -> None:
@@ -215,6 +220,36 @@ def test_long_lists_come_in_batches(count: int, sizes: list[int]) -> None:
     assert [len(reply["them"]) for reply in replies] == sizes
     assert [reply["_continues"] for reply in replies] == [True] * (len(sizes) - 1) + [False]
     assert [one["n"] for reply in replies for one in reply["them"]] == list(range(count))
+
+
+def test_of_a_long_list_only_what_is_asked_for_is_looked_at() -> None:
+    found = iter(range(10**6))
+    described: list[int] = []
+
+    def describe(number: int) -> dict[str, Any]:
+        described.append(number)
+        return {}
+
+    replies = operations._in_batches("them", found, describe, more=True)
+    assert next(replies)["_continues"]
+    assert next(found) == 200  # two batches: whether there is another must be known
+    assert described == list(range(100))
+
+
+def test_a_robot_that_leaves_while_it_is_listed() -> None:
+    robots = {
+        f"{number:03}": SimpleNamespace(name=f"{number:03}", session=None, streams={})
+        for number in range(250)
+    }
+    made = Operations(SimpleNamespace(robots=robots))
+
+    async def scenario() -> list[str]:
+        replies = made.List(_more=True)
+        names = [robot["name"] for robot in next(replies)["robots"]]
+        robots.clear()
+        return [*names, *(robot["name"] for reply in replies for robot in reply["robots"])]
+
+    assert len(asyncio.run(scenario())) == 200  # who had been looked at
 
 
 def test_a_list_too_long_for_one_reply() -> None:

@@ -1,28 +1,12 @@
-"""Where robots come in: whose connection it is, how many a second, and what becomes of a crowd."""
+"""Where robots come in: how many a second, and what becomes of a crowd."""
 
 import socket
 
 import pytest
 
 from shadow import reception
-from shadow.reception import source_of
 from tests.peer import WELCOME, Peer, client_context
 from tests.support import DEADLINE, Tunnel, wait_for
-
-
-@pytest.mark.parametrize(
-    ("host", "source"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("::1", "::/64"),
-    ],
-)
-def test_whose_connection_it_is(host: str, source: str) -> None:
-    assert source_of(host) == source
 
 
 def test_so_many_a_second(tunnel: Tunnel) -> None:

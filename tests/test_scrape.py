@@ -17,7 +17,7 @@ T = TypeVar("T")
 ACCEPT = b"GET /metrics HTTP/1.1\r\nHost: x\r\nACCEPT:  a/b \r\n\r\n"
 
 
-def page(accept: str) -> tuple[str, bytes]:
+async def page(accept: str) -> tuple[str, bytes]:
     return "text/x", f"you accept {accept}\n".encode()
 
 
@@ -89,24 +89,43 @@ def test_a_request_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
     assert exhibited(page, wait) == b""
 
 
-def test_more_than_may_ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_ones_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrape, "_SCRAPERS_MAX", 2)
 
     def visit(port: int) -> list[bytes]:
         with contextlib.ExitStack() as stack:
-            silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(2)]
-            third = ask(port, ACCEPT)
-            for sock in silent:
-                sock.sendall(ACCEPT)
-            return [third, *map(read_all, silent)]
+            silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(9)]
+            answers = [ask(port, ACCEPT) for _ in range(3)]
+            assert all(read_all(sock) == b"" for sock in silent[:8])  # the last may still have its place
+            return answers
 
-    third, *others = exhibited(page, visit)
-    assert third == b""
-    assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in others)
+    assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in exhibited(page, visit))
+
+
+def test_who_takes_nothing_loses_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrape, "_PATIENCE", 0.1)
+
+    async def long(_accept: str) -> tuple[str, bytes]:
+        return "text/x", b"x" * 2**26  # more than the kernel takes
+
+    async def scenario() -> None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        listening.setblocking(False)
+        exhibition = Exhibition(long)
+        exhibition.listen(listening, lambda _error: None)
+        with socket.create_connection(listening.getsockname(), timeout=DEADLINE) as sock:
+            sock.sendall(ACCEPT)
+            await asyncio.to_thread(sock.recv, 1)
+            async with asyncio.timeout(DEADLINE):
+                while exhibition._tasks:
+                    await asyncio.sleep(0.01)
+        await exhibition.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_bug_ends_that_scrape_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    def broken(accept: str) -> tuple[str, bytes]:
+    async def broken(accept: str) -> tuple[str, bytes]:
         raise ZeroDivisionError(accept)
 
     journal.LOGGER.propagate, before = True, journal.LOGGER.propagate

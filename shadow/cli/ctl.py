@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -14,6 +15,8 @@ from .. import reaching, tables, usage
 from ..asking import Answers, Facts
 from ..errors import LocalError, Unreachable
 from ..journal import many
+from ..names import check_robot_name
+from ..reaching import NotConnected
 from . import door
 
 _FOLDER = "/run/shadow-tunnel"
@@ -109,10 +112,10 @@ def _watched(answers: Answers) -> Iterator[Facts]:
     """Until the server hangs up."""
     try:
         for reply in answers.more("Watch"):
-            if reply.get("event"):
-                yield reply["event"]
             if reply.get("lost"):
                 print(f"shadowctl: {reply['lost']} events were lost", file=sys.stderr)
+            if reply.get("event"):
+                yield reply["event"]
     except Unreachable as error:
         print(f"shadowctl: {error}; waiting for it", file=sys.stderr)
 
@@ -138,20 +141,37 @@ def _connect(options: argparse.Namespace) -> None:
 
 
 def _wait(options: argparse.Namespace) -> None:
-    end = time.monotonic() + options.timeout if options.timeout else None
-    while not _is_connected(options.dir, options.robot):
-        if end is not None and time.monotonic() >= end:
-            raise Unreachable(f"robot {options.robot} has not come within {options.timeout:g} s")
-        time.sleep(_LOOK_AGAIN)
+    robot = check_robot_name(options.robot)
+    until = time.monotonic() + (options.timeout or math.inf)
+    while True:
+        try:
+            _see_come(options.dir, robot, until)
+        except Unreachable as error:  # a server that is not there, or goes, is waited for as well
+            left = until - time.monotonic()
+            if left <= 0:
+                raise Unreachable(f"robot {robot} has not come within {options.timeout:g} s") from error
+            time.sleep(min(_LOOK_AGAIN, left))
+        else:
+            return
 
 
-def _is_connected(folder: Path, robot: str) -> bool:
-    """Whether a robot is there; a server that is not there yet is waited for as well."""
-    try:
-        with Answers(folder) as answers:
+def _see_come(folder: Path, robot: str, until: float) -> None:
+    """Return when a robot is connected: watch first, and then look whether it is there already."""
+    with Answers(folder, until) as watching:
+        for reply in watching.more("Watch"):
+            event = reply.get("event") or {"event": "", "fields": {}}
+            if event["event"] == "robot-connected" and event["fields"].get("ROBOT") == robot:
+                return
+            if (reply.get("ready") or reply.get("lost")) and _is_connected(folder, robot, until):
+                return
+
+
+def _is_connected(folder: Path, robot: str, until: float) -> bool:
+    with Answers(folder, until) as answers:
+        try:
             return bool(answers.call("Describe", name=robot)["robot"]["connected"])
-    except Unreachable:
-        return False
+        except NotConnected:
+            return False
 
 
 # Steering
