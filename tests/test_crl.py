@@ -154,10 +154,17 @@ def test_entries_are_those_that_the_library_finds(entries: list[tuple[int, dt.da
             entry = entry.add_extension(x509.CRLReason(flag), critical=False)
         builder = builder.add_revoked_certificate(entry.build())
     parsed = builder.sign(KEY, hashes.SHA256())
-    assert crl._entries(parsed) == {
-        serial: when.replace(microsecond=0, tzinfo=dt.UTC) for serial, when, _flag in entries
-    }
-    assert list(crl._entries(parsed)) == [entry.serial_number for entry in parsed]
+    found = crl._Entries(parsed)
+    assert found == {serial: when.replace(microsecond=0, tzinfo=dt.UTC) for serial, when, _flag in entries}
+    assert list(found) == [entry.serial_number for entry in parsed]
+    for serial, _when, _flag in entries:
+        assert serial in found
+        assert serial + 2**159 not in found
+        assert -serial not in found
+
+
+def test_one_who_is_on_the_list_twice(authority: Authority) -> None:
+    assert len(load(make_list(authority, 5, 6, 5), authority)) == 2
 
 
 def test_a_file_that_is_too_large(authority: Authority) -> None:
