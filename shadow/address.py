@@ -4,7 +4,9 @@ import asyncio
 import errno
 import ipaddress
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from .errors import ConfigError, Unreachable, reason
 
@@ -34,6 +36,12 @@ class Target:
 
     def __str__(self) -> str:
         return str(Endpoint(self.sockaddr[0], self.sockaddr[1]))
+
+
+OnFailure = Callable[[Target, OSError], None]
+"""Called with an address that could not be connected to, and why."""
+
+_Attempts: TypeAlias = dict["asyncio.Task[socket.socket]", Target]
 
 
 def parse_port(text: str) -> int:
@@ -113,7 +121,9 @@ def interleave(targets: list[Target]) -> list[Target]:
     return mixed
 
 
-async def dial(targets: list[Target], within: float) -> tuple[socket.socket, Target]:
+async def dial(
+    targets: list[Target], within: float, on_failure: OnFailure | None = None
+) -> tuple[socket.socket, Target]:
     """Connect to the first target that answers.
 
     The next address is tried as soon as one fails, and beside it when it has not answered for
@@ -122,32 +132,38 @@ async def dial(targets: list[Target], within: float) -> tuple[socket.socket, Tar
     Raises:
         Unreachable: none answered ``within`` so many seconds; its ``__cause__`` is the first OSError.
     """
-    attempts: list[asyncio.Task[socket.socket]] = []
+    attempts: _Attempts = {}
     queue = list(targets)
     failures: list[OSError] = []
     winner: asyncio.Task[socket.socket] | None = None
+
+    def failed(target: Target, error: OSError) -> None:
+        failures.append(error)
+        if on_failure is not None:
+            on_failure(target, error)
+
     try:
         async with asyncio.timeout(within):
             while winner is None and (queue or attempts):
                 if queue:
                     target = queue.pop(0)
-                    attempts.append(asyncio.create_task(_connect(target), name=str(target)))
-                winner = await _first_success(attempts, failures, ATTEMPT_DELAY if queue else None)
+                    attempts[asyncio.create_task(_connect(target))] = target
+                winner = await _first_success(attempts, failed, ATTEMPT_DELAY if queue else None)
     except TimeoutError:
-        failures.append(TimeoutError(errno.ETIMEDOUT, "no answer"))
+        for target in attempts.values():
+            failed(target, TimeoutError(errno.ETIMEDOUT, "no answer"))
     finally:
         _abandon([attempt for attempt in attempts if attempt is not winner])
     if winner is not None:
-        chosen = next(target for target in targets if str(target) == winner.get_name())
-        return winner.result(), chosen
+        return winner.result(), attempts[winner]
     where = ", ".join(map(str, targets[:4])) + (", …" if len(targets) > 4 else "")
     raise Unreachable(f"cannot connect to {where}: {reason(failures[0])}") from failures[0]
 
 
 async def _first_success(
-    attempts: list[asyncio.Task[socket.socket]], failures: list[OSError], delay: float | None
+    attempts: _Attempts, failed: OnFailure, delay: float | None
 ) -> asyncio.Task[socket.socket] | None:
-    """Wait for an attempt to end; return it if it connected, else note its failure and drop it."""
+    """Wait for an attempt to end; return it if it connected, else report its failure and drop it."""
     done, _ = await asyncio.wait(attempts, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
     for attempt in done:
         error = attempt.exception()
@@ -155,8 +171,7 @@ async def _first_success(
             return attempt
         if not isinstance(error, OSError):
             raise error
-        attempts.remove(attempt)
-        failures.append(error)
+        failed(attempts.pop(attempt), error)
     return None
 
 

@@ -8,6 +8,7 @@ import logging
 import time
 
 from . import depot, journal, tls
+from .approach import Approach
 from .certificates import Purpose
 from .client_session import Session
 from .config import ClientConfig
@@ -54,6 +55,7 @@ class Client:
         self._config = config
         self._vault = vault
         self._services = Services(config.robot, config.services, vault)
+        self._approach = Approach(config.server, config.connect_timeout)
         self._no_ktls = tls.check_kernel(config.ktls)
         self._wallet = Wallet(config.files, config.state, config.robot)
         self._renewing: asyncio.Task[None] | None = None
@@ -95,7 +97,7 @@ class Client:
 
     def _resume_session(self) -> None:
         if self._settings is not None:
-            session = Session(self._config, self._settings, self._services)
+            session = Session(self._config, self._settings, self._services, self._approach)
             session.resume(depot.collect(self._vault.store), self._still_trusted)
             self._session = session if session.connected else None
 
@@ -178,7 +180,7 @@ class Client:
             self._move = None
 
     async def _move_to(self, settings: tls.Settings) -> None:
-        session = Session(self._config, settings, self._services)
+        session = Session(self._config, settings, self._services, self._approach)
         try:
             await session.open()
         except BaseException:
@@ -213,7 +215,7 @@ class Client:
         try:
             settings = self._refresh()
             if self._session is None:
-                self._session = Session(self._config, settings, self._services)
+                self._session = Session(self._config, settings, self._services, self._approach)
             try:
                 if not self._session.connected:
                     await self._session.open()

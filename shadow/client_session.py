@@ -12,12 +12,12 @@ from typing import Any
 from . import __version__, journal, tls
 from . import channel as channels
 from . import link as links
-from .address import Target, dial
+from .address import Target
+from .approach import Approach, Call
 from .channel import KEEPALIVE_MAX, Channel, watch_for_death
 from .config import ClientConfig
 from .depot import Depot, deal
 from .errors import LocalError, PeerError, Refused, ShadowError
-from .flow import reason_of
 from .frames import (
     PROTOCOL_VERSION,
     Dial,
@@ -31,12 +31,10 @@ from .frames import (
     Unsigned,
     Welcome,
 )
-from .greeting import greet
 from .journal import Event
 from .link import Link
 from .parcel import Letter
 from .protocol import CONTROL, DATA, Backoff, Keepalive, Party, State
-from .resolving import resolve
 from .services import Services
 
 SOFTWARE = f"shadow-client {__version__}"
@@ -55,13 +53,15 @@ class Session:
     Attributes:
         settings: how new connections do their handshake; a reload replaces it.
         since: when it was welcomed, for humans.
-        target: the server's address in use; data channels go to the very same one, since only the server
-            behind it knows this session.
+        target: the server's address in use; data channels go to the very same one, as long as it leads to
+            the server, since only that server knows this session.
         lost: set to what ended the session.
         renews: the server has certificates renewed.
     """
 
-    def __init__(self, config: ClientConfig, settings: tls.Settings, services: Services) -> None:
+    def __init__(
+        self, config: ClientConfig, settings: tls.Settings, services: Services, approach: Approach
+    ) -> None:
         self.settings = settings
         self.since = ""
         self.renews = False
@@ -71,9 +71,11 @@ class Session:
         self._certificate = settings.fingerprint  # which the server has seen
         self._config = config
         self._services = services
+        self._approach = approach
         self._control: Channel | None = None
         self._closed = False
         self._id = ""
+        self._door: Target | None = None  # to which the last data channel went
         self._keepalive = Keepalive(config.connect_timeout, self._loop.time())
         self._timer: asyncio.TimerHandle | None = None
         self._opening: set[asyncio.Task[None]] = set()
@@ -88,18 +90,17 @@ class Session:
             ShadowError: it did not come about; the session is good for nothing but ``close``.
         """
         began = self._loop.time()
-        targets = await resolve(self._config.server, self._config.connect_timeout)
-        settings = self.settings  # a reload may come while we dial
-        self._certificate = settings.fingerprint
-        link = await self._connect(targets, settings)
         hello = Hello(
             PROTOCOL_VERSION, CONTROL, self._config.robot, tuple(self._config.services), software=SOFTWARE
         )
-        await greet(link, hello, self._welcomed, self._config.connect_timeout)
+        settings = self.settings  # a reload may come while we dial
+        self._certificate = settings.fingerprint
+        await self._approach.call(Call(settings, hello, self._welcomed, self._keepalive.interval))
         self._fill_up_in_turn(self._loop.time() - began)
 
-    def _welcomed(self, channel: Channel, welcome: Welcome) -> None:
+    def _welcomed(self, target: Target, channel: Channel, welcome: Welcome) -> None:
         link = channel.link
+        self.target = self._door = target
         self._id, self.renews = welcome.session, welcome.renews
         self.since = time.strftime("%Y-%m-%d %H:%M:%S")
         self._attend(channel, min(max(welcome.keepalive, 0.1), KEEPALIVE_MAX))
@@ -197,7 +198,7 @@ class Session:
             if any(facts[name] != value for name, value in self._offer.items()):
                 raise LocalError("the settings have changed")
             family, sockaddr = facts["target"]
-            self.target = Target(int(family), tuple(sockaddr))
+            self.target = self._door = Target(int(family), tuple(sockaddr))
             self._id, self.since = str(facts["session"]), str(facts["since"])
             self.renews = bool(facts["renews"])
             interval = float(facts["interval"])
@@ -227,24 +228,6 @@ class Session:
         """End the session for another one's sake."""
         self.close()
         self._end(PeerError("another session has taken its place"))
-
-    # Connections
-
-    async def _connect(self, targets: list[Target], settings: tls.Settings) -> Link:
-        """Dial and shake hands, within one deadline."""
-        try:
-            async with asyncio.timeout(self._config.connect_timeout):
-                sock, self.target = await dial(targets, self._config.connect_timeout)
-                watch_for_death(sock, self._keepalive.interval)
-                try:
-                    return await tls.handshake(sock, settings)
-                except BaseException:
-                    sock.close()
-                    raise
-        except TimeoutError:
-            raise PeerError(f"no handshake within {self._config.connect_timeout:g} s") from None
-        except OSError as error:
-            raise PeerError(f"connection lost: {reason_of(error)}") from error
 
     # Control channel
 
@@ -329,18 +312,18 @@ class Session:
 
     async def _open_channel(self) -> None:
         """Open one data channel and let it stand by; after a failure wait, in the place of the next try."""
-        assert self.target is not None  # noqa: S101 - the control channel came first
         hello = Hello(PROTOCOL_VERSION, DATA, self._config.robot, session=self._id)
         try:
-            link = await self._connect([self.target], self.settings)
-            await greet(link, hello, self._stand_by, self._config.connect_timeout)
+            call = Call(self.settings, hello, self._stand_by, self._keepalive.interval)
+            await self._approach.call(call, self._door)
         except ShadowError as error:
             wait = self._failures.wait()
             text = f"cannot open a data channel: {error}; next try in {wait:.1f} s"
             journal.log(Event.SESSION_LOST, logging.WARNING, text, robot=self._config.robot)
             await asyncio.sleep(wait)
 
-    def _stand_by(self, channel: Channel, _welcome: Welcome) -> None:
+    def _stand_by(self, target: Target, channel: Channel, _welcome: Welcome) -> None:
+        self._door = target
         if self._closed:
             channel.close()
         else:

@@ -87,6 +87,8 @@ class Event(enum.StrEnum):
     """The client is connected to its server."""
     SESSION_LOST = "3e983511c6bc4dbd81ad265493b43f1f"
     """The client lost its server, or did not reach it, and will try again."""
+    ADDRESS_FAILED = "60bbbb14084c461198cf0ee79805788b"
+    """One of several addresses does not lead the client to its server; it tries the others."""
     API_UNAVAILABLE = "1ed797ae4aad4028bd941d0b5d312acc"
     """There is a socket for the API, and no library to answer with."""
     METRICS_UNAVAILABLE = "26b139dd28294a23a37467d7982592d9"

@@ -396,9 +396,9 @@ def _standbys(client: Daemon) -> int:
 
 def test_a_bug_ends_the_client_with_its_trace_instead_of_leaving_it_idle(tunnel: Tunnel) -> None:
     program = (
-        "import sys\nfrom shadow import client_session\nfrom shadow.cli.client import main\n"
+        "import sys\nfrom shadow import approach\nfrom shadow.cli.client import main\n"
         "def broken(*_): raise ZeroDivisionError('a bug')\n"
-        "client_session.resolve = broken\nsys.exit(main())"
+        "approach.resolve = broken\nsys.exit(main())"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, *tunnel.client_arguments("--lport=9")[1:]],

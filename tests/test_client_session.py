@@ -18,6 +18,7 @@ import pytest
 from cryptography import x509
 
 from shadow.address import Endpoint, Target
+from shadow.approach import Approach
 from shadow.channel import Channel
 from shadow.client_session import Session
 from shadow.config import ClientConfig, Files
@@ -76,7 +77,8 @@ class Scene:
 
     def session(self, config: ClientConfig = CONFIG) -> Session:
         settings: Any = SimpleNamespace(fingerprint=self.fingerprint)
-        made = Session(config, settings, self.services)  # type: ignore[arg-type]
+        approach = Approach(config.server, config.connect_timeout)
+        made = Session(config, settings, self.services, approach)  # type: ignore[arg-type]
         self._sessions.append(made)
         return made
 
@@ -95,11 +97,11 @@ class Scene:
     def begin(self) -> Session:
         """A session that has been welcomed, with one channel standing by."""
         session = self.session()
-        session.target = Target(socket.AF_INET, ("198.51.100.1", 4242))
+        target = Target(socket.AF_INET, ("198.51.100.1", 4242))
         control, self.control = self._channel(CONTROL)
-        session._welcomed(control, Welcome(1, "an id", 20.0))
+        session._welcomed(target, control, Welcome(1, "an id", 20.0))
         standby, self.standby = self._channel(DATA)
-        session._stand_by(standby, Welcome(1, "an id", 20.0))
+        session._stand_by(target, standby, Welcome(1, "an id", 20.0))
         return session
 
     def leave(self, session: Session) -> bool:
