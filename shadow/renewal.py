@@ -22,6 +22,19 @@ _CONTEXT = b"shadow-tunnel renewal 1\0"
 
 BAD_REQUEST = "bad-request"
 
+CODES = frozenset(
+    {
+        *("early", "revoked", "untrusted", "proof", "name-mismatch", "limit", "ca-ends", BAD_REQUEST),
+        *("ca", "no-signer", "timeout", "busy", "damaged", "internal"),
+    }
+)
+"""Why a robot is not given a certificate, in a word; ``docs/PROTOCOL.md`` has them, too."""
+
+
+def known_code(code: str) -> str:
+    """A peer's word for it, or ``other``: what we count by, nobody else chooses."""
+    return code if code in CODES else "other"
+
 
 def make_request(robot: str, new_key: ec.EllipticCurvePrivateKey, present: Credentials) -> Sign:
     """What a robot says to get a certificate for ``new_key``.

@@ -14,7 +14,7 @@ from .certificates import moment, serial_of, validity
 from .client_session import Session
 from .errors import HandshakeError, Refused, ShadowError
 from .journal import Event
-from .renewal import make_request
+from .renewal import known_code, make_request
 from .wallet import Pair, Wallet
 
 _LOOK = 60.0  # seconds at most between looks at the clock, which may jump
@@ -92,6 +92,6 @@ class Renewer:
         pause *= random.uniform(0.75, 1.25)  # noqa: S311 - no secret
         self._failures += 1
         text = f"certificate of robot {self._name} not renewed: {error}; next try in {pause:.0f} s"
-        code = error.code if isinstance(error, Refused) else "failed"
+        code = known_code(error.code) if isinstance(error, Refused) else "failed"
         journal.log(Event.RENEWAL_FAILED, logging.WARNING, text, robot=self._name, code=code)
         await asyncio.sleep(pause)

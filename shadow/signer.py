@@ -18,6 +18,7 @@ from .errors import IdentityError, PeerError, printable, reason
 from .frames import Decoder, Frame, Sign, Signed, Unsigned, encode
 from .journal import Event
 from .names import shorten
+from .renewal import known_code
 
 _AT_ONCE = 4  # requests; each is a process that the service manager starts
 _REST = 2.0  # seconds until a robot may ask again: a stolen one must not keep the signer's machine busy
@@ -117,7 +118,8 @@ async def _read(reader: asyncio.StreamReader) -> Frame:
 def _log(robot: str, answer: Signed | Unsigned) -> None:
     if isinstance(answer, Unsigned):
         text = f"robot {robot}: certificate not renewed ({shorten(answer.code)}): {printable(answer.text)}"
-        journal.log(Event.RENEWAL_FAILED, logging.WARNING, text, robot=robot, code=answer.code)
+        code = known_code(answer.code)
+        journal.log(Event.RENEWAL_FAILED, logging.WARNING, text, robot=robot, code=code)
         return
     try:
         certificate = parse_certificate(answer.certificate)

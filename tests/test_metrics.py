@@ -16,12 +16,14 @@ from typing import Any, ClassVar, cast
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from shadow import __version__, journal, ktls
+from shadow import __version__, journal, ktls, signer
 from shadow.certificates import load_certificates, validity
 from shadow.expiry import Term
+from shadow.frames import Unsigned
 from shadow.metrics import Metrics
 from shadow.reception import Failure
 from shadow.relay import TURN_BUCKETS
+from shadow.renewal import CODES
 from shadow.session import Cause
 from tests.peer import REFUSED, WELCOME, Peer, client_context
 from tests.support import CHECKOUT, Daemon, Service, Tunnel, echo, now, serving, wait_for
@@ -325,6 +327,24 @@ def test_bytes_never_go_back_though_a_stream_ends_while_it_is_counted() -> None:
         b'shadow_bytes_total{direction="to_robot"} 20.0', b'shadow_bytes_total{direction="from_robot"} 20.0',
     ]  # fmt: skip
     assert after[0] == b'shadow_bytes_total{direction="to_robot"} 25.0'
+
+
+@pytest.mark.usefixtures("log")
+def test_no_signer_chooses_what_there_are_figures_of() -> None:
+    """Each label is a series for ever: a signer in the wrong hands must not fill somebody's disk."""
+    fleet = Fleet(0)
+
+    async def scenario() -> list[bytes]:
+        metrics = Metrics(cast("Any", fleet), cast("Any", fleet.relay))
+        for number in range(1000):
+            signer._log("011", Unsigned(f"word-{number}", ""))
+        for code in CODES:
+            signer._log("011", Unsigned(code, ""))
+        return fleet.figures((await metrics.page(""))[1], "shadow_renewals_total{")
+
+    found = asyncio.run(scenario())
+    assert b'shadow_renewals_total{code="other"} 1000.0' in found
+    assert len(found) == len(CODES) + 2  # and ok
 
 
 def used_in(path: Path) -> set[str]:

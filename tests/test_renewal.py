@@ -1,5 +1,6 @@
 """What a robot asks the signer, and how it proves who it is."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,8 +13,8 @@ from cryptography.x509.oid import NameOID
 from shadow.certificates import Credentials, Purpose, load_credentials
 from shadow.errors import LocalError, Refused
 from shadow.pki import new_key
-from shadow.renewal import check_proof, make_request, new_key_of
-from tests.support import Authority, now
+from shadow.renewal import BAD_REQUEST, CODES, check_proof, known_code, make_request, new_key_of
+from tests.support import CHECKOUT, Authority, now
 
 
 def credentials(authority: Authority, name: str = "011", key_kind: str = "ec") -> Credentials:
@@ -95,3 +96,15 @@ def test_a_certificate_too_large_for_a_frame(authority: Authority, monkeypatch: 
     monkeypatch.setattr("shadow.renewal.BLOB_MAX", 100)
     with pytest.raises(LocalError, match=r"the certificate has \d{3} bytes, and 100 can be renewed"):
         make_request("011", new_key(), credentials(authority))
+
+
+def test_all_codes_are_known() -> None:
+    """Of the signer, the server, and their documents."""
+    modules = ("signing", "renewal", "signer", "cli/signer")
+    sources = "".join((CHECKOUT / "shadow" / f"{module}.py").read_text() for module in modules)
+    said = re.findall(r'(?:Refused|Unsigned)\(\s*"([\w-]+)"|code="([\w-]+)"', sources)
+    assert {one or other for one, other in said} | {BAD_REQUEST} == CODES
+    page = (CHECKOUT / "man" / "shadow-ca-signer.socket.8.scd").read_text()
+    assert {*re.findall(r"^\*([a-z-]+)\*$", page.partition("The same words")[2], re.M)} == {*CODES, "other"}
+    assert {known_code(code) for code in CODES} == CODES
+    assert known_code("nonsense") == "other"
