@@ -34,8 +34,16 @@ def main_parser(program: str, description: str, epilog: str) -> Parser:
     return parser
 
 
-def add_command(commands: "Commands[Parser]", name: str, run: Callable[..., None], text: str) -> Parser:
+def add_command(
+    commands: "Commands[Parser]", name: str, run: Callable[..., None], text: str, epilog: str = ""
+) -> Parser:
     """The parser of one of them; ``run`` becomes an attribute of what it parses."""
-    parser = commands.add_parser(name, help=text, description=text)
+    parser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.set_defaults(run=run)
     return parser
