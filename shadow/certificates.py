@@ -15,11 +15,12 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, SignatureAlgorithmOID
 from OpenSSL import SSL, crypto
 
-from .chains import is_for_pss_only, make_store, present, verify_chain
+from .chains import SHOWN_BYTES_MAX, SHOWN_MAX, is_for_pss_only, make_store, present, verify_chain
 from .errors import ClockError, ConfigError, IdentityError
 from .files import read_file
 from .keys import PrivateKey, check_curve, check_length, key_bytes, parse_private_key
@@ -250,7 +251,13 @@ def load_credentials(
 
 
 def _check_presentable(credentials: Credentials, path: Path) -> None:
-    """Check that OpenSSL takes what cryptography has read: here, where the file is known."""
+    """Check that OpenSSL takes what cryptography has read, and peers take that much of it."""
+    size = sum(len(certificate.public_bytes(Encoding.DER)) for certificate in credentials.chain)
+    if len(credentials.chain) > SHOWN_MAX or size > SHOWN_BYTES_MAX:
+        raise ConfigError(
+            f"certificate {path}: {len(credentials.chain)} certificates of {size} bytes in all, and peers "
+            f"take {SHOWN_MAX} of {SHOWN_BYTES_MAX}: leave only our own and its intermediates there"
+        )
     try:
         present(SSL.Context(SSL.TLS_METHOD), credentials.chain, credentials.key)
     except (SSL.Error, crypto.Error) as error:

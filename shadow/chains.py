@@ -1,5 +1,6 @@
 """Chains of certificates, as OpenSSL shows and verifies them (RFC 5280, section 6)."""
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -10,25 +11,65 @@ from OpenSSL import SSL, crypto
 
 _PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
+SHOWN_MAX = 10
+"""Certificates that one side shows the other."""
+SHOWN_BYTES_MAX = 2**14
+"""Their bytes in all, in DER."""
+
 _EVP_PKEY_RSA_PSS = 912  # <openssl/obj_mac.h>: NID_rassaPss
 
 
 def make_store(authorities: Iterable[x509.Certificate]) -> crypto.X509Store:
-    """The CAs to check peers against."""
+    """The CAs to check certificates against; see ``trust``."""
     store = crypto.X509Store()
-    for authority in authorities:
-        store.add_cert(crypto.X509.from_cryptography(authority))
+    trust(store, authorities)
     return store
 
 
-def verify_chain(store: crypto.X509Store, chain: Sequence[x509.Certificate]) -> None:
-    """Check that a chain, own certificate first, leads to a CA of the store (RFC 5280, section 6).
+def trust(store: crypto.X509Store, authorities: Iterable[x509.Certificate]) -> None:
+    """Make each of these CAs one that a chain may end with, whether it is a root or was issued by another.
+
+    Who names only an intermediate trusts what that one has issued, and nothing else of its root's.
+    """
+    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)  # X509_VERIFY_PARAM_set_flags(3)
+    for authority in authorities:
+        store.add_cert(crypto.X509.from_cryptography(authority))
+
+
+def verify_chain(store: crypto.X509Store, chain: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """Check that a chain, own certificate first, leads to a CA of the store.
+
+    Returns:
+        The chain as it was verified: own certificate, the intermediates that were needed, whether they are
+        in the chain or in the store, and the CA. It is this one that counts, also for who is revoked.
 
     Raises:
         crypto.X509StoreContextError: it does not.
     """
-    leaf, *intermediates = (crypto.X509.from_cryptography(certificate) for certificate in chain)
-    crypto.X509StoreContext(store, leaf, intermediates).verify_certificate()
+    leaf, *others = (crypto.X509.from_cryptography(certificate) for certificate in chain)
+    return _read(crypto.X509StoreContext(store, leaf, others).get_verified_chain())
+
+
+def verified_chain(connection: SSL.Connection) -> list[x509.Certificate]:
+    """The peer's chain as OpenSSL has verified it in the handshake; see ``verify_chain``.
+
+    Raises:
+        ValueError, or another of ``certificates.DAMAGE``: cryptography cannot read what OpenSSL can.
+    """
+    return _read(connection.get_verified_chain() or [])
+
+
+def _read(chain: Sequence[crypto.X509]) -> list[x509.Certificate]:
+    """The leaf for itself; the rest is the same for thousands of robots, and once in memory."""
+    if not chain:
+        return []
+    others = (crypto.dump_certificate(crypto.FILETYPE_ASN1, other) for other in chain[1:])
+    return [chain[0].to_cryptography(), *map(_read_issuer, others)]
+
+
+@functools.lru_cache(maxsize=64)
+def _read_issuer(der: bytes) -> x509.Certificate:
+    return x509.load_der_x509_certificate(der)
 
 
 def present(

@@ -103,7 +103,7 @@ class Client:
 
     def _still_trusted(self, link: Link) -> None:
         if self._settings is not None:  # else our clock is wrong, and nothing can be said
-            tls.check_again(link.chain, self._settings)
+            tls.check_again(link, self._settings)
 
     def reload(self) -> None:
         """Read certificates and CA again, for new connections.

@@ -1,13 +1,13 @@
-"""OpenSSL's record layer on memory of ours.
+"""What pyOpenSSL has of OpenSSL and does not offer: the record layer on memory of ours, signature algorithms.
 
 pyOpenSSL is made for handshakes: it hands out each record as new bytes, by way of a buffer that it
 allocates, and says by an exception that there are no more. That takes as long as the cipher, and twice over
 the time of everything else that is done for a record. So bulk data goes by the four calls that pyOpenSSL
 itself makes for ``send``, ``recv``, ``bio_read`` and ``bio_write``; only the memory is ours.
 
-They are reached by pyOpenSSL's own, private names: the same ones from version 23 (Debian 12) to 26.
+All are reached by pyOpenSSL's own, private names: the same ones from version 23 (Debian 12) to 26.
 
-See SSL_read(3), SSL_write(3), BIO_s_mem(3).
+See SSL_read(3), SSL_write(3), BIO_s_mem(3), SSL_CTX_set1_sigalgs_list(3).
 """
 
 from typing import Any
@@ -15,6 +15,15 @@ from typing import Any
 from OpenSSL import SSL
 from OpenSSL._util import ffi as _ffi
 from OpenSSL._util import lib as _lib
+
+from .errors import LocalError
+
+# OpenSSL's defaults have SHA-1, SHA-224 and DSA among them, too (RFC 9155).
+_SIGNATURES = ":".join(
+    f"{algorithm}+{digest}"
+    for algorithm in ("ECDSA", "RSA-PSS", "RSA")
+    for digest in ("SHA256", "SHA384", "SHA512")
+)
 
 
 class Buffer:
@@ -126,6 +135,17 @@ class Records:
         except SSL.Error as error:
             return error
         return SSL.Error(f"unexpected result {result}")
+
+
+def limit_signatures(context: SSL.Context) -> None:
+    """Offer and take signatures by ECDSA and RSA with SHA-2 of 256 bits or more, and no others.
+
+    Raises:
+        LocalError: OpenSSL was made without one of them.
+    """
+    if _lib.SSL_CTX_set1_sigalgs_list(context._context, _SIGNATURES.encode()) != 1:  # noqa: SLF001
+        _lib.ERR_clear_error()
+        raise LocalError(f"OpenSSL does not know all of these signatures: {_SIGNATURES}")
 
 
 def openssl_reason(error: Exception) -> str:

@@ -46,7 +46,7 @@ class Link(ABC):
     Attributes:
         sock: the TCP socket, non-blocking.
         suite: the cipher suite, by OpenSSL's name.
-        chain: the peer's certificate, verified against our CA, then the intermediates it showed.
+        chain: the peer's certificate, then those that vouch for it, up to our CA's: as they were verified.
         in_kernel: True if the kernel encrypts.
     """
 

@@ -60,12 +60,13 @@ def renew(folder: Path, request: Sign, now: dt.datetime) -> x509.Certificate:
     """
     authority = load_authority(folder, now)
     authorities = load_certificates(folder / CA_CRT, "CA certificate")
-    present, name = _identify(request, authorities, now)
+    chain, name = _identify(request, authorities, now)
+    present = chain[0]
     key = new_key_of(request, name)
     # Nobody is revoked between the look at the lists and the certificate: who revokes will find it.
     with locked(folder, _PATIENCE):
         revocations = _revocations(folder, authorities)
-        if why := revocations.reason([present]):
+        if why := revocations.reason(chain):
             raise Refused("revoked", why)
         serial, found = _place(folder, authority, present, key)
         if found is None:
@@ -96,8 +97,8 @@ def _place(
 
 def _identify(
     request: Sign, authorities: Sequence[x509.Certificate], now: dt.datetime
-) -> tuple[x509.Certificate, str]:
-    """Who asks: the present certificate, and the robot's name."""
+) -> tuple[list[x509.Certificate], str]:
+    """Who asks: the present certificate, with those that vouch for it, and the robot's name."""
     try:
         present = parse_certificate(request.certificate)
         name = check_robot_name(common_name(present))
@@ -108,11 +109,11 @@ def _identify(
     store = make_store(authorities)
     store.set_time(now)
     try:
-        verify_chain(store, [present])
+        chain = verify_chain(store, [present])
     except crypto.X509StoreContextError as error:
         raise Refused("untrusted", f"the present certificate is not good here: {error}") from error
     check_proof(request, present)
-    return present, name
+    return chain, name
 
 
 def _revocations(folder: Path, authorities: Sequence[x509.Certificate]) -> Revocations:

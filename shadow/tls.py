@@ -19,10 +19,10 @@ from OpenSSL import SSL, crypto
 
 from . import ktls
 from .address import is_ip_address
-from .certificates import Credentials, Purpose, has_purpose
-from .chains import make_store, present, verify_chain
+from .certificates import DAMAGE, Credentials, Purpose, has_purpose
+from .chains import SHOWN_MAX, make_store, present, trust, verified_chain, verify_chain
 from .errors import HandshakeError, IdentityError, LocalError
-from .libssl import openssl_reason
+from .libssl import limit_signatures, openssl_reason
 from .link import KernelLink, Link, UserspaceLink
 
 # <openssl/ssl.h>; pyOpenSSL 23 names none of them.
@@ -33,6 +33,7 @@ _RECORD_HEADER = 5  # bytes: type, version, length (RFC 5246, section 6.2.1)
 _CIPHERTEXT_MAX = 2**14 + 2048  # bytes (RFC 5246, section 6.2.3)
 _HANDSHAKE_TYPES = frozenset({20, 21, 22})  # change_cipher_spec, alert, handshake
 _FLIGHT_MAX = 2**16  # bytes of one flight that we send
+_HANDSHAKE_MAX = 2**15  # bytes that a peer may send in all: OpenSSL keeps what it shows, and may not know it
 
 
 class Ktls(enum.StrEnum):
@@ -80,11 +81,11 @@ def make_context(credentials: Credentials) -> SSL.Context:
     context.set_mode(_SSL_MODE_RELEASE_BUFFERS)  # an idle robot should not cost 34 KiB of empty buffers
     context.set_cipher_list(":".join(ktls.SUITES).encode())
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+    limit_signatures(context)
     store = context.get_cert_store()
     if store is None:  # pragma: no cover - only without memory
         raise LocalError("OpenSSL gave no certificate store")
-    for authority in credentials.ca:
-        store.add_cert(crypto.X509.from_cryptography(authority))
+    trust(store, credentials.ca)
     present(context, credentials.chain, credentials.key)
     return context
 
@@ -121,13 +122,13 @@ async def handshake(sock: socket.socket, settings: Settings) -> Link:
         if not is_ip_address(settings.server_name):  # RFC 6066, section 3: literal addresses not permitted
             connection.set_tlsext_host_name(settings.server_name.encode("idna"))
     last_flight = await _run(sock, connection)
-    chain = _peer_chain(connection)
+    chain = _peer_chain(connection, settings.purpose)
     _check_identity(chain[0], settings)
     return _hand_over(sock, connection, settings, chain, last_flight)
 
 
-def check_again(chain: Sequence[x509.Certificate], settings: Settings) -> None:
-    """Make sure that a peer who was let in once would be let in today.
+def check_again(link: Link, settings: Settings) -> None:
+    """Make sure that a peer who was let in once would be let in today; its chain is today's then.
 
     Raises:
         IdentityError: it would not; the message says why.
@@ -137,10 +138,10 @@ def check_again(chain: Sequence[x509.Certificate], settings: Settings) -> None:
         raise LocalError("--ktls=off, and it is encrypted by the kernel")
     store = _store(tuple(settings.ca))
     try:
-        verify_chain(store, chain)
+        link.chain = verify_chain(store, link.chain)
     except crypto.X509StoreContextError as error:
         raise IdentityError(f"its certificate is not good any more: {error}") from error
-    _check_identity(chain[0], settings)
+    _check_identity(link.certificate, settings)
 
 
 @functools.lru_cache(maxsize=2)
@@ -151,7 +152,7 @@ def _store(authorities: tuple[x509.Certificate, ...]) -> crypto.X509Store:
 async def _run(sock: socket.socket, connection: SSL.Connection) -> bytes:
     """Drive OpenSSL through the handshake; return the last bytes we sent."""
     loop = asyncio.get_running_loop()
-    flight = b""
+    flight, received = b"", 0
     while True:
         failure: SSL.Error | None = None
         finished = False
@@ -173,7 +174,11 @@ async def _run(sock: socket.socket, connection: SSL.Connection) -> bytes:
             flight = output
         if finished:
             return flight
-        connection.bio_write(await _read_record(loop, sock))
+        record = await _read_record(loop, sock)
+        received += len(record)
+        if received > _HANDSHAKE_MAX:
+            raise HandshakeError(f"the peer's handshake takes more than {_HANDSHAKE_MAX} bytes")
+        connection.bio_write(record)
 
 
 def _output(connection: SSL.Connection) -> bytes:
@@ -202,14 +207,18 @@ async def _read_exactly(loop: asyncio.AbstractEventLoop, sock: socket.socket, si
     return data
 
 
-def _peer_chain(connection: SSL.Connection) -> list[x509.Certificate]:
-    certificate = connection.get_peer_certificate()
-    if certificate is None:  # pragma: no cover - VERIFY_FAIL_IF_NO_PEER_CERT came first
-        raise IdentityError("the peer showed no certificate")
-    leaf = certificate.to_cryptography()
+def _peer_chain(connection: SSL.Connection, us: Purpose) -> list[x509.Certificate]:
+    """The peer's certificate and those that vouch for it, whatever else it showed."""
     # With the leaf on a client, without it on a server (SSL_get_peer_cert_chain(3)).
-    shown = [other.to_cryptography() for other in connection.get_peer_cert_chain() or []]
-    return [leaf, *(other for other in shown if other != leaf)]
+    if len(connection.get_peer_cert_chain() or []) + (us is Purpose.SERVER) > SHOWN_MAX:
+        raise IdentityError(f"the peer showed more than {SHOWN_MAX} certificates")
+    try:
+        chain = verified_chain(connection)
+    except DAMAGE as error:
+        raise IdentityError("the peer's certificate is damaged") from error
+    if not chain:  # pragma: no cover - VERIFY_FAIL_IF_NO_PEER_CERT came first
+        raise IdentityError("the peer showed no certificate")
+    return chain
 
 
 def _check_identity(certificate: x509.Certificate, settings: Settings) -> None:

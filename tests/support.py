@@ -54,21 +54,25 @@ def wait_for(condition: Callable[[], object], what: str, deadline: float = DEADL
 
 
 class Authority:
-    """A CA that makes good and, where tests want them, bad certificates; independent of ``shadow.pki``."""
+    """A CA that makes good and, where tests want them, bad certificates; independent of ``shadow.pki``.
 
-    def __init__(self, folder: Path, name: str = "Test CA") -> None:
+    One with an ``issuer`` is an intermediate.
+    """
+
+    def __init__(self, folder: Path, name: str = "Test CA", issuer: "Authority | None" = None) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.key = ec.generate_private_key(ec.SECP256R1())
-        certificate = (
-            self._builder(self.name, self.key.public_key(), (-1, 3650))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .sign(self.key, hashes.SHA256())
+        signer = issuer or self
+        self.certificate = (
+            signer._builder(self.name, self.key.public_key(), (-1, 3650))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(signer.key, hashes.SHA256())
         )
         self.key_pem = _pem(self.key)
         self.ca = folder / "ca.crt"
-        self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        self.ca.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
         self._rsa: rsa.RSAPrivateKey | None = None
 
     def _builder(

@@ -1,13 +1,22 @@
 """Robots whose certificates are revoked, on a server that runs: cut off at the reload, and refused."""
 
+import asyncio
 import re
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 
 from shadow.certificates import Purpose, load_certificates
+from shadow.config import parse_server
+from shadow.errors import Refused
+from shadow.link import KernelLink
+from shadow.relay import Relay
+from shadow.sd_daemon import Store
+from shadow.server import Server
+from shadow.vault import Vault
 from tests.peer import PING, PONG, REFUSED, WELCOME, Peer, client_context
 from tests.support import Authority, Daemon, Tunnel, echo, make_list, now, serving, wait_for
 
@@ -103,6 +112,54 @@ def test_revoked_before_the_start(own: Authority, tmp_path: Path) -> None:
             assert (kind, body["code"]) == (REFUSED, "revoked")
         with Peer(tunnel.port, client_context(own, own.robot("012"))) as peer:
             assert peer.hello("012")[0] == WELCOME
+
+
+def with_middle(own: Authority) -> tuple[Authority, Path]:
+    """An intermediate that no robot shows, and the server's file of CAs, which has it."""
+    middle, ca = Authority(own.folder / "middle", "Middle", own), own.folder / "both.crt"
+    ca.write_bytes(own.ca.read_bytes() + middle.ca.read_bytes())
+    return middle, ca
+
+
+def test_a_revoked_intermediate_that_no_robot_shows(own: Authority, crl: Path, tmp_path: Path) -> None:
+    middle, ca = with_middle(own)
+    context = client_context(own, middle.robot())
+    with Tunnel(own, tmp_path) as tunnel:
+        server = tunnel.start_server(f"--crl={crl}", f"--ca={ca}")
+        with Peer(tunnel.port, context) as peer:
+            assert peer.hello()[0] == WELCOME
+            make_list(own, middle.certificate.serial_number, number=2)
+            reload(server)
+            kind, body = peer.receive()
+            assert (kind, body["code"]) == (REFUSED, "revoked")
+            assert f"{middle.certificate.serial_number:040x}" in body["text"]
+        with Peer(tunnel.port, context) as peer:
+            kind, body = peer.hello()
+            assert (kind, body["code"]) == (REFUSED, "revoked")
+
+
+@pytest.mark.parametrize("shown", ["leaf", "both"])
+def test_a_revoked_intermediate_of_what_is_resumed(own: Authority, tmp_path: Path, shown: str) -> None:
+    """The daemon before this one may have noted down less than what was verified."""
+    middle, ca = with_middle(own)
+    crt, _key = middle.robot()
+    words = f"--ca={ca}", f"--ldir={tmp_path}", f"--crl={make_list(own, middle.certificate.serial_number)}"
+    pair = own.server()
+    config = parse_server([*words, f"--crt={pair[0]}", f"--key={pair[1]}"], {})
+    left = KernelLink(socket.socket(), "suite", load_certificates(crt, "robot"))
+    if shown == "both":
+        left.chain = [*left.chain, middle.certificate]
+
+    async def run() -> None:
+        relay = Relay()
+        try:
+            Server(config, Vault(relay, Store()))._known_robot(left)
+        finally:
+            relay.stop()
+            left.sock.close()
+
+    with pytest.raises(Refused, match="revoked"):
+        asyncio.run(run())
 
 
 def test_a_broken_list_changes_nothing(own: Authority, tmp_path: Path) -> None:

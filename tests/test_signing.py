@@ -142,6 +142,18 @@ def test_nonsense_does_not_even_wait_for_the_folder(own: Authority, folder: Path
         renew(folder, replace(request(own), certificate=b"nonsense"), now())
 
 
+def test_a_revoked_intermediate_renews_nobody(own: Authority, folder: Path) -> None:
+    """The request has the robot's certificate only; the intermediate is a former CA here."""
+    middle = Authority(own.folder / "middle", "Middle", own)
+    (folder / "ca.crt").write_bytes(own.ca.read_bytes() + middle.ca.read_bytes())
+    renew(folder, request(middle), now())
+    (folder / "ca.crl").write_bytes(make_list(own, middle.certificate.serial_number).read_bytes())
+    with pytest.raises(
+        Refused, match=rf"\(revoked\): certificate {middle.certificate.serial_number:040x} was"
+    ):
+        renew(folder, request(middle, name="012"), now())
+
+
 def test_a_list_that_is_damaged_stops_the_signer(own: Authority, folder: Path) -> None:
     (folder / "ca.crl").write_text("-----BEGIN X509 CRL-----\n")
     with pytest.raises(ConfigError, match="damaged"):

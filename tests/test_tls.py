@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
 from shadow import ktls, tls
 from shadow.certificates import Purpose, load_certificates, load_credentials
 from shadow.errors import HandshakeError, IdentityError, LocalError
-from shadow.link import Link
+from shadow.link import KernelLink, Link
 from shadow.tls import Ktls, Settings, check_kernel, handshake
 from tests.support import Authority, linked, now, read_some, settings, shake_hands, tcp_pair, write_all
 
@@ -113,36 +115,132 @@ def test_check_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_kernel(Ktls.REQUIRE) is None
 
 
+def test_which_signatures_are_offered(authority: Authority) -> None:
+    """ECDSA, RSA-PSS and RSA with SHA-256, 384, 512 (RFC 8446, section 4.2.3): no DSA, SHA-1 or SHA-224."""
+    wanted = {0x0403, 0x0503, 0x0603, 0x0804, 0x0805, 0x0806, 0x0401, 0x0501, 0x0601}
+    client = SSL.Connection(authority.context(Purpose.ROBOT), None)
+    server = SSL.Connection(authority.context(Purpose.SERVER), None)
+    client.set_connect_state()
+    server.set_accept_state()
+    flights = []
+    for ours, theirs in ((client, server), (server, client)):
+        with pytest.raises(SSL.WantReadError):
+            ours.do_handshake()
+        flights.append(ours.bio_read(65536))
+        theirs.bio_write(flights[-1])
+    hello, answer = map(messages, flights)
+    assert set(signatures(extension(hello[1], 13))) == wanted
+    kinds = 1 + answer[13][0]  # behind the certificate types (RFC 5246, section 7.4.4)
+    assert set(signatures(answer[13][kinds:])) == wanted
+
+
+def messages(flight: bytes) -> dict[int, bytes]:
+    """The handshake messages of a flight, by type (RFC 5246, sections 6.2.1 and 7.4)."""
+    text, found = b"", {}
+    while flight:
+        length = 5 + int.from_bytes(flight[3:5], "big")
+        text, flight = text + flight[5:length], flight[length:]
+    while text:
+        length = 4 + int.from_bytes(text[1:4], "big")
+        found[text[0]], text = text[4:length], text[length:]
+    return found
+
+
+def extension(hello: bytes, wanted: int) -> bytes:
+    """The data of one of a ClientHello's extensions (RFC 5246, section 7.4.1.2)."""
+    rest = hello[34:]
+    for size in (1, 2, 1):  # session id, cipher suites, compression methods
+        rest = rest[size + int.from_bytes(rest[:size], "big") :]
+    rest = rest[2:]
+    while rest:
+        kind, length = int.from_bytes(rest[:2], "big"), 4 + int.from_bytes(rest[2:4], "big")
+        if kind == wanted:
+            return rest[4:length]
+        rest = rest[length:]
+    raise AssertionError(f"no extension {wanted}")
+
+
+def signatures(vector: bytes) -> list[int]:
+    """A list of signature algorithms, its length in front."""
+    end = 2 + int.from_bytes(vector[:2], "big")
+    return [int.from_bytes(vector[at : at + 2], "big") for at in range(2, end, 2)]
+
+
+def showing(authority: Authority, *more: x509.Certificate) -> Settings:
+    """A robot that shows more certificates than its own."""
+    ours = settings(authority, Purpose.ROBOT, Ktls.OFF)
+    crt, key = authority.robot()
+    credentials = load_credentials(authority.ca, crt, key, Purpose.ROBOT, now())
+    credentials.chain.extend(more)
+    return dataclasses.replace(ours, context=tls.make_context(credentials))
+
+
+def junk(count: int, size: int = 0) -> list[x509.Certificate]:
+    """Certificates that have nothing to do with anything, of at least ``size`` bytes each."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    builder = x509.CertificateBuilder().issuer_name(name).subject_name(name).public_key(key.public_key())
+    builder = builder.not_valid_before(now()).not_valid_after(now())
+    filling = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), bytes(size))
+    return [
+        builder.serial_number(number + 1).add_extension(filling, critical=False).sign(key, hashes.SHA256())
+        for number in range(count)
+    ]
+
+
+def test_only_what_was_verified_of_a_shown_chain_is_kept(authority: Authority) -> None:
+    server_settings = settings(authority, Purpose.SERVER, Ktls.OFF)
+    server, robot = asyncio.run(shake_hands(server_settings, showing(authority, *junk(9))))
+    leaf = load_certificates(authority.robot()[0], "robot")[0]
+    assert server.chain == [leaf, authority.certificate]
+    second, other = asyncio.run(shake_hands(server_settings, settings(authority, Purpose.ROBOT, Ktls.OFF)))
+    assert second.chain[1] is server.chain[1], "one CA certificate in memory for all connections"
+    for end in (server, robot, second, other):
+        end.sock.close()
+
+
+def test_who_shows_too_much_is_refused(authority: Authority) -> None:
+    """OpenSSL keeps it all for as long as it encrypts the connection, whatever we do."""
+    server = settings(authority, Purpose.SERVER, Ktls.OFF)
+    with pytest.raises(IdentityError, match="the peer showed more than 10 certificates"):
+        asyncio.run(shake_hands(server, showing(authority, *junk(10))))
+    with pytest.raises(HandshakeError, match="the peer's handshake takes more than 32768 bytes"):
+        asyncio.run(shake_hands(server, showing(authority, *junk(3, 11000))))
+
+
 def test_no_session_can_be_resumed(authority: Authority) -> None:
     context = authority.context(Purpose.SERVER)
     assert context.get_session_cache_mode() == 0
     assert context.set_options(0) & SSL.OP_NO_TICKET
 
 
+def left_by(crt: Path) -> KernelLink:
+    """The connection of somebody with this certificate, that a daemon before us has left."""
+    sock = socket.socket()
+    sock.close()
+    return KernelLink(sock, "suite", load_certificates(crt, "robot"))
+
+
 def test_who_was_let_in_once_is_checked_again(authority: Authority, tmp_path: Path) -> None:
-    def chain(path: Path) -> list[x509.Certificate]:
-        return [x509.load_pem_x509_certificate(path.read_bytes())]
 
     ours = load_credentials(authority.ca, *authority.server(), Purpose.SERVER, now())
     today = tls.Settings(tls.make_context(ours), Purpose.SERVER, Ktls.AUTO, ca=ours.ca)
     crt, _key = authority.robot()
-    tls.check_again(chain(crt), today)
+    tls.check_again(left_by(crt), today)
     other = Authority(tmp_path / "other")
     with pytest.raises(IdentityError, match="not good any more: "):
-        tls.check_again(chain(other.robot()[0]), today)
+        tls.check_again(left_by(other.robot()[0]), today)
     expired, _key = authority.issue("expired", "011", Purpose.ROBOT, days=(-3, -1))
     with pytest.raises(IdentityError, match=r"not good any more: .*expired"):
-        tls.check_again(chain(expired), today)
+        tls.check_again(left_by(expired), today)
     with pytest.raises(IdentityError, match="not a robot's"):
-        tls.check_again(chain(authority.server()[0]), today)
+        tls.check_again(left_by(authority.server()[0]), today)
 
 
 def test_kernel_tls_switched_off_ends_what_the_kernel_encrypts(authority: Authority) -> None:
     """What a daemon before this one has left, that is."""
     crt, _key = authority.robot()
-    chain = [x509.load_pem_x509_certificate(crt.read_bytes())]
     ca = load_certificates(authority.ca, "CA")
     trusting = Settings(SSL.Context(SSL.TLS_METHOD), Purpose.SERVER, Ktls.AUTO, ca=ca)
-    tls.check_again(chain, trusting)
+    tls.check_again(left_by(crt), trusting)
     with pytest.raises(LocalError, match="--ktls=off"):
-        tls.check_again(chain, dataclasses.replace(trusting, ktls=Ktls.OFF))
+        tls.check_again(left_by(crt), dataclasses.replace(trusting, ktls=Ktls.OFF))
