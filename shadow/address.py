@@ -4,9 +4,9 @@ import asyncio
 import errno
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .errors import ConfigError, Unreachable, reason
 
@@ -42,6 +42,24 @@ OnFailure = Callable[[Target, OSError], None]
 """Called with an address that could not be connected to, and why."""
 
 _Attempts: TypeAlias = dict["asyncio.Task[socket.socket]", Target]
+
+
+def remembered_target(record: Sequence[Any]) -> Target:
+    """The address that another process has noted down: family, and what the socket module makes of it.
+
+    Raises:
+        TypeError, ValueError: it is no address to dial.
+    """
+    family, (host, port, *rest) = record
+    version = ipaddress.ip_address(host.partition("%")[0]).version
+    numbers = [port, *rest]
+    if (family, len(numbers)) not in {(socket.AF_INET, 1), (socket.AF_INET6, 3)} or not all(
+        type(number) is int and number >= 0 for number in numbers
+    ):
+        raise ValueError("no address to dial")
+    if version != (4 if family == socket.AF_INET else 6) or port > 65535:
+        raise ValueError("no address to dial")
+    return Target(family, (host, *numbers))
 
 
 def parse_port(text: str) -> int:

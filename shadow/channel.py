@@ -16,6 +16,7 @@ from .frames import Decoder, Frame, encode
 from .link import KernelLink, Link
 from .protocol import Conversation, Party, State
 
+KEEPALIVE_MIN = 0.1  # seconds
 KEEPALIVE_MAX = 10800.0  # seconds; TCP_KEEPIDLE ends at 32767 (tcp(7))
 UNSENT_MAX = 2**16  # bytes a peer may leave unread before it is given up
 _READS_AT_ONCE = 32  # then other connections get their turn
@@ -201,6 +202,18 @@ def remembered(link: Link, record: Mapping[str, Any], us: Party, state: State) -
         raise ValueError(f"a channel that is {record['state']} and not {state}")
     conversation = Conversation(us, str(record["role"]), state)
     return Channel(link, us, _unheard, _unheard, conversation)
+
+
+def remembered_interval(record: Mapping[str, Any]) -> float:
+    """The keepalive interval that another process has noted down.
+
+    Raises:
+        KeyError, TypeError, ValueError: the record has none.
+    """
+    interval = float(record["interval"])
+    if not KEEPALIVE_MIN <= interval <= KEEPALIVE_MAX:
+        raise ValueError(f"a keepalive interval of {interval:g} s")
+    return interval
 
 
 def _unheard(_what: object) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 from . import __version__, journal, tls
 from . import channel as channels
 from . import link as links
-from .address import Target
+from .address import Target, remembered_target
 from .approach import Approach, Call
-from .channel import KEEPALIVE_MAX, Channel, watch_for_death
+from .channel import KEEPALIVE_MAX, KEEPALIVE_MIN, Channel, remembered_interval, watch_for_death
 from .config import ClientConfig
 from .depot import Depot, deal
 from .errors import LocalError, PeerError, Refused, ShadowError
@@ -103,7 +103,7 @@ class Session:
         self.target = self._door = target
         self._id, self.renews = welcome.session, welcome.renews
         self.since = time.strftime("%Y-%m-%d %H:%M:%S")
-        self._attend(channel, min(max(welcome.keepalive, 0.1), KEEPALIVE_MAX))
+        self._attend(channel, min(max(welcome.keepalive, KEEPALIVE_MIN), KEEPALIVE_MAX))
         self._timer = self._loop.call_later(self._keepalive.interval, self._keep_alive)
         watch_for_death(link.sock, self._keepalive.interval)
         encryption = "kernel TLS" if link.in_kernel else "userspace TLS"
@@ -197,11 +197,12 @@ class Session:
         if facts["kind"] == "session":
             if any(facts[name] != value for name, value in self._offer.items()):
                 raise LocalError("the settings have changed")
-            family, sockaddr = facts["target"]
-            self.target = self._door = Target(int(family), tuple(sockaddr))
+            if self.connected:
+                raise LocalError("there is a session already")
+            target, interval = remembered_target(facts["target"]), remembered_interval(facts)
+            self.target = self._door = target
             self._id, self.since = str(facts["session"]), str(facts["since"])
             self.renews = bool(facts["renews"])
-            interval = float(facts["interval"])
             self._attend(channels.remembered(link, facts, Party.ROBOT, State.OPEN), interval)
         elif facts["kind"] == "standby" and self.connected:
             self._have_standby(channels.remembered(link, facts, Party.ROBOT, State.STANDBY))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from . import journal
-from .errors import ShadowError
+from .errors import ShadowError, printable
 from .expiry import Calendar, Term
 from .journal import Event
 from .relay import Relay
@@ -68,7 +68,7 @@ async def _live(make_role: Callable[[Vault], Role]) -> None:
         reporter = _Reporter(role, notifier)
         stopped = _stop_on_signals()
         await role.start()
-        store.close_rest()
+        _drop_unknown(store)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reporter.reload)
         notifier.ready(reporter.status)
         background.append(asyncio.create_task(reporter.run()))
@@ -90,6 +90,15 @@ async def _live(make_role: Callable[[Vault], Role]) -> None:
         notifier.close()
         # The last streams' ends were reported from the relay's threads; let them be logged.
         await asyncio.sleep(0)
+
+
+def _drop_unknown(store: Store) -> None:
+    """Close what the service manager has passed and nobody has taken: a newer version may keep more."""
+    names = store.close_rest()
+    if names:
+        what = journal.many(len(names), "descriptor")
+        text = f"dropped {what} that this version has no use for: {printable(', '.join(names[:5]))}"
+        journal.log(Event.STREAM_GIVEN_UP, logging.WARNING, text)
 
 
 async def _until_stopped(role: Role, stopped: asyncio.Event) -> ShadowError | None:

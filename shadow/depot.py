@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from . import journal, parcel
-from .errors import LocalError, ShadowError, printable
+from .errors import LocalError, brief
 from .journal import Event
 from .parcel import Letter, Packer
 from .sd_daemon import Store
@@ -109,8 +109,8 @@ def deal(
         except Exception as error:  # noqa: BLE001
             for sock in sockets:
                 loop.remove_reader(sock)
-                sock.close()
-            give_up(facts, printable(str(error) if isinstance(error, ShadowError) else repr(error)))
+            parcel.abandon([sock.detach() for sock in sockets])
+            give_up(facts, brief(error))
 
 
 def _letters(descriptor: int) -> Iterator[Letter | LocalError]:

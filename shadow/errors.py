@@ -32,6 +32,12 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
+def brief(error: BaseException, limit: int = 200) -> str:
+    """What went wrong, fit for a log line, whatever it was: an error on purpose, or one nobody thought of."""
+    text = str(error) if isinstance(error, ShadowError) else repr(error)
+    return printable(text if len(text) <= limit else text[:limit] + "…")
+
+
 class ShadowError(Exception):
     """Base of all errors raised on purpose; ``str()`` is one line for a human."""
 

@@ -27,7 +27,8 @@ from collections.abc import Callable
 
 from .errors import reason
 from .ledger import MOVED, STATE, Entry, Record, State
-from .link import Link, reset
+from .link import Link
+from .tcp import reset
 
 TURN_BUDGET = 2**18  # bytes per direction before the next stream gets its turn
 _CALL_COST = 2**12  # bytes a call is charged at least, so that tiny records cannot buy endless turns

@@ -34,6 +34,10 @@ class State(enum.IntEnum):
     DONE = 3
 
 
+_STATES = frozenset(State)
+_MOVED_MAX = 2**63  # bytes: more than any stream will move, and more can be added to it
+
+
 class Entry:
     """What is known of one stream.
 
@@ -66,6 +70,12 @@ class Entry:
     @tries.setter
     def tries(self, value: int) -> None:
         self._words[_TRIES] = value
+
+    @property
+    def makes_sense(self) -> bool:
+        """False if another version wrote what this one does not know."""
+        states_known = all(record[STATE] in _STATES for record in (self.up, self.down))
+        return states_known and max(self.up[MOVED], self.down[MOVED]) <= _MOVED_MAX
 
     def clear(self) -> None:
         """As for a stream that has not begun."""
@@ -121,10 +131,12 @@ class Ledger:
         """The entry of a stream that goes on.
 
         Raises:
-            LocalError: no such slot, or it is another stream's.
+            LocalError: no such slot, or it is another stream's, or what it says makes no sense.
         """
         if not 0 <= slot < SLOTS or slot in self._taken:
             raise LocalError(f"slot {slot} of the ledger is not to be had")
+        if not self.entry(slot).makes_sense:
+            raise LocalError(f"slot {slot} of the ledger says what this version does not understand")
         self._taken.add(slot)
         if slot in self._free:
             self._free.remove(slot)

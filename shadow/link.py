@@ -12,7 +12,6 @@ import base64
 import contextlib
 import errno
 import socket
-import struct
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -24,9 +23,10 @@ from OpenSSL import SSL
 
 from . import ktls
 from .libssl import Buffer, Records, openssl_reason
+from .parcel import check_connection
+from .tcp import reset
 
 _CHUNK = 2**16  # bytes taken from a socket at once: four full records
-_LINGER_RESET = struct.pack("ii", 1, 0)  # l_onoff, l_linger: close() sends RST (socket(7), SO_LINGER)
 
 
 class _Memory(threading.local):
@@ -161,8 +161,10 @@ def remembered(sock: socket.socket, record: Mapping[str, Any]) -> KernelLink:
     """The connection that another process has noted down.
 
     Raises:
+        LocalError: the socket is no TCP connection's.
         KeyError, TypeError, ValueError: the record is not one of a connection.
     """
+    check_connection(sock, socket.AF_INET, socket.AF_INET6)
     chain = [x509.load_der_x509_certificate(base64.b64decode(text)) for text in record["chain"]]
     if not chain:
         raise ValueError("a connection without the peer's certificate")
@@ -238,13 +240,6 @@ class UserspaceLink(Link):
         with contextlib.suppress(SSL.Error, OSError):
             self.ssl.shutdown()
             self.sock.send(self.pending_ciphertext())
-
-
-def reset(sock: socket.socket) -> None:
-    """Close a TCP socket with RST: what is queued is lost, and the peer knows it was."""
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-    sock.close()
 
 
 def truncated() -> ConnectionAbortedError:

@@ -9,7 +9,9 @@ The parcel of a stream has one letter, which is looked at and left there, for th
 """
 
 import contextlib
+import errno
 import json
+import math
 import os
 import socket
 import struct
@@ -17,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .errors import LocalError, reason
+from .tcp import is_tcp, reset
 
 VERSION = 1
 DESCRIPTORS_MAX = 253  # SCM_MAX_FD (include/net/scm.h)
@@ -73,12 +76,22 @@ class Packer:
         except BlockingIOError:
             return False
         except OSError as error:
-            raise LocalError(f"cannot hand over to the service manager: {reason(error)}") from error
+            raise LocalError(f"cannot hand over to the service manager: {_why_not(error)}") from error
         return True
 
     def close(self) -> None:
         """Seal the parcel."""
         self._outside.close()
+
+
+def _why_not(error: OSError) -> str:
+    if error.errno == errno.ETOOMANYREFS:
+        # net/unix/scm.c, too_many_unix_fds: all parcels of the user together, by this process's limit.
+        return (
+            "too many descriptors of this user lie in parcels, and LimitNOFILE= of the unit counts them, too "
+            "(ETOOMANYREFS, unix(7))"
+        )
+    return reason(error)
 
 
 def pack(facts: Mapping[str, Any], descriptors: Sequence[int]) -> socket.socket:
@@ -142,21 +155,31 @@ def _read(parcel: socket.socket, flags: int) -> Letter | None:
     ]
     try:
         return Letter(_facts(text, said), descriptors)
-    except LocalError:
-        close_all(descriptors)
+    except BaseException:
+        abandon(descriptors)
         raise
 
 
 def _facts(text: bytes, flags: int) -> dict[str, Any]:
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+    if flags & socket.MSG_TRUNC:
         raise LocalError("a letter is larger than any of ours")
+    if flags & socket.MSG_CTRUNC:  # so does recvmsg(2) say that no descriptor was left for one of them
+        raise LocalError("there is no room for its descriptors (LimitNOFILE= of the unit may be too low)")
     try:
-        facts = json.loads(text)
-    except ValueError as error:
+        # Times that are none would poison every comparison made with them.
+        facts = json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
         raise LocalError("a letter is not one of ours") from error
     if not isinstance(facts, dict) or facts.pop("version", None) != VERSION:
         raise LocalError(f"a letter is not of version {VERSION}")
     return facts
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def as_sockets(descriptors: Sequence[int], count: int | None = None) -> list[socket.socket]:
@@ -167,18 +190,43 @@ def as_sockets(descriptors: Sequence[int], count: int | None = None) -> list[soc
     """
     made: list[socket.socket] = []
     if count not in {None, len(descriptors)}:
-        close_all(descriptors)
+        abandon(descriptors)
         raise LocalError(f"{len(descriptors)} descriptors and not {count}")
     try:
         for descriptor in descriptors:
             made.append(socket.socket(fileno=descriptor))
             made[-1].setblocking(False)
     except OSError as error:
-        for sock in made:
-            sock.close()
-        close_all(descriptors[len(made) :])
+        abandon([*(sock.detach() for sock in made), *descriptors[len(made) :]])
         raise LocalError(f"a parcel has what is no socket: {reason(error)}") from error
     return made
+
+
+def check_connection(sock: socket.socket, *families: int, listening: bool = False) -> None:
+    """Make sure that a descriptor out of a parcel is a stream socket of these families.
+
+    It need not be connected any more: its peer may have gone meanwhile, and whoever reads will hear of that.
+
+    Raises:
+        LocalError: it is something else.
+    """
+    listens = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    if (sock.family not in families) or sock.type != socket.SOCK_STREAM or listens is not listening:
+        raise LocalError("one of its sockets is of another kind")
+
+
+def abandon(descriptors: Sequence[int]) -> None:
+    """Close descriptors that nobody can go on with: no peer may take that for an orderly end."""
+    for descriptor in descriptors:
+        try:
+            sock = socket.socket(fileno=descriptor)
+        except OSError:
+            close_all([descriptor])
+            continue
+        if is_tcp(sock):
+            reset(sock)
+        else:
+            sock.close()
 
 
 def close_all(descriptors: Sequence[int]) -> None:

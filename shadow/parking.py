@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from . import channel, journal, link, listener, session, visitor
+from . import channel, journal, link, listener, parcel, session, visitor
 from .channel import Channel
 from .depot import Depot, deal
 from .errors import LocalError, printable
@@ -134,7 +134,9 @@ def _resume(
     admit: Admit,
     terms: Mapping[str, Any],
 ) -> None:
-    kind, sock = facts["kind"], sockets[0]
+    kind = facts["kind"]
+    _check_sockets(kind, sockets)
+    sock = sockets[0]
     robot = robots.get(facts["robot"])
     if kind == "session":
         _resume_session(facts, sock, admit, terms)
@@ -159,6 +161,20 @@ def _resume(
         raise LocalError(f"{kind!r} is unknown to this version")
 
 
+def _check_sockets(kind: Any, sockets: Sequence[socket.socket]) -> None:
+    """Make sure that a letter has as many sockets as it should, and the unix ones among them are such.
+
+    Raises:
+        LocalError: it has not.
+    """
+    if len(sockets) != (wanted := 2 if kind == "start" else 1):
+        raise LocalError(f"{len(sockets)} sockets and not {wanted}")
+    if kind == "socket":
+        parcel.check_connection(sockets[0], socket.AF_UNIX, listening=True)
+    elif kind in {"visitor", "start"}:
+        parcel.check_connection(sockets[-1], socket.AF_UNIX)
+
+
 def _resume_session(
     facts: Mapping[str, Any], sock: socket.socket, admit: Admit, terms: Mapping[str, Any]
 ) -> None:
@@ -166,6 +182,8 @@ def _resume_session(
         raise LocalError("the server has other settings now, and the robot is to hear of them")
     its_link = link.remembered(sock, facts)
     robot = admit(its_link)
+    if robot.session is not None:
+        raise LocalError("it has a session already")
     control = channel.remembered(its_link, facts, Party.SERVER, State.OPEN)
     robot.have_session(session.remembered(control, facts, asyncio.get_running_loop().time()))
 
@@ -186,6 +204,12 @@ def _resume_channel(
 
 
 def _give_up(facts: Mapping[str, Any], why: str) -> None:
-    what, name = printable(str(facts.get("kind"))), printable(str(facts.get("robot")))
+    what, name = _word(facts, "kind"), _word(facts, "robot")
     text = f"robot {name}: a {what} of the daemon before this one cannot go on and ends: {why}"
     journal.log(Event.SESSION_GIVEN_UP, logging.WARNING, text, robot=name)
+
+
+def _word(facts: Mapping[str, Any], name: str) -> str:
+    """A fact that should be a word, whatever it is."""
+    value = facts.get(name)
+    return printable(value[:80]) if isinstance(value, str) else "?"

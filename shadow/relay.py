@@ -7,6 +7,7 @@ thread's inbox. Streams that have more to do take turns (``flow.TURN_BUDGET``), 
 
 import bisect
 import collections
+import contextlib
 import errno
 import logging
 import os
@@ -36,8 +37,20 @@ class Relay:
     """The pool of threads."""
 
     def __init__(self, threads: int | None = None) -> None:
+        """Start the threads: as many as there are CPUs for us, if not told otherwise.
+
+        Raises:
+            LocalError: no more threads or descriptors; those that were started have ended.
+        """
+        self._workers: list[_Worker] = []
         count = threads or len(os.sched_getaffinity(0))
-        self._workers = [_Worker(f"relay-{number}") for number in range(count)]
+        try:
+            for number in range(count):
+                self._workers.append(_Worker(f"relay-{number}"))
+        except (RuntimeError, OSError) as error:
+            self.stop()
+            text = f"cannot start {count} threads: {error} (TasksMax= or LimitNOFILE= of the unit, ulimit -u)"
+            raise LocalError(text) from error
 
     @property
     def streams(self) -> int:
@@ -169,7 +182,11 @@ class _Worker:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._close()
+            raise
 
     def make_pump(self, plain: socket.socket, link: Link, entry: Entry) -> Pump:
         if isinstance(link, UserspaceLink):
@@ -202,6 +219,9 @@ class _Worker:
     def join(self) -> None:
         self._thread.join()
         # Not before: another thread may still write to it, and the number would soon be another file's.
+        self._close()
+
+    def _close(self) -> None:
         self._epoll.close()
         os.close(self._wake)
 
@@ -245,11 +265,15 @@ class _Worker:
             self._inbox.popleft()()
 
     def _begin(self, pump: Pump) -> None:
+        self._guard(pump, self._watch, pump)
+        # epoll reports what is already there, but not what OpenSSL has already read. And a stream that cannot
+        # be watched, for want of memory or of /proc/sys/fs/epoll/max_user_watches, is to end.
+        self._hungry[pump] = None
+
+    def _watch(self, pump: Pump) -> None:
         for sock, side in ((pump.plain, Side.PLAIN), (pump.link.sock, Side.LINK)):
             self._sides[sock.fileno()] = (pump, side)
             self._epoll.register(sock, _EVENTS)
-        # epoll reports what is already there, but not what OpenSSL has already read.
-        self._hungry[pump] = None
 
     def _take_turn(self, pump: Pump) -> None:
         # Out and in again: a stream that wants more goes to the end of the queue.
@@ -272,10 +296,8 @@ class _Worker:
         Returns:
             Whether the stream wants a turn, be it to end.
         """
-        if pump.over:
-            return False
         try:
-            return bool(step(*arguments))
+            return False if pump.over else bool(step(*arguments))
         except Exception as error:
             logging.getLogger("shadow").exception("a stream failed in a way nobody thought of")
             pump.cut = StreamCut(None, OSError(errno.ECONNABORTED, f"internal error: {error!r}"))
@@ -297,8 +319,9 @@ class _Worker:
         self._hungry.pop(pump, None)
         self._lingering.pop(pump, None)
         for sock in (pump.plain, pump.link.sock):
-            del self._sides[sock.fileno()]
-            self._epoll.unregister(sock)
+            self._sides.pop(sock.fileno(), None)
+            with contextlib.suppress(OSError):  # one that could not be watched
+                self._epoll.unregister(sock)
 
     def _end(self, pump: Pump) -> None:
         self._forget(pump)

@@ -89,12 +89,9 @@ class Store:
         """Take what was passed.
 
         Raises:
-            ConfigError: ``FDSTORE`` is not a number.
+            ConfigError: ``FDSTORE`` or ``FDSTORE_MAX`` is not a number.
         """
-        limit = os.environ.get("FDSTORE", "0")  # FileDescriptorStoreMax=; from systemd 254 on, or our units
-        if not limit.isdecimal():
-            raise ConfigError(f"FDSTORE={limit!r} in the environment is not a number")
-        self.limit = int(limit) if "NOTIFY_SOCKET" in os.environ else 0
+        self.limit = _store_limit() if "NOTIFY_SOCKET" in os.environ else 0
         self._count = 0
         self._passed = list(_daemon.listen_fds_with_names(unset_environment=True).items())
         for descriptor, _name in self._passed:
@@ -158,6 +155,22 @@ def listening_sockets(name: str, store: Store) -> list[socket.socket]:
     """
     passed = store.take(lambda its_name: its_name in {name, "unknown", ""})
     return [_listening_socket(descriptor, its_name) for its_name, descriptor in passed]
+
+
+def _store_limit() -> int:
+    """How many descriptors the service manager keeps for us.
+
+    From systemd 254 on it says so itself in ``FDSTORE``, and is right whatever drop-in has changed
+    ``FileDescriptorStoreMax=``. What a unit sets by that name would win over it (``Environment=``,
+    systemd.exec(5)), so our units have another one for older versions.
+    """
+    for name in ("FDSTORE", "FDSTORE_MAX"):
+        limit = os.environ.get(name)
+        if limit is not None:
+            if not (limit.isascii() and limit.isdecimal()):
+                raise ConfigError(f"{name}={limit!r} in the environment is not a number")
+            return int(limit)
+    return 0
 
 
 def _listening_socket(descriptor: int, name: str) -> socket.socket:

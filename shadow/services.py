@@ -147,7 +147,7 @@ class Services:
 
     def _resume_stream(self, check: Callable[[Link], None], pump: Pump, facts: Mapping[str, Any]) -> OnEnd:
         check(pump.link)
-        self._streams[pump] = Stream(str(facts["id"]), str(facts["service"]), float(facts["since"]))
+        self._streams[pump] = Stream(str(facts["id"])[:64], str(facts["service"]), float(facts["since"]))
         return self._report_end
 
     def _report_end(self, pump: Pump) -> None:

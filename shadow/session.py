@@ -10,7 +10,7 @@ from typing import Any
 
 from . import journal
 from .certificates import validity
-from .channel import Channel
+from .channel import Channel, remembered_interval
 from .errors import ConfigError, Refused
 from .frames import Hello
 from .journal import Event
@@ -110,10 +110,13 @@ def remembered(channel: Channel, record: Mapping[str, Any], now: float) -> Sessi
     """The session that another process has noted down; the robot has as long as if it had just been heard.
 
     Raises:
+        ConfigError: a service's name cannot be a file's.
         KeyError, TypeError, ValueError: the record is not one of a session.
     """
-    services = tuple(map(str, record["services"]))
-    keepalive = Keepalive(float(record["interval"]), now)
+    services = tuple(
+        name if name == DEFAULT_SERVICE else check_service_name(name) for name in map(str, record["services"])
+    )
+    keepalive = Keepalive(remembered_interval(record), now)
     return Session(
         channel,
         str(record["session"]),

@@ -107,7 +107,12 @@ class Sockets:
         """Go on accepting on a parked socket.
 
         One whose file is not as we would make it today is closed; ``open`` makes another.
+
+        Raises:
+            LocalError: the service has one already.
         """
+        if service in self._listeners:
+            raise LocalError("the service has a socket already")
         if listener.path == self._path(service) and listener.as_made_today:
             self._add(service, listener)
         else:

@@ -20,6 +20,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import struct
 import termios
 import threading
@@ -349,10 +350,24 @@ def make_pump(plain: socket.socket, link: Link, entry: Entry) -> Pump:
 
 
 def resume_pump(plain: socket.socket, link: Link, pipe_ends: Sequence[int], entry: Entry) -> Pump:
-    """The pump of a stream that another process has left; its pipes as ``Pump.descriptors`` lists them."""
+    """The pump of a stream that another process has left; its pipes as ``Pump.descriptors`` lists them.
+
+    Raises:
+        LocalError: they are no pipes; all descriptors are still the caller's.
+    """
+    for ends in (pipe_ends[:2], pipe_ends[2:]):
+        _check_pipe(*ends)
     pump = _pump(plain, link, Pipe(*pipe_ends[:2]), Pipe(*pipe_ends[2:]), entry)
     pump.down.resume()
     return pump
+
+
+def _check_pipe(reader: int, writer: int) -> None:
+    first, second = os.fstat(reader), os.fstat(writer)
+    modes = [fcntl.fcntl(end, fcntl.F_GETFL) & os.O_ACCMODE for end in (reader, writer)]
+    one_pipe = stat.S_ISFIFO(first.st_mode) and os.path.samestat(first, second)
+    if not one_pipe or modes != [os.O_RDONLY, os.O_WRONLY]:
+        raise LocalError("what should be a pipe is none")
 
 
 def _pump(plain: socket.socket, link: Link, up: Pipe, down: Pipe, entry: Entry) -> Pump:

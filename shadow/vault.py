@@ -7,13 +7,16 @@ in the pipes, then with the sockets. What cannot be read from those is in the ``
 All methods are for the event loop's thread.
 """
 
+import collections
+import contextlib
 import logging
+import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from . import journal, ledger, parcel, splice
-from .errors import LocalError, printable
+from .errors import LocalError, brief
 from .flow import Pump, Side, StreamCut
 from .journal import Event
 from .ledger import Ledger
@@ -41,6 +44,7 @@ class Vault:
     Attributes:
         relay: moves their bytes.
         store: where they are kept.
+        protected: streams that go on without us.
         unprotected: streams over kernel TLS that are not kept, for there is no store or it is full.
     """
 
@@ -52,8 +56,10 @@ class Vault:
         """
         self.relay = relay
         self.store = store
+        self.protected = 0
         self.unprotected = 0
         self._slots: dict[Pump, int] = {}
+        self._inherited = False  # the ledger says how far the streams are that the daemon before us has left
         self._ledger = self._open_ledger() if store.limit else None
 
     @property
@@ -62,11 +68,6 @@ class Vault:
         return (
             f" ({self.unprotected} not kept over a restart)" if self.store.limit and self.unprotected else ""
         )
-
-    @property
-    def protected(self) -> int:
-        """Streams that go on without us."""
-        return len(self._slots)
 
     def start(self, plain: socket.socket, link: Link, facts: Mapping[str, Any], on_end: OnEnd) -> Pump:
         """Begin a stream, as ``Relay.start`` does, and keep it if possible.
@@ -80,12 +81,9 @@ class Vault:
         Raises:
             LocalError: no descriptors left; the sockets are still the caller's.
         """
-        if not link.in_kernel:
+        slot = self._take_slot() if link.in_kernel else None
+        if self._ledger is None or slot is None:
             return self.relay.start(plain, link, on_end)
-        if self._ledger is None or self.store.free <= self.store.limit // _RESERVE:
-            self._not_kept()
-            return self.relay.start(plain, link, on_end)
-        slot = self._ledger.take()
         try:
             return self.relay.start(
                 plain, link, on_end, self._ledger.entry(slot), lambda pump: self._keep(pump, slot, facts)
@@ -97,18 +95,33 @@ class Vault:
     def ended(self, pump: Pump) -> None:
         """A stream is over: what is kept of it can go."""
         slot = self._slots.pop(pump, None)
-        if slot is not None:
+        if pump.kept:
+            self.protected -= 1
             self.store.remove(f"{_PREFIX}{slot}")
-            self._ledger_give_back(slot)
         elif pump.link.in_kernel:
             self.unprotected -= 1
+        if slot is not None:
+            self._give_back(slot)
 
     def resume(self, welcome: Welcome) -> int:
-        """Go on with all streams that the daemon before us has left; how many there were."""
-        count = 0
+        """Go on with all streams that the daemon before us has left; how many there were.
+
+        Whatever is wrong with one ends that one, and is said once for all that have it.
+        """
+        count, given_up = 0, collections.Counter[str]()
         for name, descriptor in self.store.take(_is_stream):
             self.store.count(1)
-            count += self._resume(name, descriptor, welcome)
+            try:
+                self._resume(name, descriptor, welcome)
+                count += 1
+            except Exception as error:  # noqa: BLE001 - what another version wrote may be anything
+                self._drop(name)
+                given_up[brief(error)] += 1
+        for why, number in given_up.items():
+            what = "a stream" if number == 1 else f"{number} streams"
+            verb = "cannot go on and ends" if number == 1 else "cannot go on and end"
+            text = f"{what} of the daemon before this one {verb}: {why}"
+            journal.log(Event.STREAM_GIVEN_UP, logging.ERROR, text)
         if count:
             text = f"resumed {journal.many(count, 'stream')} of the daemon before this one"
             journal.log(Event.STREAMS_RESUMED, logging.INFO, text, streams=count)
@@ -117,82 +130,131 @@ class Vault:
     # --- inside ---
 
     def _open_ledger(self) -> Ledger:
-        for _name, descriptor in self.store.take(lambda name: name == _LEDGER):
+        """The one that is in the store; a new one if there is none that this version can read."""
+        passed = [descriptor for _name, descriptor in self.store.take(lambda name: name == _LEDGER)]
+        why = f"there are {len(passed)}"
+        if len(passed) == 1:
+            try:
+                found = Ledger(passed[0])
+            except LocalError as error:
+                why = str(error)
+            else:
+                self._inherited = True
+                self.store.count(1)
+                return found
+        elif passed:
+            parcel.close_all(passed)
+        if passed:
             self.store.count(1)
-            return Ledger(descriptor)
+            self.store.remove(_LEDGER)
+            text = f"the ledger of the daemon before this one cannot be read, so all its streams end: {why}"
+            journal.log(Event.STREAM_GIVEN_UP, logging.ERROR, text)
         descriptor = ledger.create()
         self.store.add(_LEDGER, descriptor)
         return Ledger(descriptor)
 
-    def _not_kept(self) -> None:
+    def _take_slot(self) -> int | None:
+        """A place in the ledger for one more stream that is to be kept, if there is room for it."""
+        if self._ledger is None or self.store.free <= self.store.limit // _RESERVE:
+            self._not_kept(
+                "the service manager keeps no more streams for us: further ones will not outlive this daemon "
+                f"(FileDescriptorStoreMax={self.store.limit})"
+            )
+            return None
+        try:
+            return self._ledger.take()
+        except LocalError as error:
+            self._not_kept(f"streams will not outlive this daemon: {error}")
+            return None
+
+    def _not_kept(self, why: str) -> None:
         if self.store.limit and not self.unprotected:
-            text = "the service manager keeps no more streams for us: further ones will not outlive this "
-            text += f"daemon (FileDescriptorStoreMax={self.store.limit})"
-            journal.log(Event.STORE_FULL, logging.WARNING, text)
+            journal.log(Event.STORE_FULL, logging.WARNING, why)
         self.unprotected += 1
 
     def _keep(self, pump: Pump, slot: int, facts: Mapping[str, Any]) -> None:
+        """Have a stream kept; one that cannot be runs all the same, and ends with us."""
         assert isinstance(pump.link, KernelLink)  # noqa: S101 - others are not kept
-        with parcel.pack({**facts, "slot": slot, **pump.link.record}, pump.descriptors) as box:
-            self.store.add(f"{_PREFIX}{slot}", box.fileno())
         self._slots[pump] = slot
-        pump.kept = True
-
-    def _resume(self, name: str, descriptor: int, welcome: Welcome) -> bool:
-        """Go on with one stream; whatever is wrong with it ends that stream, and no other."""
         try:
-            (box,) = parcel.as_sockets([descriptor])
-            with box:
-                pump, slot, facts = self._unpack(box)
-        except (LocalError, KeyError, TypeError, ValueError) as error:
-            self._give_up(name, f"{type(error).__name__}: {error}")
-            return False
+            with parcel.pack({**facts, "slot": slot, **pump.link.record}, pump.descriptors) as box:
+                self.store.add(f"{_PREFIX}{slot}", box.fileno())
+        except LocalError as error:
+            self._not_kept(f"streams will not outlive this daemon: {error}")
+        else:
+            pump.kept = True
+            self.protected += 1
+
+    def _resume(self, name: str, descriptor: int, welcome: Welcome) -> None:
+        """Go on with one stream.
+
+        Raises:
+            Exception: it cannot go on, and has ended.
+        """
+        (box,) = parcel.as_sockets([descriptor])
+        with box:
+            facts, descriptors = parcel.unpack(box)
+        pump = self._assemble(int(name[1:]), facts, descriptors)
         try:
             if pump.entry.tries >= _TRIES:
                 raise LocalError(f"the daemon ended {_TRIES} times when it went on")
             on_end = welcome(pump, facts)
-        except Exception as error:  # noqa: BLE001 - what another version wrote may be anything
+        except BaseException:
             pump.cut = StreamCut(Side.LINK, OSError(None, "given up"))
             pump.close()
-            self._ledger_give_back(slot)
-            self._give_up(name, str(error) or repr(error))
-            return False
+            self._give_back(self._slots.pop(pump))
+            raise
         if pump.entry.cut:
             pump.cut = StreamCut(Side.LINK, OSError(None, "it was being cut off when the daemon ended"))
         pump.entry.tries += 1
         pump.kept = True
-        self._slots[pump] = slot
+        self.protected += 1
         self.relay.resume(pump, on_end)
-        return True
 
-    def _unpack(self, box: socket.socket) -> tuple[Pump, int, Mapping[str, Any]]:
-        facts, descriptors = parcel.unpack(box)
-        if len(descriptors) != _DESCRIPTORS or self._ledger is None:
-            parcel.close_all(descriptors)
-            raise LocalError(f"{len(descriptors)} descriptors are no stream")
+    def _assemble(self, slot: int, facts: Mapping[str, Any], descriptors: Sequence[int]) -> Pump:
+        """A stream's pump; if that cannot be, its descriptors are closed."""
         pipes = descriptors[2:]
         try:
-            plain, sock = parcel.as_sockets(descriptors[:2])
+            sockets = parcel.as_sockets(descriptors[:2])
         except BaseException:
             parcel.close_all(pipes)
             raise
-        try:
-            slot, link = int(facts["slot"]), remembered(sock, facts)
-            return splice.resume_pump(plain, link, pipes, self._ledger.retake(slot)), slot, facts
-        except BaseException:
-            plain.close()
-            sock.close()
-            parcel.close_all(pipes)
-            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(parcel.close_all, pipes)
+            undo.callback(lambda: parcel.abandon([sock.detach() for sock in sockets]))
+            _check_descriptors(descriptors)
+            plain, sock = sockets
+            parcel.check_connection(plain, socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
+            if self._ledger is None or not self._inherited:
+                raise LocalError("nothing tells how far it is")
+            if facts["slot"] != slot:
+                raise LocalError("it is under another one's name")
+            link, entry = remembered(sock, facts), self._ledger.retake(slot)
+            undo.callback(self._give_back, slot)
+            pump = splice.resume_pump(plain, link, pipes, entry)
+            undo.pop_all()
+        self._slots[pump] = slot
+        return pump
 
-    def _ledger_give_back(self, slot: int) -> None:
+    def _give_back(self, slot: int) -> None:
         if self._ledger is not None:
             self._ledger.give_back(slot)
 
-    def _give_up(self, name: str, why: str) -> None:
-        self.store.remove(name)
-        text = f"a stream of the daemon before this one cannot go on and ends: {printable(why)}"
-        journal.log(Event.STREAM_GIVEN_UP, logging.ERROR, text)
+    def _drop(self, name: str) -> None:
+        """Have something dropped that cannot be used, unless it goes by the name of something that can."""
+        if int(name[1:]) not in self._slots.values():
+            self.store.remove(name)
+
+
+def _check_descriptors(descriptors: Sequence[int]) -> None:
+    """Make sure that they are those of two sockets and two pipes, all different.
+
+    Raises:
+        LocalError: they are not.
+    """
+    things = {(status.st_dev, status.st_ino) for status in map(os.fstat, descriptors)}
+    if len(descriptors) != _DESCRIPTORS or len(things) != _DESCRIPTORS - 2:  # a pipe has two ends
+        raise LocalError(f"{len(descriptors)} descriptors of {len(things)} things are no stream")
 
 
 def _is_stream(name: str) -> bool:

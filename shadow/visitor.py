@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+_STREAMS_END = 2**63  # more streams than a daemon will ever number
 _UCRED = struct.Struct("iII")  # pid, uid, gid (unix(7), SO_PEERCRED)
 
 
@@ -68,6 +69,8 @@ def remembered(sock: socket.socket, record: Mapping[str, Any]) -> Visitor:
         KeyError, TypeError, ValueError: the record is not one of a visitor.
     """
     number = int(record["stream"], 16)
+    if not 0 < number < _STREAMS_END:
+        raise ValueError("the stream's number is none of ours")
     who = int(record["uid"]), int(record["pid"])
     when = float(record["since"]), int(record["tries"])
     return Visitor(sock, str(record["service"]), f"{number:x}", *who, *when)

@@ -181,7 +181,7 @@ def test_settings_in_files(command: str) -> None:
 @pytest.mark.parametrize("command", parsers.DAEMONS)
 def test_variables_in_units(command: str) -> None:
     terms = definitions(sections(read(f"{UNIT_OF[command]}.8"))["ENVIRONMENT"])
-    said = dict(re.findall(r"^\*(SHADOW_\w+|FDSTORE)\*=(\S+)$", "\n".join(terms), re.M))
+    said = dict(re.findall(r"^\*(SHADOW_\w+|FDSTORE_MAX)\*=(\S+)$", "\n".join(terms), re.M))
     assert said == set_by(UNIT_OF[command])
 
 

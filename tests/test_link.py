@@ -8,9 +8,9 @@ from OpenSSL import SSL
 
 from shadow import ktls
 from shadow.libssl import openssl_reason
-from shadow.link import KernelLink, UserspaceLink, check_close_notify, reset, truncated
+from shadow.link import KernelLink, UserspaceLink, check_close_notify, truncated
 from shadow.tls import Ktls
-from tests.support import Authority, linked, read_some, tcp_pair
+from tests.support import Authority, linked, read_some
 
 
 def test_close_notify_is_an_end_and_fin_is_not(authority: Authority) -> None:
@@ -49,13 +49,6 @@ def test_what_is_not_taken_at_once_waits(authority: Authority) -> None:
     assert server.unsent == 0
     server.sock.close()
     robot.sock.close()
-
-
-def test_reset_is_a_reset() -> None:
-    theirs, ours = tcp_pair()
-    reset(ours)
-    with theirs, pytest.raises(ConnectionResetError):
-        theirs.recv(1)
 
 
 @pytest.mark.parametrize(

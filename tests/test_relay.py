@@ -18,6 +18,7 @@ from OpenSSL import SSL
 
 from shadow import ktls, tls
 from shadow.certificates import Purpose
+from shadow.errors import LocalError
 from shadow.flow import Pump, Side, StreamCut
 from shadow.link import Link, UserspaceLink
 from shadow.relay import Relay
@@ -363,6 +364,48 @@ def test_stopping_ends_every_stream_and_thread(authority: Authority) -> None:
     assert stream.ended
     assert stream.near.recv(1) == b""
     stream.__exit__()
+
+
+def test_threads_that_cannot_be_started_are_an_error_and_leave_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with TasksMax= of a unit, or ulimit -u."""
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def refuse(thread: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    before = open_descriptors(os.getpid())
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(LocalError, match=r"cannot start 3 threads: .*TasksMax="):
+        Relay(threads=3)
+    assert not started[0].is_alive()
+    assert open_descriptors(os.getpid()) == before
+
+
+def test_a_stream_that_cannot_be_watched_ends_and_the_others_go_on(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when /proc/sys/fs/epoll/max_user_watches is reached."""
+    with Stream(authority, Ktls.OFF) as stream:
+
+        def refuse(_worker: object, _pump: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        near, plain = socket.socketpair()
+        plain.setblocking(False)
+        ours, far = asyncio.run(linked(authority, Ktls.OFF))
+        monkeypatch.setattr("shadow.relay._Worker._watch", refuse)
+        second = stream.relay.start(plain, ours, stream.ended.append)
+        wait_for(lambda: second in stream.ended, "the stream's end")
+        stream.near.sendall(b"still here")
+        assert read_some(stream.far) == b"still here"
+        near.close()
+        far.sock.close()
 
 
 def test_the_watchdogs_question_is_answered_only_by_threads_that_turn(

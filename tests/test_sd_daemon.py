@@ -173,18 +173,31 @@ os.environ.update(LISTEN_FDS="2", LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES="m
         assert manager.recv(1000) == b"FDSTOREREMOVE=1\nFDNAME=other"
 
 
-@pytest.mark.parametrize(("variables", "limit"), [({}, 0), ({"FDSTORE": "5"}, 0)])
-def test_there_is_no_store_outside_systemd(
+@pytest.mark.parametrize(
+    ("variables", "limit"),
+    [
+        ({}, 0),
+        ({"FDSTORE": "5"}, 0),  # outside systemd
+        ({"NOTIFY_SOCKET": "/nowhere"}, 0),
+        ({"NOTIFY_SOCKET": "/nowhere", "FDSTORE_MAX": "6"}, 6),
+        # A drop-in has changed FileDescriptorStoreMax= alone: what systemd says is true.
+        ({"NOTIFY_SOCKET": "/nowhere", "FDSTORE_MAX": "6", "FDSTORE": "5"}, 5),
+        ({"NOTIFY_SOCKET": "/nowhere", "FDSTORE_MAX": "6", "FDSTORE": "0"}, 0),
+    ],
+)
+def test_the_limit_of_the_store(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], limit: int
 ) -> None:
-    for name in ("NOTIFY_SOCKET", "FDSTORE"):
+    for name in ("NOTIFY_SOCKET", "FDSTORE", "FDSTORE_MAX"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert Store().limit == limit
 
 
-def test_a_bad_store_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FDSTORE", "many")
-    with pytest.raises(ConfigError, match="FDSTORE='many'"):
+@pytest.mark.parametrize("name", ["FDSTORE", "FDSTORE_MAX"])
+def test_a_bad_store_variable(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere")
+    monkeypatch.setenv(name, "many")
+    with pytest.raises(ConfigError, match=f"{name}='many'"):
         Store()

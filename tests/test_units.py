@@ -78,13 +78,13 @@ def test_what_only_a_human_can_mend_is_not_retried(name: str) -> None:
 def test_variables_are_those_the_program_reads(name: str) -> None:
     options = ["--ca", "--crt", "--key", "--ldir", "--robot", "--lport", "--state"]
     for variable in re.findall("^Environment=([A-Z_]+)=", read(name), re.MULTILINE):
-        assert variable in {"FDSTORE"} | {variable_name(option) for option in options}
+        assert variable in {"FDSTORE_MAX"} | {variable_name(option) for option in options}
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_the_store_is_as_large_as_the_daemon_is_told(name: str) -> None:
     """systemd 252 does not tell; see sd_daemon.Store."""
-    sizes = re.findall("^(?:FileDescriptorStoreMax|Environment=FDSTORE)=(.*)$", read(name), re.MULTILINE)
+    sizes = re.findall("^(?:FileDescriptorStoreMax|Environment=FDSTORE_MAX)=(.*)$", read(name), re.MULTILINE)
     assert len(sizes) == 2
     assert sizes[0] == sizes[1]
 

@@ -4,6 +4,7 @@ There is no service manager here and need not be kernel TLS: a dictionary keeps 
 TCP socket plays the link, which splice does not mind. tests/machine/test_outlive.py has the real ones.
 """
 
+import errno
 import gc
 import os
 import socket
@@ -174,6 +175,55 @@ def test_past_the_limit_streams_run_unprotected(authority: Authority, said: list
     for ends in three:
         ends.close()
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "said_of_it"),
+    [
+        (
+            OSError(errno.ETOOMANYREFS, "x"),
+            "counts them, too (ETOOMANYREFS, unix(7))",
+        ),
+        (OSError(errno.EMFILE, "x"), "Too many open files"),
+    ],
+)
+def test_a_stream_that_cannot_be_kept_runs_all_the_same(
+    store: Store,
+    ends: Ends,
+    said: list[tuple[Event, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
+    said_of_it: str,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    daemon = Daemon(store)
+    monkeypatch.setattr(socket, "send_fds", refuse)
+    daemon.start(ends)
+    both_ways(ends)
+    assert (daemon.vault.protected, daemon.vault.unprotected) == (0, 1)
+    ((event, text),) = said
+    assert event == Event.STORE_FULL
+    assert text.startswith("streams will not outlive this daemon: ")
+    assert text.endswith(said_of_it)
+    assert set(store.kept) == {"ledger"}
+    ends.far.close()
+    daemon.reap()
+    assert daemon.vault.unprotected == 0
+    daemon.stop()
+
+
+def test_no_place_in_the_ledger_is_no_reason_to_refuse(
+    store: Store, ends: Ends, said: list[tuple[Event, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shadow.ledger.SLOTS", 0)
+    daemon = Daemon(store)
+    daemon.start(ends)
+    both_ways(ends)
+    assert daemon.vault.unprotected == 1
+    assert said == [(Event.STORE_FULL, "streams will not outlive this daemon: more than 0 streams")]
+    daemon.stop()
 
 
 def test_without_a_store_nothing_is_kept(ends: Ends, said: list[tuple[Event, str]]) -> None:

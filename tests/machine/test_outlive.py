@@ -115,7 +115,7 @@ def test_a_transfer_goes_on(data: Fleet, service: Background, unit: str, how: st
 
 def test_without_the_store_a_transfer_is_lost(data: Fleet, service: Background) -> None:
     """The control: were the store not what saves streams, the other tests would show nothing."""
-    data.drop_in(SERVER, "[Service]\nFileDescriptorStoreMax=0\nEnvironment=FDSTORE=0\n")
+    data.drop_in(SERVER, "[Service]\nFileDescriptorStoreMax=0\nEnvironment=FDSTORE_MAX=0\n")
     cursor = data.machine.cursor()
     data.machine.run(f"systemctl stop {SERVER}; systemctl start {SERVER}")
     data.wait_for_event(cursor, "^robot 011 connected to", "-u", CLIENT)
