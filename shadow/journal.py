@@ -97,6 +97,8 @@ class Event(enum.StrEnum):
     """More callers or scrapers came than are answered at once; some had to leave."""
     ACCEPT_PAUSED = "a63116895daa4282829e2ffac5828775"
     """No descriptors or memory left; accepting pauses."""
+    ACCEPT_RESUMED = "b686d87184d642d2a6bb201cbfafb194"
+    """There are descriptors again; accepting goes on."""
     CLOCK_WRONG = "afa7830ff7af4e0ca910bd862c21275d"
     """A certificate is not valid yet; most likely this machine's clock is wrong."""
     FAILED = "15fa5bc3e54b49128c7fbb93d468f959"

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import select
 import socket
 import stat
 from collections.abc import Callable, Mapping
@@ -163,8 +164,8 @@ def _remove_stale(path: Path) -> None:
 class Acceptor:
     """Accepts connections on a listening socket as long as there are descriptors for them.
 
-    When they run out it stops looking for a second and tries again: what waits stays in the backlog, and
-    what runs is not disturbed.
+    When they run out, or are wanted for others, it stops looking for a second and tries again: what waits
+    stays in the backlog, and what runs is not disturbed.
     """
 
     def __init__(
@@ -172,9 +173,21 @@ class Acceptor:
         sock: socket.socket,
         on_accept: Callable[[socket.socket], None],
         on_exhausted: Callable[[OSError], None],
+        may_accept: Callable[[], bool] = lambda: True,
     ) -> None:
+        """Accept from now on.
+
+        Args:
+            sock: listens.
+            on_accept: gets each connection.
+            on_exhausted: hears of it when there was no descriptor, or no memory.
+            may_accept: asked before each.
+        """
         self._loop = asyncio.get_running_loop()
         self._sock = sock
+        self._may_accept = may_accept
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
         self._on_accept = on_accept
         self._on_exhausted = on_exhausted
         self._held = self._closed = False
@@ -203,6 +216,9 @@ class Acceptor:
         for _ in range(_ACCEPTS_AT_ONCE):
             if self._held or self._closed:
                 return
+            if not self._may_accept():
+                self._pause()
+                return
             try:
                 connection, _address = self._sock.accept()
             except (BlockingIOError, ConnectionAbortedError):
@@ -210,15 +226,17 @@ class Acceptor:
             except OSError as error:
                 # Others are errors of the connection that was to be accepted (accept(2)): try again.
                 if error.errno in _EXHAUSTED:
-                    self._pause(error)
+                    self._pause()
+                    self._on_exhausted(error)
                 return
             connection.setblocking(False)
             self._on_accept(connection)
+            if not self._poll.poll(0):  # `may_accept` is for somebody who is there
+                return
 
-    def _pause(self, error: OSError) -> None:
+    def _pause(self) -> None:
         self._loop.remove_reader(self._sock)
         self._timer = self._loop.call_later(_PAUSE, self._unpause)
-        self._on_exhausted(error)
 
     def _unpause(self) -> None:
         self._timer = None

@@ -17,6 +17,7 @@ from . import journal, tls
 from .address import describe, source_of
 from .channel import Channel, watch_for_death
 from .config import ServerConfig
+from .descriptors import Descriptors
 from .errors import FrameError, HandshakeError, IdentityError, PeerError, ShadowError
 from .flow import reason_of
 from .frames import Frame, Hello
@@ -58,17 +59,24 @@ class Reception:
     """
 
     def __init__(
-        self, config: ServerConfig, settings: Callable[[], tls.Settings], on_greeted: Greeted
+        self,
+        config: ServerConfig,
+        settings: Callable[[], tls.Settings],
+        on_greeted: Greeted,
+        descriptors: Descriptors,
     ) -> None:
         """``settings`` is asked for each connection: a reload may have changed them."""
         self._config = config
+        self._descriptors = descriptors
         self._settings = settings
         self._on_greeted = on_greeted
         self._loop = asyncio.get_running_loop()
-        share = max(1, config.max_handshakes // SHARES)
-        self._turns: Turns[socket.socket] = Turns(config.max_handshakes, share, _WAITING_MAX)
+        # Whoever has not said who he is must not take the descriptors of those who have.
+        most = max(1, descriptors.limit // SHARES)
+        places = min(config.max_handshakes, most)
+        self._turns: Turns[socket.socket] = Turns(places, max(1, places // SHARES), min(_WAITING_MAX, most))
         self._pace = Pace(config.max_handshake_rate)
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None  # set while the next one may not begin yet
         self._tasks: set[asyncio.Task[None]] = set()
         self._acceptors: list[Acceptor] = []
         self._reported = -_REPORT_PAUSE
@@ -86,9 +94,10 @@ class Reception:
         """Connections that wait for their turn to do so."""
         return self._turns.waiting
 
-    def open(self, sockets: Sequence[socket.socket], on_exhausted: Callable[[OSError], None]) -> None:
+    def open(self, sockets: Sequence[socket.socket]) -> None:
         """Accept from now on."""
-        self._acceptors = [Acceptor(sock, self._accepted, on_exhausted) for sock in sockets]
+        ran_out, for_robot = self._descriptors.ran_out, self._descriptors.for_robot
+        self._acceptors = [Acceptor(sock, self._accepted, ran_out, for_robot) for sock in sockets]
 
     async def close(self) -> None:
         """Accept nobody any more, and send away who has not been greeted."""
@@ -127,18 +136,22 @@ class Reception:
         sock.close()
 
     def _serve(self) -> None:
-        """Begin with as many as may be begun now."""
-        if self._timer is not None:
+        """Begin with one, if that may be; with the next when the loop has come around.
+
+        All at once they would share the CPU, and on a slow one come to their deadlines together, none done.
+        So a new one begins when all that run have had their turn: on a busy machine few at a time.
+        """
+        if self._timer is not None or not self._turns.may_take:
             return
-        while self._turns.may_take:
-            delay = self._pace.delay(self._loop.time())
-            if delay:
-                self._timer = self._loop.call_later(delay, self._serve_again)
-                return
-            source, sock = self._turns.take()
-            task = self._loop.create_task(self._greet(sock))
-            self._tasks.add(task)
-            task.add_done_callback(functools.partial(self._done, source))
+        delay = self._pace.delay(self._loop.time())
+        if delay:
+            self._timer = self._loop.call_later(delay, self._serve_again)
+            return
+        source, sock = self._turns.take()
+        task = self._loop.create_task(self._greet(sock))
+        self._tasks.add(task)
+        task.add_done_callback(functools.partial(self._done, source))
+        self._timer = self._loop.call_soon(self._serve_again)
 
     def _serve_again(self) -> None:
         self._timer = None

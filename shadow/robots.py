@@ -16,6 +16,7 @@ from typing import Any
 from . import __version__, journal
 from .channel import Channel
 from .config import ServerConfig
+from .descriptors import Descriptors
 from .errors import LocalError, PeerError, Refused
 from .flow import Pump
 from .frames import (
@@ -59,7 +60,7 @@ class Surroundings:
     vault: Vault
     signer: Signer
     on_empty: Callable[["Robot"], None]
-    on_exhausted: Callable[[OSError], None]
+    descriptors: Descriptors
     connected: set[str] = field(default_factory=set)  # names
 
 
@@ -73,7 +74,7 @@ class Robot:
         self._session: Session | None = None
         self.streams = Streams(name, around.vault, self.report_if_empty)
         self.starting: dict[Visitor, Channel] = {}
-        self.sockets = Sockets(around.config.ldir, name, self._visitor_came, around.on_exhausted)
+        self.sockets = Sockets(around.config.ldir, name, self._visitor_came, around.descriptors)
         self._around = around
         self._loop = asyncio.get_running_loop()
         self._hasty_takeovers = 0
@@ -128,8 +129,7 @@ class Robot:
         """Forget the session: another process goes on with it. What belongs to it is the caller's."""
         session, self.session = self.session, None
         if session is not None:
-            if session.timer is not None:
-                session.timer.cancel()
+            session.rest()
             session.channel.leave()
 
     def restore_sockets(self) -> None:
@@ -156,14 +156,7 @@ class Robot:
     def _give_way(self, old: Session, peer: str) -> None:
         age = self._loop.time() - old.since
         self._hasty_takeovers = self._hasty_takeovers + 1 if age < _FIGHT_AGE else 0
-        level, text = (
-            logging.INFO,
-            f"robot {self.name} came back from {peer}; its session from {old.peer} ends",
-        )
-        if self._hasty_takeovers >= 2:
-            level = logging.WARNING
-            text = f"robot {self.name}: two devices seem to fight over this name, at {old.peer} and {peer}"
-        journal.log(Event.ROBOT_TAKEN_OVER, level, text, robot=self.name, peer=peer)
+        old.log_takeover(self.name, peer, fight=self._hasty_takeovers >= 2)
         # Its visitors have waited long enough to be served by the new session.
         waiting = list(old.board.visitors)
         old.board.visitors.clear()
@@ -173,8 +166,7 @@ class Robot:
             self._loop.call_soon(self.seat, visitor)
 
     def _retire(self, session: Session, refusal: Refusal | None) -> None:
-        if session.timer is not None:
-            session.timer.cancel()
+        session.rest()
         if refusal is not None:
             session.channel.send(refusal)
         session.channel.close()
@@ -217,23 +209,29 @@ class Robot:
             raise Refused("no-session", "the session is over; connect the control channel first")
         if len(session.board.standbys) >= _STANDBYS_MAX:
             raise Refused("limit", f"{_STANDBYS_MAX} channels are standing by already")
+        if not session.board.visitors and self._around.descriptors.short:
+            self._around.descriptors.refused_standby()  # each in the log would be too much
+            channel.send(Refusal("limit", "the server has no descriptors to spare for standbys"))
+            channel.close()
+            return
         channel.send(Welcome(PROTOCOL_VERSION, session.id, session.keepalive.interval))
         self.serve(session, channel)
 
     def serve(self, session: Session, channel: Channel) -> None:
         """Start the next visitor on a channel, or let the channel stand by."""
         channel.on_lost = functools.partial(self._standby_lost, session, channel)
-        while True:
-            visitor, dials = session.board.channel_came(channel)
-            if dials:
-                session.channel.send(Dial(dials))
-            if visitor is None:
-                return
-            # A loop and no recursion: hundreds may have left while they waited.
-            if not has_left(visitor.sock):
-                self._start(visitor, channel)
-                return
-            visitor.close()
+        board = session.board
+        # First, or channels would be dialled for them: hundreds may have left while they waited.
+        while board.visitors and has_left(board.visitors[0].sock):
+            board.visitors.popleft().close()
+        visitor, dials = board.channel_came(channel)
+        if dials:
+            session.channel.send(Dial(dials))
+        if visitor is None:
+            session.stood_by()
+        else:
+            session.served = self._loop.time()
+            self._start(visitor, channel)
 
     def _standby_lost(self, session: Session, channel: Channel, error: PeerError | None) -> None:
         del error  # the robot opens another one; nobody was served by this one
@@ -244,6 +242,7 @@ class Robot:
     def _visitor_came(self, service: str, sock: socket.socket) -> None:
         Robot._last_number += 1
         visitor = make_visitor(sock, service, f"{Robot._last_number:x}", self._loop.time())
+        visitor.on_settled = self._around.descriptors.promise()
         waiting = len(self.session.board.visitors) if self.session else 0
         if len(self.streams) + len(self.starting) + waiting >= self._around.config.max_streams:
             self._turn_away(
@@ -280,13 +279,20 @@ class Robot:
 
     def _patience_over(self, visitor: Visitor) -> None:
         visitor.timer = None
-        session = self.session
+        session, patience = self.session, self._around.config.start_timeout
         if session is not None:
+            gone = has_left(visitor.sock)
+            more = session.served + patience - self._loop.time()
+            if more > 0 and not gone:  # others are being served, one after the other: its turn comes
+                visitor.timer = self._loop.call_later(more, self._patience_over, visitor)
+                return
             session.board.visitor_left(visitor)
             dials = session.board.dials_lost()
             if dials:
                 session.channel.send(Dial(dials))
-        patience = self._around.config.start_timeout
+            if gone:
+                visitor.close()
+                return
         self._turn_away(visitor, f"the robot opened no channel within {patience:g} s")
 
     def _turn_away(self, visitor: Visitor, why: str, event: Event = Event.VISITOR_FAILED) -> None:
@@ -357,6 +363,7 @@ class Robot:
             return
         try:
             self.streams.begin(visitor, link)
+            visitor.settle()
         except LocalError as error:
             self._turn_away(visitor, str(error))
             self.report_if_empty()

@@ -17,10 +17,11 @@ from .channel import Channel
 from .config import ServerConfig
 from .crl import Revocations, load_revocations
 from .depot import Depot
+from .descriptors import Descriptors
 from .doors import Doors
 from .errors import ConfigError, IdentityError, Refused, ShadowError
 from .expiry import Term, terms
-from .flow import Pump, reason_of
+from .flow import Pump
 from .frames import Hello, Refusal
 from .journal import Event
 from .link import Link
@@ -54,14 +55,16 @@ class Server:
         """
         self._config = config
         self.signer = Signer(config.signer)
-        self._around = Surroundings(config, vault, self.signer, self._robot_is_empty, self._exhausted)
+        self._no_ktls = tls.check_kernel(config.ktls)
+        # A visitor needs a channel, and with kernel TLS two pipes.
+        self.descriptors = Descriptors(self._give_up_standbys, 1 if self._no_ktls else 5)
+        self._around = Surroundings(config, vault, self.signer, self._robot_is_empty, self.descriptors)
         self.robots: dict[str, Robot] = {}
-        self.reception = Reception(config, lambda: self._settings, self._dispatch)
+        self.reception = Reception(config, lambda: self._settings, self._dispatch, self.descriptors)
         self._doors: Doors | None = None
         self.resumed = {"streams": 0, "sessions": 0}  # of the daemon before us
         self._sockets: list[socket.socket] = []
         self._sweeper: asyncio.TimerHandle | None = None
-        self._no_ktls = tls.check_kernel(config.ktls)
         self.terms: list[Term] = []
         self._revoked = Revocations()
         self._settings: tls.Settings = self._load()
@@ -87,8 +90,8 @@ class Server:
         self.resumed["streams"] = vault.resume(self._resume_stream)
         left = depot.collect(vault.store)
         self.resumed["sessions"] = parking.resume(left, self.robots, self._known_robot, self._terms)
-        self.reception.open(self._sockets, self._exhausted)
-        self._doors = Doors(self, vault.store, self._exhausted)
+        self.reception.open(self._sockets)
+        self._doors = Doors(self, vault.store, self.descriptors.ran_out)
         self._sweep()
         where = ", ".join(describe(sock.getsockname()) for sock in self._sockets)
         journal.log(
@@ -140,6 +143,7 @@ class Server:
             await self._doors.close()
         await self.reception.close()
         await self.signer.close()
+        self.descriptors.close()
         self._leave_or_end()
         for sock in self._sockets:
             sock.close()
@@ -294,6 +298,15 @@ class Server:
         if self.robots.get(robot.name) is robot:
             del self.robots[robot.name]
 
-    def _exhausted(self, error: OSError) -> None:
-        text = f"accepting pauses: {reason_of(error)} (LimitNOFILE= of the unit may be too low)"
-        journal.log(Event.ACCEPT_PAUSED, logging.ERROR, text)
+    def _give_up_standbys(self, count: int) -> int:
+        """Close so many, those of robots with most of them first; how many that were."""
+        boards = [robot.session.board for robot in self.robots.values() if robot.session is not None]
+        boards.sort(key=lambda board: len(board.standbys), reverse=True)
+        given_up = 0
+        for level in range(len(boards[0].standbys) if boards else 0, 0, -1):
+            for board in boards:
+                if given_up == count or len(board.standbys) < level:
+                    break
+                board.take_standby().close()
+                given_up += 1
+        return given_up

@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import enum
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from . import journal
 from .certificates import validity
 from .channel import Channel, remembered_interval
 from .errors import ConfigError, Refused
-from .frames import Hello
+from .frames import Hello, Refusal
 from .journal import Event
 from .names import DEFAULT_SERVICE, check_service_name, clean_software
 from .protocol import Keepalive
@@ -48,6 +49,8 @@ class Session:
         until: when the robot's certificate expires, aware.
         board: its standby channels and waiting visitors.
         timer: looks whether it is dead.
+        trimmer: looks for standbys that nobody needs; None while there are too few for that.
+        served: when a channel came last, by CLOCK_MONOTONIC.
     """
 
     channel: Channel
@@ -59,10 +62,36 @@ class Session:
     software: str = ""
     board: Switchboard[Visitor, Channel] = field(default_factory=Switchboard)
     timer: asyncio.TimerHandle | None = None
+    trimmer: asyncio.TimerHandle | None = None
+    served: float = -math.inf
     until: dt.datetime = field(init=False)
 
     def __post_init__(self) -> None:
         self.until = validity(self.channel.link.certificate)[1]
+
+    def rest(self) -> None:
+        """Look after nothing any more."""
+        for timer in (self.timer, self.trimmer):
+            if timer is not None:
+                timer.cancel()
+
+    def stood_by(self) -> None:
+        """A channel stands by from now on; if that is one too many, see whether anybody needs it."""
+        if self.trimmer is None and len(self.board.standbys) > self.board.wanted:
+            self.board.surplus()  # from now on
+            self._look_later()
+
+    def _look_later(self) -> None:
+        # Two looks in an interval: what nobody needs is gone within one.
+        self.trimmer = asyncio.get_running_loop().call_later(self.keepalive.interval / 2, self._trim)
+
+    def _trim(self) -> None:
+        self.trimmer = None
+        for standby in self.board.surplus():
+            standby.send(Refusal("surplus", "nobody needs it any more"))
+            standby.close()
+        if len(self.board.standbys) > self.board.wanted:
+            self._look_later()
 
     @property
     def record(self) -> dict[str, Any]:
@@ -91,6 +120,14 @@ class Session:
             software=self.software or "unknown",
             session=self.id[:8],
         )
+
+    def log_takeover(self, robot: str, peer: str, *, fight: bool) -> None:
+        """Log that another one, from ``peer``, takes its place; ``fight``: suspiciously often."""
+        level, text = logging.INFO, f"robot {robot} came back from {peer}; its session from {self.peer} ends"
+        if fight:
+            level = logging.WARNING
+            text = f"robot {robot}: two devices seem to fight over this name, at {self.peer} and {peer}"
+        journal.log(Event.ROBOT_TAKEN_OVER, level, text, robot=robot, peer=peer)
 
     def log_end(self, robot: str, why: str, cause: Cause, duration: float) -> None:
         """Log that it has ended, after so many seconds."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import journal
+from .descriptors import Descriptors
 from .errors import ConfigError, LocalError
 from .journal import Event
 from .listener import Acceptor, UnixListener, listen_unix
@@ -17,8 +18,7 @@ from .names import socket_name
 class Sockets:
     """One robot's sockets in the folder ``ldir``.
 
-    Visitors are reported by ``on_visitor(service, connection)``; running out of descriptors by
-    ``on_exhausted``.
+    Visitors are reported by ``on_visitor(service, connection)``, as long as there are ``descriptors``.
     """
 
     def __init__(
@@ -26,12 +26,12 @@ class Sockets:
         ldir: Path,
         robot: str,
         on_visitor: Callable[[str, socket.socket], None],
-        on_exhausted: Callable[[OSError], None],
+        descriptors: Descriptors,
     ) -> None:
         self._ldir = ldir
         self._robot = robot
         self._on_visitor = on_visitor
-        self._on_exhausted = on_exhausted
+        self._descriptors = descriptors
         self._listeners: dict[str, tuple[UnixListener, Acceptor]] = {}
 
     def provide(self, services: tuple[str, ...]) -> bool:
@@ -86,7 +86,9 @@ class Sockets:
 
     def _add(self, service: str, listener: UnixListener) -> None:
         on_accept = functools.partial(self._on_visitor, service)
-        self._listeners[service] = (listener, Acceptor(listener.sock, on_accept, self._on_exhausted))
+        descriptors = self._descriptors
+        acceptor = Acceptor(listener.sock, on_accept, descriptors.ran_out, descriptors.for_visitor)
+        self._listeners[service] = (listener, acceptor)
 
     def _path(self, service: str) -> Path:
         return self._ldir / socket_name(self._robot, service)

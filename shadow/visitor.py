@@ -5,7 +5,7 @@ import contextlib
 import select
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ class Visitor:
     tries: int = 0
     timer: asyncio.TimerHandle | None = None
     waited: bool = False  # no channel stood by when it came
+    on_settled: Callable[[], object] | None = None  # has its stream, or never will
 
     @property
     def facts(self) -> dict[str, str | float]:
@@ -43,8 +44,15 @@ class Visitor:
         names = ("service", "stream", "uid", "pid", "since", "tries")
         return {name: getattr(self, name) for name in names}
 
+    def settle(self) -> None:
+        """Whatever was kept for it is not needed any more."""
+        if self.on_settled is not None:
+            self.on_settled()
+            self.on_settled = None
+
     def close(self) -> None:
         """Turn the visitor away."""
+        self.settle()
         if self.timer is not None:
             self.timer.cancel()
         self.sock.close()

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import random
 import re
+import resource
 import select
 import signal
 import socket
@@ -193,6 +194,10 @@ os.execv(sys.executable, [sys.executable, *sys.argv[3:]])
 """
 
 
+def _limit_descriptors(number: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, number))
+
+
 class Daemon:
     """A daemon as a process of its own, with its log in a file; ``passed`` as systemd passes a socket."""
 
@@ -202,6 +207,7 @@ class Daemon:
         log: Path,
         environment: dict[str, str] | None = None,
         passed: tuple[str, socket.socket] | None = None,
+        limit: int | None = None,
     ) -> None:
         self.log_file = log
         command, descriptors = ["-m", *arguments], []
@@ -217,6 +223,7 @@ class Daemon:
                 stderr=output,
                 cwd=CHECKOUT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+                preexec_fn=None if limit is None else lambda: _limit_descriptors(limit),  # noqa: PLW1509
             )
 
     @property
@@ -298,11 +305,12 @@ class Tunnel:
         arguments: list[str],
         environment: dict[str, str] | None = None,
         passed: tuple[str, socket.socket] | None = None,
+        limit: int | None = None,
     ) -> Daemon:
         self._count += 1
         kind = arguments[0].rpartition(".")[2]
         log = self.folder / f"{kind}-{self._count}.log"
-        return self._stack.enter_context(Daemon(arguments, log, environment, passed))
+        return self._stack.enter_context(Daemon(arguments, log, environment, passed, limit))
 
     def server_arguments(self, *more: str) -> list[str]:
         crt, key = self.authority.server()
@@ -323,12 +331,15 @@ class Tunnel:
         daemon.wait_for_log("accepting robots")
         return daemon
 
-    def start_server_with_api(self, *more: str, environment: dict[str, str] | None = None) -> Daemon:
+    def start_server_with_api(
+        self, *more: str, environment: dict[str, str] | None = None, limit: int | None = None
+    ) -> Daemon:
         """The API's socket is among those of the robots."""
         with socket.socket(socket.AF_UNIX) as api:
             api.bind(str(self.ldir / "io.shadowtunnel.Server"))
             api.listen()
-            daemon = self.daemon(self.server_arguments(*more), environment, ("shadow-api", api))
+            passed = "shadow-api", api
+            daemon = self.daemon(self.server_arguments(*more), environment, passed, limit)
         daemon.wait_for_log("accepting robots")
         return daemon
 

@@ -19,6 +19,7 @@ from cryptography import x509
 from shadow import parking
 from shadow.channel import Channel
 from shadow.depot import Depot, collect
+from shadow.descriptors import Descriptors
 from shadow.errors import IdentityError, LocalError
 from shadow.frames import Dial, Frame, Hello, Ping, Pong, Start, Started, Welcome, encode
 from shadow.journal import Event
@@ -61,7 +62,7 @@ class ServerSide:
             self.vault,  # type: ignore[arg-type]
             Signer(None),
             lambda _robot: None,
-            print,
+            Descriptors(lambda _count: 0, 5),
         )
 
     def admit(self, link: Link) -> Robot:

@@ -1,12 +1,20 @@
 """Where robots come in: how many a second, and what becomes of a crowd."""
 
+import asyncio
 import socket
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from shadow import reception
+from shadow import reception, tls
+from shadow.certificates import Purpose
+from shadow.descriptors import Descriptors
+from shadow.errors import HandshakeError
+from shadow.link import Link
+from shadow.reception import Reception
 from tests.peer import WELCOME, Peer, client_context
-from tests.support import DEADLINE, Tunnel, wait_for
+from tests.support import DEADLINE, Authority, Tunnel, settings, wait_for
 
 
 def test_so_many_a_second(tunnel: Tunnel) -> None:
@@ -57,3 +65,42 @@ def test_a_crowd_is_sent_away_and_told_of_once(tunnel: Tunnel, monkeypatch: pyte
     assert server.log.count("too many connections wait") == 1
     for sock in silent:
         sock.close()
+
+
+def test_a_slow_machine_has_few_at_a_time(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handshake that takes four steps, each of some work: as many run as it has steps, and all are done."""
+    running: list[int] = []
+    most: list[int] = []
+    done: list[int] = []
+
+    async def handshake(_sock: socket.socket, _settings: object) -> Link:
+        running.append(1)
+        most.append(len(running))
+        for _ in range(4):
+            await asyncio.sleep(0)
+        running.pop()
+        done.append(1)
+        raise HandshakeError("enough")
+
+    monkeypatch.setattr(tls, "handshake", handshake)
+    config: Any = SimpleNamespace(
+        max_handshakes=256, max_handshake_rate=1e6, keepalive=30.0, handshake_timeout=DEADLINE
+    )
+
+    async def body() -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=200) as listening:
+            listening.setblocking(False)
+            descriptors = Descriptors(lambda _count: 0, 1)
+            received = Reception(config, lambda: settings(authority, Purpose.SERVER), print, descriptors)
+            crowd = [socket.create_connection(listening.getsockname()) for _ in range(100)]
+            received.open([listening])
+            async with asyncio.timeout(DEADLINE):
+                while len(done) < len(crowd):
+                    await asyncio.sleep(0.001)
+            await received.close()
+            descriptors.close()
+            for sock in crowd:
+                sock.close()
+
+    asyncio.run(body())
+    assert max(most) <= 8

@@ -358,6 +358,24 @@ def test_a_robot_that_does_not_dial_costs_the_visitor_its_patience_only(tunnel: 
         server.wait_for_log(r"turned away: the robot opened no channel within 0\.5 s", count=2)
 
 
+def test_a_robot_that_is_slow_serves_everybody_in_turn(tunnel: Tunnel) -> None:
+    """The patience is for one channel and not for all that come before it."""
+    server = tunnel.start_server("--start-timeout=5")
+    with contextlib.ExitStack() as stack:
+        control = stack.enter_context(connect(tunnel))
+        session = control.hello()[1]["session"]
+        visitors = [stack.enter_context(tunnel.visit()) for _ in range(2)]
+        for _ in visitors:
+            assert control.receive() == (DIAL, {"count": 1})
+        for visitor in visitors:
+            time.sleep(3)
+            data = stack.enter_context(stand_by(tunnel, session))
+            assert data.receive()[0] == START
+            data.sock.sendall(frame(STARTED) + b"served")
+            assert visitor.recv(10) == b"served"
+    assert "turned away" not in server.log
+
+
 def test_visitors_that_wait_are_turned_away_when_the_robot_goes(tunnel: Tunnel) -> None:
     server = tunnel.start_server()
     with connect(tunnel) as control:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from shadow.descriptors import Descriptors
 from shadow.errors import ConfigError, LocalError
 from shadow.listener import remembered
 from shadow.sockets import Sockets, check_folder
@@ -15,7 +16,9 @@ from tests.support import DEADLINE
 def test_services_come_and_go_and_the_rest_stays(tmp_path: Path) -> None:
     async def body() -> None:
         visitors: list[tuple[str, socket.socket]] = []
-        sockets = Sockets(tmp_path, "011", lambda *visit: visitors.append(visit), lambda _error: None)
+        sockets = Sockets(
+            tmp_path, "011", lambda *visit: visitors.append(visit), Descriptors(lambda _count: 0, 5)
+        )
         sockets.open(("", "web"))
         kept = (tmp_path / "011.sock").stat().st_ino
         sockets.open(("", "cam"))
@@ -37,7 +40,7 @@ def test_services_come_and_go_and_the_rest_stays(tmp_path: Path) -> None:
 def test_what_was_made_before_a_failure_is_gone_again(tmp_path: Path) -> None:
     async def body() -> None:
         (tmp_path / "web@011.sock").write_text("precious")
-        sockets = Sockets(tmp_path, "011", lambda *_visit: None, lambda _error: None)
+        sockets = Sockets(tmp_path, "011", lambda *_visit: None, Descriptors(lambda _count: 0, 5))
         with pytest.raises(LocalError, match="in the way"):
             sockets.open(("", "web"))
         assert [path.name for path in tmp_path.iterdir()] == ["web@011.sock"]
@@ -68,7 +71,7 @@ def test_parked_sockets_keep_who_comes_until_somebody_goes_on(tmp_path: Path) ->
             visitors.append(service)
             connection.close()
 
-        before = Sockets(tmp_path, "011", came, lambda _error: None)
+        before = Sockets(tmp_path, "011", came, Descriptors(lambda _count: 0, 5))
         before.open(("", "web"))
         parked = before.park()
         before.close()
@@ -78,7 +81,7 @@ def test_parked_sockets_keep_who_comes_until_somebody_goes_on(tmp_path: Path) ->
             for _ in range(3):
                 await asyncio.sleep(0)
             assert not visitors
-            after = Sockets(tmp_path, "011", came, lambda _error: None)
+            after = Sockets(tmp_path, "011", came, Descriptors(lambda _count: 0, 5))
             for service, listener in parked:
                 after.resume(service, remembered(listener.sock, listener.record))
             async with asyncio.timeout(DEADLINE):
@@ -95,7 +98,7 @@ def test_parked_sockets_keep_who_comes_until_somebody_goes_on(tmp_path: Path) ->
 def test_a_parked_socket_that_is_good_for_nothing_is_closed(tmp_path: Path, what: str) -> None:
     async def body() -> None:
         def sockets(robot: str) -> Sockets:
-            return Sockets(tmp_path, robot, lambda *_visit: None, lambda _error: None)
+            return Sockets(tmp_path, robot, lambda *_visit: None, Descriptors(lambda _count: 0, 5))
 
         before, after = sockets("011"), sockets("012" if what == "of another robot" else "011")
         before.open(("",))

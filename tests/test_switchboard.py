@@ -58,6 +58,40 @@ def test_dials_held_back_are_made_up_for_until_everybody_is_served() -> None:
     assert served == list(range(3 * DIAL_MAX))
 
 
+def test_channels_for_visitors_who_have_left_are_a_surplus() -> None:
+    board: Switchboard[str, int] = Switchboard()
+    board.channel_came(1)
+    board.channel_came(2)
+    assert board.wanted == 2
+    for name in ("a", "b", "c", "d", "e"):
+        board.visitor_came(name)
+    for name in ("c", "d", "e"):
+        board.visitor_left(name)
+    for number in (3, 4, 5, 6, 7):  # three were dialled, two are the robot's own
+        board.channel_came(number)
+    assert board.surplus() == [], "somebody may come"
+    assert board.visitor_came("f") == (3, 0)
+    assert board.surplus() == [4, 5], "but not for the fourth and fifth"
+    assert list(board.standbys) == [6, 7]
+    assert board.surplus() == []
+    assert board.wanted == 2
+
+
+def test_a_robot_that_keeps_more_is_let_have_its_way() -> None:
+    """Dialled channels may be counted as its own and the other way round; it is right in the end."""
+    board: Switchboard[str, int] = Switchboard()
+    board.visitor_came("a")
+    board.visitor_left("a")
+    board.channel_came(1)
+    board.surplus()
+    assert board.surplus() == [1]
+    for number in (2, 3, 4):
+        board.channel_came(number)
+    assert board.wanted == 3
+    board.surplus()
+    assert board.surplus() == []
+
+
 class Fair(RuleBasedStateMachine):
     """Against a model: two queues that are never both occupied."""
 
