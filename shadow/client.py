@@ -153,7 +153,7 @@ class Client:
         pair, robot = self._wallet.current, self._config.robot
         if pair is None:  # our clock is wrong, and nothing can be said
             return []
-        return terms(pair.credentials, pair.crt, self._config.files.ca, f"`shadow-ca robot {robot}`")
+        return terms(pair.credentials, pair.crt, self._config.files.ca, f"`shadow-ca robot {robot} --renew`")
 
     # Another certificate
 

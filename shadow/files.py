@@ -12,6 +12,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 from .errors import ConfigError, LocalError, ShadowError, reason
 
 READ_MAX = 2**20  # bytes; a bundle of a hundred certificates has some 200 KiB
+_FLUSHED_AT_ONCE = 4
 PUBLIC = 0o644  # certificates; the umask may take from it
 PRIVATE = 0o600  # keys
 FOLDER = 0o700  # folders made here hold keys
@@ -159,13 +161,14 @@ def write_files(files: Sequence[NewFile], *, force: bool) -> None:
         for file in files:
             _make_folders(file.path, folders)
             staged.append(_stage(file, leftovers))
+        _flush(files, staged)
         for file, temporary in zip(files, staged, strict=True):
             if force:
                 _replace(temporary, file.path, leftovers, undo)
             else:
                 _name(temporary, file.path, undo)
         for folder in dict.fromkeys(file.path.parent for file in files):
-            _sync_folder(folder)
+            _sync(folder, folder)
         undo.pop_all()
         folders.pop_all()
 
@@ -195,7 +198,7 @@ def _make_folders(path: Path, undo: ExitStack) -> None:
 
 
 def _stage(file: NewFile, leftovers: ExitStack) -> Path:
-    """Put the bytes on the disk, under a name of no meaning."""
+    """Write the bytes under a name of no meaning."""
     temporary = _temporary(file.path, "new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with _explained(file.path):
@@ -203,9 +206,17 @@ def _stage(file: NewFile, leftovers: ExitStack) -> Path:
         leftovers.callback(_quietly, temporary.unlink)
         with os.fdopen(os.open(temporary, flags, file.mode), "wb") as stream:
             stream.write(file.data)
-            stream.flush()
-            os.fsync(stream.fileno())
     return temporary
+
+
+def _flush(files: Sequence[NewFile], staged: Sequence[Path]) -> None:
+    """Put staged files on the disk. Of many some at once: a disk takes them together, as quick as one."""
+    names = [file.path for file in files]
+    if len(files) <= _FLUSHED_AT_ONCE:
+        list(map(_sync, names, staged))
+    else:
+        with ThreadPoolExecutor(_FLUSHED_AT_ONCE) as pool:
+            list(pool.map(_sync, names, staged))
 
 
 def _name(temporary: Path, path: Path, undo: ExitStack) -> None:
@@ -239,10 +250,10 @@ def _temporary(path: Path, kind: str) -> Path:
     return path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.{kind}")
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the new names themselves survive a power cut."""
-    with _explained(folder):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync(name: Path, path: Path) -> None:
+    """Make what was written to ``path``, a file or the names in a folder, survive a power cut."""
+    with _explained(name):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
         finally:

@@ -96,6 +96,18 @@ def alive(
     ]
 
 
+def ending(
+    certificates: Sequence[x509.Certificate], revoked: Container[int], now: dt.datetime, within: dt.timedelta
+) -> list[x509.Certificate]:
+    """Of each name the good one that ends last, if that is within so much time from now."""
+    last: dict[str, x509.Certificate] = {}
+    for certificate in alive(certificates, revoked, now):
+        name = common_name(certificate)
+        if name not in last or validity(certificate)[1] > validity(last[name])[1]:
+            last[name] = certificate
+    return [certificate for certificate in last.values() if validity(certificate)[1] - now <= within]
+
+
 def make_list(
     folder: Path,
     authority: Pair,

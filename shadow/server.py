@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import logging
+import shlex
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ from .journal import Event
 from .link import Link
 from .listener import listen_tcp
 from .names import check_robot_name, shorten
+from .pki import alternative_names
 from .protocol import CONTROL, MISSED_MAX, speaks_our_version
 from .reception import Reception
 from .relay import OnEnd, Relay
@@ -199,7 +201,8 @@ class Server:
         )
         context = tls.make_context(credentials)
         revoked = self._load_revocations(credentials.ca)
-        found = terms(credentials, files.crt, files.ca, "`shadow-ca server`")
+        renewal = shlex.join(["shadow-ca", "server", *alternative_names(credentials.chain[0]), "--renew"])
+        found = terms(credentials, files.crt, files.ca, f"`{renewal}`")
         if revoked.until is not None:
             what = f"revocation list {self._config.crl}"
             found.append(Term(what, revoked.until, "make a new one with `shadow-ca crl`"))

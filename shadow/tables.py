@@ -54,6 +54,21 @@ def streams(found: Sequence[Facts]) -> str:
     return _table(heads, rows, many(len(found), "stream"))
 
 
+def certificates(found: Sequence[Facts]) -> str:
+    """A line for each certificate that a CA has issued."""
+    rows = [
+        (
+            one["name"],
+            one["purpose"],
+            one["certificateEnds"][:10],
+            "revoked" if one["revoked"] else "expired" if one["expired"] else "good",
+            one["serial"],
+        )
+        for one in found
+    ]
+    return _table(("NAME", "FOR", "ENDS", "STATE", "SERIAL"), rows, many(len(found), "certificate"))
+
+
 def robot(answer: Facts) -> str:
     """A paragraph about one robot, and its streams."""
     facts = answer["robot"]

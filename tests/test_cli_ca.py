@@ -4,7 +4,6 @@ import datetime as dt
 import json
 import os
 import re
-import shlex
 import stat
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from shadow import ca_folder, pki, revoking, signing
+from shadow import ca_folder, issuing, pki, revoking, signing
 from shadow.certificates import (
     Credentials,
     Purpose,
@@ -36,6 +35,11 @@ from tests.support import DEADLINE
 
 CHECKOUT = Path(__file__).parent.parent
 NOBODY = 65534
+NEXT = [
+    "next: bring ca.crl to the server, as /etc/shadow-tunnel/ca.crl;",
+    "then there, as root: systemctl reload shadow-server",
+    'to see that it works: `shadowctl status` says there "Revoked: 1 certificate"',
+]
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -94,11 +98,17 @@ def test_from_nothing_to_a_robot(run: Run, tmp_path: Path) -> None:
     said = good(run("server", "tunnel.example.com", "2001:db8::7"))
     assert "wrote server.key, server.crt\n" in said
     assert "server tunnel.example.com, 2001:db8::7, valid until" in said
-    assert "--ca=ca.crt --crt=server.crt --key=server.key" in said
+    assert said.endswith(
+        "next: bring ca.crt, server.crt and server.key to the server, into /etc/shadow-tunnel;\n"
+        "then there, as root: systemctl enable --now shadow-server.socket\n"
+    )
     said = good(run("robot", "012"))
     assert "wrote 012.key, 012.crt\n" in said
     assert "robot 012, valid until" in said
-    assert "shadow-client --robot=012 --ca=ca.crt --crt=012.crt --key=012.key" in said
+    assert said.endswith(
+        "next: bring ca.crt, 012.crt and 012.key to the robot, into /etc/shadow-tunnel;\n"
+        "then there, as root: systemctl enable --now shadow-client@012\n"
+    )
     assert names(tmp_path) == {"ca.crt", "ca.key", "server.crt", "server.key", "012.crt", "012.key"}
     for name, purpose in (("server", Purpose.SERVER), ("012", Purpose.ROBOT)):
         credentials = load_credentials(
@@ -164,23 +174,20 @@ def test_folder_from_option_environment_or_here(
 def test_out_and_basename(run: Run, tmp_path: Path) -> None:
     good(run("--dir=ca", "init"))
     good(run("--dir=ca", "server", "a", "--out=out/deep", "--basename=tunnel"))
-    said = good(run("--dir=ca", "robot", "011", "--out", "o u t"))
-    assert "'--crt=o u t/011.crt'" in said
-    assert shlex.split(said)[-3] == "--crt=o u t/011.crt"
+    said = good(run("--dir=ca", "robot", "011", "--out", "o u t", "--basename=x"))
+    assert "bring ca/ca.crt, o u t/x.crt (as 011.crt) and o u t/x.key (as 011.key) to the robot" in said
     assert names(tmp_path / "out") == {"deep/tunnel.crt", "deep/tunnel.key"}
-    assert names(tmp_path / "o u t") == {"011.crt", "011.key"}
+    assert names(tmp_path / "o u t") == {"x.crt", "x.key"}
     assert names(tmp_path / "ca") == {"ca.crt", "ca.key"}
     assert len(tree(tmp_path / "ca" / "issued")) == 2
 
 
 def test_list(run: Run) -> None:
     good(run("init"))
-    assert good(run("list")) == ""
+    assert good(run("list")) == "0 certificates\n"
     assert json.loads(good(run("list", "--json"))) == []
     good(run("server", "a.example", "::1"))
     good(run("robot", "011", "--days=5"))
-    lines = good(run("list")).splitlines()
-    assert sorted(line.split()[0] for line in lines) == ["robot", "server"]
     robot, server = sorted(json.loads(good(run("list", "--json"))), key=lambda entry: str(entry["name"]))
     certificate = load_certificates(Path("011.crt"), "robot")[0]
     start, end = validity(certificate)
@@ -190,8 +197,8 @@ def test_list(run: Run) -> None:
         "hosts": [],
         "serial": f"{certificate.serial_number:040x}",
         "fingerprint": pki.fingerprint(certificate),
-        "not_before": start.isoformat(),
-        "not_after": end.isoformat(),
+        "certificateBegins": start.isoformat(),
+        "certificateEnds": end.isoformat(),
         "expired": False,
         "revoked": None,
     }
@@ -200,7 +207,10 @@ def test_list(run: Run) -> None:
         "server",
         ["a.example", "::1"],
     )
-    assert f"robot   {end:%Y-%m-%d %H:%M:%S} UTC  {robot['serial']}  011" in lines
+    header, *lines, _empty, total = good(run("list")).splitlines()
+    assert header.split() == ["NAME", "FOR", "ENDS", "STATE", "SERIAL"]
+    assert f"011        robot   {end:%Y-%m-%d}  good   {robot['serial']}" in lines
+    assert (len(lines), total) == (2, "2 certificates")
 
 
 def test_list_shows_what_has_expired(run: Run, tmp_path: Path) -> None:
@@ -214,14 +224,51 @@ def test_list_shows_what_has_expired(run: Run, tmp_path: Path) -> None:
         ],
         force=False,
     )
-    assert good(run("list")).endswith("  old  EXPIRED\n")
+    assert re.search(r"^old +robot +\S+ +expired ", good(run("list")), re.M)
     assert json.loads(good(run("list", "--json")))[0]["expired"] is True
 
 
 def test_list_needs_no_key(run: Run) -> None:
     good(run("quickstart", "."))
     Path("ca.key").unlink()
-    assert len(good(run("list")).splitlines()) == 2
+    assert good(run("list")).endswith("\n2 certificates\n")
+
+
+@pytest.fixture
+def various(run: Run, tmp_path: Path) -> Run:
+    """A CA of some age: what it has issued is good, or renewed, or ends soon, or has, or is revoked."""
+    past = now() - dt.timedelta(days=100)
+    authority = pki.create_authority("CA", 1000, past)
+    write_files(ca_folder.authority_files(tmp_path, authority), force=False)
+    for name, days in (
+        ("fresh", 160), ("ends", 120), ("renewed", 110), ("renewed", 180), ("over", 50),
+        ("gone", 160), ("gone", 50), ("gone", 51),
+    ):  # fmt: skip
+        leaf = pki.issue_robot(authority, name, days, past)
+        write_files([ca_folder.index_file(tmp_path, leaf.certificate)], force=False)
+    good(run("revoke", "gone"))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ((), "ends fresh gone gone gone over renewed renewed"),
+        (("--good",), "ends fresh renewed renewed"),
+        (("--expired",), "gone gone over"),
+        (("--revoked",), "gone"),
+        (("--ending=30",), "ends"),
+        (("--ending=70",), "ends fresh"),
+        (("--ending=9",), ""),
+        (("ends", "over", "nobody"), "ends over"),
+        (("ends", "over", "--expired"), "over"),
+        (("fresh", "--ending=70"), "fresh"),
+    ],
+)
+def test_a_part_of_the_list(various: Run, words: tuple[str, ...], found: str) -> None:
+    assert [entry["name"] for entry in json.loads(good(various("list", "--json", *words)))] == found.split()
+    lines = good(various("list", *words)).splitlines()
+    assert [line.split()[0] for line in lines[1:-2]] == found.split()
 
 
 # --- revoke, crl ---
@@ -235,12 +282,15 @@ def test_revoke(run: Run) -> None:
     said = good(run("revoke", "011", "--days=20")).splitlines()
     assert said[:2] == [f"revoked robot 011, {serial['011']}", "wrote ca.crl"]
     assert said[2].startswith("list 1: 1 revoked, the next list is due on ")
-    assert said[3] == "next: copy ca.crl to the server (--crl), then: systemctl reload shadow-server"
+    assert said[3:] == NEXT
     assert stat.S_IMODE(Path("ca.crl").stat().st_mode) == 0o644
     subprocess.run(
         ["openssl", "crl", "-in", "ca.crl", "-CAfile", "ca.crt", "-noout"], check=True, capture_output=True
     )
-    assert sorted(line.split()[-1] for line in good(run("list")).splitlines()) == ["012", "REVOKED"]
+    assert {line.split()[0]: line.split()[3] for line in good(run("list")).splitlines()[1:3]} == {
+        "011": "revoked",
+        "012": "good",
+    }
     entries = {entry["name"]: entry for entry in json.loads(good(run("list", "--json")))}
     assert dt.datetime.fromisoformat(entries["011"]["revoked"]) <= now()
     assert entries["012"]["revoked"] is None
@@ -250,9 +300,8 @@ def test_revoking_again_writes_nothing(run: Run, tmp_path: Path) -> None:
     good(run("quickstart", "."))
     good(run("revoke", "011"))
     before = tree(tmp_path)
-    assert (
-        good(run("revoke", "011", "011")) == "nothing to do: all of them have been revoked or have expired\n"
-    )
+    said = good(run("revoke", "011", "011")).splitlines()
+    assert said == ["nothing to do: all of them have been revoked or have expired", *NEXT]
     assert tree(tmp_path) == before
 
 
@@ -260,18 +309,19 @@ def test_a_new_certificate_of_a_revoked_robot_is_good(run: Run) -> None:
     good(run("init"))
     good(run("robot", "011"))
     good(run("revoke", "011"))
-    good(run("robot", "011", "--force"))
-    remarks = [line.split()[-1] for line in good(run("list")).splitlines()]
-    assert sorted(remarks) == ["011", "REVOKED"]
+    good(run("robot", "011", "--renew"))
+    states = [line.split()[3] for line in good(run("list")).splitlines()[1:3]]
+    assert sorted(states) == ["good", "revoked"]
 
 
 def test_revoking_one_certificate_of_two(run: Run) -> None:
     good(run("init"))
     good(run("robot", "011"))
-    good(run("robot", "011", "--force"))
+    good(run("robot", "011", "--renew"))
     first, second = json.loads(good(run("list", "--json")))
     colons = ":".join(first["serial"][place : place + 2] for place in range(0, 40, 2)).upper()
-    good(run("revoke", "011", "--serial", colons))
+    said = good(run("revoke", "011", "--serial", colons))
+    assert f"still good: 011, {second['serial']}, valid until " in said
     revoked = {entry["serial"]: entry["revoked"] for entry in json.loads(good(run("list", "--json")))}
     assert revoked[first["serial"]] is not None
     assert revoked[second["serial"]] is None
@@ -279,7 +329,9 @@ def test_revoking_one_certificate_of_two(run: Run) -> None:
 
 def test_the_list_is_signed_again(run: Run) -> None:
     good(run("quickstart", "."))
-    assert good(run("crl")).splitlines()[1].startswith("list 1: 0 revoked")
+    said = good(run("crl")).splitlines()
+    assert said[1].startswith("list 1: 0 revoked")
+    assert said[2:] == [*NEXT[:2], NEXT[2].replace("1 certificate", "0 certificates")]
     good(run("revoke", "011"))
     assert good(run("crl", "--days=3")).splitlines()[1].startswith("list 3: 1 revoked")
 
@@ -310,6 +362,67 @@ def test_a_damaged_list_stops_everything_that_needs_it(run: Run, tmp_path: Path)
     for words in (["revoke", "011"], ["crl"], ["list"]):
         assert "revocation list ca.crl: damaged" in bad(run(*words), 78)
     assert tree(tmp_path) == before
+
+
+# --- many robots, and new certificates for those that have one ---
+
+
+def test_many_robots(run: Run, tmp_path: Path) -> None:
+    good(run("init"))
+    Path("fleet.txt").write_text("# the first ones\n\n001\n  002  \r\nrobot-3\n")
+    said = good(run("robot", "--from=fleet.txt", "--out=robots"))
+    assert said.startswith("wrote NAME.key and NAME.crt of 3 robots, 001 to robot-3, to robots\nvalid until ")
+    assert said.endswith(
+        "next: bring ca.crt, robots/NAME.crt and robots/NAME.key to robot NAME, into /etc/shadow-tunnel;\n"
+        "then there, as root: systemctl enable --now shadow-client@NAME\n"
+    )
+    robots = ["001", "002", "robot-3"]
+    assert names(tmp_path / "robots") == {f"{name}.{end}" for name in robots for end in ("crt", "key")}
+    for name in robots:
+        crt, key = tmp_path / "robots" / f"{name}.crt", tmp_path / "robots" / f"{name}.key"
+        load_credentials(tmp_path / "ca.crt", crt, key, Purpose.ROBOT, now())
+    assert [entry["name"] for entry in json.loads(good(run("list", "--json")))] == robots
+    good(run("robot", "004", "005"))
+    assert {"004.crt", "005.key"} < names(tmp_path)
+
+
+@pytest.mark.parametrize("words", [[], ["--renew"]])
+def test_of_many_all_or_none(run: Run, tmp_path: Path, words: list[str]) -> None:
+    good(run("init"))
+    (tmp_path / "003.key").write_bytes(b"precious")
+    before = tree(tmp_path)
+    assert "003.key is " in bad(run("robot", "001", "002", "003", "004", *words), 78)
+    assert tree(tmp_path) == before
+
+
+def test_a_new_certificate_with_a_new_key(run: Run, tmp_path: Path) -> None:
+    good(run("init"))
+    good(run("robot", "011"))
+    before = tree(tmp_path)
+    assert "011.key is already there; nothing was written (--renew puts a new key and certificate in" in bad(
+        run("robot", "011"), 78
+    )
+    assert tree(tmp_path) == before
+    said = good(run("robot", "011", "--renew"))
+    assert said.endswith("then there, as root: systemctl restart shadow-client@011\n")
+    load_credentials(tmp_path / "ca.crt", tmp_path / "011.crt", tmp_path / "011.key", Purpose.ROBOT, now())
+    assert Path("011.key").read_bytes() != before["011.key"]
+    assert len(json.loads(good(run("list", "--json", "--good")))) == 2
+    # Where the files have been taken away, too.
+    for name in ("011.crt", "011.key"):
+        Path(name).unlink()
+    good(run("robot", "011", "--renew"))
+    assert {"011.crt", "011.key"} < names(tmp_path)
+
+
+def test_a_new_server_certificate(run: Run) -> None:
+    good(run("init"))
+    good(run("server", "a.example", "b.example", "::1"))
+    said = good(run("server", "b.example", "c.example", "--renew"))
+    assert "the one before was also for a.example: robots that dial it will refuse this one\n" in said
+    assert "also for ::1" in said
+    assert said.endswith("then there, as root: systemctl restart shadow-server\n")
+    assert "also for" not in good(run("server", "b.example", "c.example", "::1", "--renew"))
 
 
 # --- several at once ---
@@ -405,7 +518,7 @@ def test_two_revocations_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     good(run("revoke", "011"))
     other.join(DEADLINE)
     assert revoked() == serials
-    assert good(run("crl")).splitlines()[-2].startswith("list 3: 2 revoked")
+    assert "list 3: 2 revoked" in good(run("crl"))
 
 
 def test_a_robot_gets_its_certificate_from_the_ca_that_is_there(
@@ -413,7 +526,7 @@ def test_a_robot_gets_its_certificate_from_the_ca_that_is_there(
 ) -> None:
     """A new CA is made just when it is issued: that one has to wait, and then is refused."""
     good(run("init"))
-    other = meanwhile(monkeypatch, (ca, "write_files"), lambda: main(["init", "--force"]))
+    other = meanwhile(monkeypatch, (issuing, "write_files"), lambda: main(["init", "--force"]))
     assert run("robot", "011")[0] == 0
     other.join(DEADLINE)
     load_credentials(tmp_path / "ca.crt", tmp_path / "011.crt", tmp_path / "011.key", Purpose.ROBOT, now())
@@ -457,7 +570,7 @@ def test_quickstart(run: Run, tmp_path: Path) -> None:
     assert hosts[:3] == ["localhost", "127.0.0.1", "::1"]
     assert hosts[-2:] == ["tunnel.example.com", "192.0.2.7"]
     assert "--robot=011" in said
-    assert len(good(run("--dir=demo", "list")).splitlines()) == 2
+    assert good(run("--dir=demo", "list")).endswith("\n2 certificates\n")
     for crt, purpose in (("server.crt", "sslserver"), ("client.crt", "sslclient")):
         subprocess.run(
             [
@@ -616,7 +729,11 @@ def test_folder_of_somebody_else(run: Run, open_folder: Path) -> None:
         (["robot", ".."], "robot name '..' is not allowed"),
         (["robot", "a/b"], "robot name 'a/b' is not allowed"),
         (["robot", "x" * 200], f"1 to {ROBOT_NAME_MAX} letters"),
-        (["robot", "a", "b"], "b"),
+        (["robot", "a", "b", "a"], "a twice"),
+        (["robot", "a", "b", "--basename=x"], "--basename is for one robot"),
+        (["robot", "a", "--from=x"], "not allowed with"),
+        (["list", "--expired", "--good"], "not allowed with"),
+        (["list", "--ending=x"], "'x' is not a number"),
         (["robot", "a", "--basename=../x"], "'../x' is not a plain file name"),
         (["robot", "a", "--basename="], "'' is not a plain file name"),
         (["robot", "a", "--basename=.."], "'..' is not a plain file name"),

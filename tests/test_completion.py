@@ -19,7 +19,7 @@ registered=$(complete -p "$2")
 "${BASH_REMATCH[1]}"
 printf '%s\n' "${COMPREPLY[@]}"
 """
-FILES = ("--ca", "--crt", "--key", "--crl", "--signer")
+FILES = ("--ca", "--crt", "--key", "--crl", "--signer", "--from")
 FOLDERS = ("--ldir", "--dir", "--out", "--state")
 CASES = [(command, ()) for command in parsers.COMMANDS] + [
     (tool, (command,)) for tool in parsers.TOOLS for command in parsers.subparsers(tool)

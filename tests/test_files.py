@@ -314,3 +314,30 @@ def test_disk_full(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert tree(tmp_path) == []
+
+
+def test_of_many_each_is_on_the_disk_before_the_first_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In threads, which a profile of this one does not see."""
+    flushed: list[bool] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        flushed.append((tmp_path / "00").exists())
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_files([NewFile(tmp_path / f"{number:02}", b"x", PUBLIC) for number in range(40)], force=False)
+    assert flushed == [False] * 40 + [True]  # the last one is the folder
+
+
+def test_one_of_many_that_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(descriptor: int) -> None:
+        del descriptor
+        raise OSError(errno.EIO, "")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(LocalError, match=r"cannot write .*: Input/output error"):
+        write_files([NewFile(tmp_path / f"{number:02}", b"x", PUBLIC) for number in range(40)], force=False)
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -9,15 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from shadow.certificates import Purpose, load_certificates
+from shadow.certificates import Purpose, load_certificates, load_credentials
+from shadow.cli import ca
 from shadow.config import parse_server
 from shadow.errors import Refused
 from shadow.link import KernelLink
+from shadow.pki import alternative_names
 from shadow.relay import Relay
 from shadow.sd_daemon import Store
 from shadow.server import Server
 from shadow.vault import Vault
 from tests.peer import PING, PONG, REFUSED, WELCOME, Peer, client_context
+from tests.signer_socket import ca_folder
 from tests.support import Authority, Daemon, Tunnel, echo, make_list, now, serving, wait_for
 
 
@@ -197,6 +201,31 @@ def test_no_start_without_the_list(own: Authority, tmp_path: Path, kind: str) ->
         assert f"shadow-server: revocation list {crl}" in server.log
 
 
+def test_the_commands_that_are_advised_do_what_they_should(own: Authority, tmp_path: Path) -> None:
+    """Also where the certificate that ends lies in the CA's folder: nobody is to need --force."""
+    folder = ca_folder(own, tmp_path / "ca")
+    own.server(days=(-1, 3.5))
+    with Tunnel(own, tmp_path) as tunnel:
+        server = tunnel.start_server(f"--crl={make_list(own, days=-1)}")
+        client = tunnel.start_client("--lport=9")
+        advice = [
+            daemon.wait_for_log(pattern + ".*make a new one with `shadow-ca (.*)`")[1]
+            for daemon, pattern in (
+                (server, "certificate .*server.crt expires"),
+                (client, "certificate .*011.crt expires"),
+                (server, "revocation list .* HAS EXPIRED"),
+            )
+        ]
+    assert [words.split()[0] for words in advice] == ["server", "robot", "crl"]
+    for _twice in range(2):
+        for words in advice:
+            assert ca.main([f"--dir={folder}", *shlex.split(words)]) == 0
+    before = load_certificates(own.server()[0], "server")[0]
+    new = load_credentials(own.ca, folder / "server.crt", folder / "server.key", Purpose.SERVER, now())
+    assert alternative_names(new.chain[0]) == alternative_names(before)
+    load_credentials(own.ca, folder / "011.crt", folder / "011.key", Purpose.ROBOT, now())
+
+
 def test_an_overdue_list_and_a_certificate_near_its_end_are_warned_of(own: Authority, tmp_path: Path) -> None:
     crl = make_list(own, serial(own, "011"), days=-1)
     own.server(days=(-1, 3.5))
@@ -208,6 +237,8 @@ def test_an_overdue_list_and_a_certificate_near_its_end_are_warned_of(own: Autho
         server.wait_for_log(r"WARNING: certificate .*server.crt expires in 3 days")
         client = tunnel.daemon(tunnel.client_arguments("--lport=9", robot="012"))
         client.wait_for_log("robot 012 dials")
-        client.wait_for_log(r"WARNING: certificate .*012.crt expires in 29 days .*`shadow-ca robot 012`")
+        client.wait_for_log(
+            r"WARNING: certificate .*012.crt expires in 29 days .*`shadow-ca robot 012 --renew`"
+        )
         with Peer(tunnel.port, client_context(own, own.robot())) as peer:
             assert peer.hello()[0] == REFUSED

@@ -3,40 +3,28 @@
 import argparse
 import datetime as dt
 import json
-import os
 import shlex
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cryptography import x509
 
-from .. import ca_folder, pki, revoking, usage
+from .. import ca_folder, issuing, pki, revoking, tables
 from ..certificates import Purpose, common_name, has_purpose, load_certificates, moment, serial_of, validity
-from ..errors import ConfigError, ShadowError
-from ..files import NewFile, made_folder, write_files
+from ..errors import ConfigError, UsageError
+from ..files import NewFile, is_there, made_folder, write_files
+from ..issuing import Leaf
+from ..journal import many
 from ..locking import locked
-from ..names import check_robot_name
-from . import door
+from . import ca_words, door
+from .ca_words import AUTHORITY_DAYS, LEAF_DAYS
 
-AUTHORITY_DAYS = 3650  # ten years: replacing a CA means visiting every robot
-LEAF_DAYS = 730
-LIST_DAYS = 365  # an old list still counts; that a newer one is due is only a warning
+_PLACE = "/etc/shadow-tunnel"  # where the units look
 
-_DIR_VARIABLE = "SHADOW_CA_DIR"
-_EPILOG = f"""\
-DIR is the CA's folder: --dir, else {_DIR_VARIABLE} in the environment, else the current folder.
-Whoever has DIR/ca.key can make robots and servers: keep it off the server, and back it up.
-Nothing is overwritten without --force. Exit status: 2 usage, 78 a file or the CA is at fault,
-75 the clock, 71 the machine (disk full).
+_HELP = "(see shadow-ca robot --help)"
 
-examples:
-  shadow-ca --dir ca init
-  shadow-ca --dir ca server tunnel.example.com 192.0.2.7 2001:db8::7
-  shadow-ca --dir ca robot 011
-  shadow-ca --dir ca revoke 011
-  shadow-ca quickstart demo        everything at once, for trying things out
-"""
+Facts = dict[str, object]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +37,23 @@ def _main(arguments: Sequence[str] | None) -> None:
     options.run(options, dt.datetime.now(dt.UTC))
 
 
+def _parser() -> argparse.ArgumentParser:
+    return ca_words.parser(
+        {
+            "init": _init,
+            "server": _server,
+            "robot": _robot,
+            "revoke": _revoke,
+            "crl": _crl,
+            "list": _list,
+            "quickstart": _quickstart,
+        }
+    )
+
+
+# A CA, and what it gives out
+
+
 def _init(options: argparse.Namespace, now: dt.datetime) -> None:
     authority = pki.create_authority(options.name, options.days, now)
     files = ca_folder.authority_files(options.dir, authority)
@@ -57,33 +62,84 @@ def _init(options: argparse.Namespace, now: dt.datetime) -> None:
         write_files(files, force=options.force)
     _report(files)
     _describe("CA", authority)
-    print("next: shadow-ca server HOST..., shadow-ca robot NAME; guard ca.key, and back it up")
+    here = shlex.join(["shadow-ca", "--dir", str(options.dir)])
+    print(f"next, here: {here} server NAME-OR-IP..., and {here} robot NAME...")
+    print(f"guard {options.dir / ca_folder.CA_KEY}: who has it can be every robot and the server; back it up")
 
 
 def _server(options: argparse.Namespace, now: dt.datetime) -> None:
     with locked(options.dir):
         authority = ca_folder.load_authority(options.dir, now)
-        leaf = pki.issue_server(authority, options.hosts, options.days, now)
-        base = _write_leaf(options, leaf, options.basename or "server")
-    print(f"next, on the server: shadow-server {_flags(options.dir, base)} ...")
+        pair = pki.issue_server(authority, options.hosts, options.days, now)
+        leaf = Leaf(pair, _base(options, "server"))
+        lost = _names_lost(leaf) if options.renew else []
+        files = issuing.hand_out(options.dir, [leaf], renew=options.renew, force=options.force)
+    _report(files)
+    _describe("server", pair)
+    for name in lost:
+        print(f"the one before was also for {name}: robots that dial it will refuse this one")
+    then = "restart shadow-server" if options.renew else "enable --now shadow-server.socket"
+    _bring(options.dir, leaf, "server", "the server", then)
+
+
+def _names_lost(leaf: Leaf) -> list[str]:
+    """Names of the certificate before that the new one is not for."""
+    if not is_there(leaf.crt, "certificate"):
+        return []
+    before = pki.alternative_names(load_certificates(leaf.crt, "certificate")[0])
+    present = pki.alternative_names(leaf.pair.certificate)
+    return [name for name in before if name not in present]
 
 
 def _robot(options: argparse.Namespace, now: dt.datetime) -> None:
+    names = _names(options)
     with locked(options.dir):
         authority = ca_folder.load_authority(options.dir, now)
-        leaf = pki.issue_robot(authority, options.robot, options.days, now)
-        base = _write_leaf(options, leaf, options.basename or options.robot)
-    print(f"next, on the robot: shadow-client --robot={options.robot} {_flags(options.dir, base)} ...")
+        leaves = {
+            name: Leaf(pki.issue_robot(authority, name, options.days, now), _base(options, name))
+            for name in names
+        }
+        files = issuing.hand_out(options.dir, list(leaves.values()), renew=options.renew, force=options.force)
+    first, leaf = next(iter(leaves.items()))
+    then = "restart" if options.renew else "enable --now"
+    if len(names) == 1:
+        _report(files)
+        _describe("robot", leaf.pair)
+        _bring(options.dir, leaf, first, "the robot", f"{then} shadow-client@{first}")
+        return
+    end = moment(validity(leaf.pair.certificate)[1])
+    print(
+        f"wrote NAME.key and NAME.crt of {len(names)} robots, {first} to {names[-1]}, to {leaf.base.parent}"
+    )
+    print(f"valid until {end}; `shadow-ca list` shows them")
+    every = Leaf(leaf.pair, leaf.base.with_name("NAME"))
+    _bring(options.dir, every, "NAME", "robot NAME", f"{then} shadow-client@NAME")
 
 
-def _write_leaf(options: argparse.Namespace, leaf: pki.Pair, basename: str) -> Path:
-    """Write a leaf and tell about it; return the path of its files without their suffix."""
+def _names(options: argparse.Namespace) -> list[str]:
+    """The robots that certificates are for."""
+    names: list[str] = issuing.read_names(options.source) if options.source else options.robots
+    twice = next((name for name in names if names.count(name) > 1), None) if options.robots else None
+    if twice is not None:
+        raise UsageError(f"{twice} twice: two devices with one name take it from each other {_HELP}")
+    if options.basename and len(names) > 1:
+        raise UsageError(f"--basename is for one robot, and there are several {_HELP}")
+    return names
+
+
+def _base(options: argparse.Namespace, basename: str) -> Path:
     folder: Path = options.dir if options.out is None else options.out
-    files = ca_folder.leaf_files(options.dir, folder, basename, leaf)
-    write_files(files, force=options.force)
-    _report(files)
-    _describe(_purpose(leaf.certificate), leaf)
-    return folder / basename
+    return folder / (options.basename or basename)
+
+
+def _bring(folder: Path, leaf: Leaf, name: str, machine: str, then: str) -> None:
+    """What is to be done next, where, and with which files; the units know them by ``name``."""
+    files = [str(folder / ca_folder.CA_CRT)]
+    for path in (leaf.crt, leaf.key):
+        renamed = "" if leaf.base.name == name else f" (as {name}{path.suffix})"
+        files.append(f"{path}{renamed}")
+    print(f"next: bring {files[0]}, {files[1]} and {files[2]} to {machine}, into {_PLACE};")
+    print(f"then there, as root: systemctl {then}")
 
 
 def _quickstart(options: argparse.Namespace, now: dt.datetime) -> None:
@@ -121,10 +177,11 @@ def _own_name() -> list[str]:
     return [socket.gethostname()]
 
 
+# Taking back
+
+
 def _revoke(options: argparse.Namespace, now: dt.datetime) -> None:
-    known = ca_folder.load_issued(
-        options.dir
-    )  # there may be many: the signer should not have to wait for that
+    known = ca_folder.load_issued(options.dir)  # there may be many: the signer need not wait for that
     with locked(options.dir):
         authority = ca_folder.load_authority(options.dir, now)
         issued = ca_folder.load_issued(options.dir, known)
@@ -136,16 +193,18 @@ def _revoke(options: argparse.Namespace, now: dt.datetime) -> None:
         new = revoking.make_list(options.dir, authority, issued, found, (now, options.days))
         if new.added:
             write_files([new.file], force=True)
-    if not new.added:
-        print("nothing to do: all of them have been revoked or have expired")
-        return
     for certificate in new.added:
         print(f"revoked {_purpose(certificate)} {common_name(certificate)}, {serial_of(certificate)}")
+    if not new.added:
+        print("nothing to do: all of them have been revoked or have expired")
     named = [certificate for certificate in issued if common_name(certificate) in options.names]
     for certificate in revoking.alive(named, new.revoked, now):
         end = moment(validity(certificate)[1])
         print(f"still good: {common_name(certificate)}, {serial_of(certificate)}, valid until {end}")
-    _describe_list(new)
+    if new.added:
+        _describe_list(new)
+    if new.revoked:
+        _bring_list(new)
 
 
 def _crl(options: argparse.Namespace, now: dt.datetime) -> None:
@@ -156,33 +215,49 @@ def _crl(options: argparse.Namespace, now: dt.datetime) -> None:
         new = revoking.make_list(options.dir, authority, issued, [], (now, options.days))
         write_files([new.file], force=True)
     _describe_list(new)
+    _bring_list(new)
 
 
 def _describe_list(new: revoking.NewList) -> None:
     _report([new.file])
     revoked = f"{len(new.revoked)} revoked, the next list is due on {moment(new.until)}"
     print(f"list {new.number}: {revoked}")
-    print(f"next: copy {new.file.path} to the server (--crl), then: systemctl reload shadow-server")
+
+
+def _bring_list(new: revoking.NewList) -> None:
+    print(f"next: bring {new.file.path} to the server, as {_PLACE}/{ca_folder.CA_CRL};")
+    print("then there, as root: systemctl reload shadow-server")
+    count = many(len(new.revoked), "certificate")
+    print(f'to see that it works: `shadowctl status` says there "Revoked: {count}"')
+
+
+# Looking
 
 
 def _list(options: argparse.Namespace, now: dt.datetime) -> None:
     authority = load_certificates(options.dir / ca_folder.CA_CRT, "CA certificate")[0]
     known = revoking.load_list(options.dir, authority)
     revoked = known.revoked if known else {}
-    entries = [_entry(certificate, revoked, now) for certificate in ca_folder.load_issued(options.dir)]
-    if options.json:
-        print(json.dumps(entries, indent=2))
-        return
-    for entry in entries:
-        remark = "  REVOKED" if entry["revoked"] else "  EXPIRED" if entry["expired"] else ""
-        until = dt.datetime.fromisoformat(str(entry["not_after"]))
-        print(f"{entry['purpose']:6}  {moment(until)}  {entry['serial']}  {entry['name']}{remark}")
+    issued = [
+        certificate
+        for certificate in ca_folder.load_issued(options.dir)
+        if not options.names or common_name(certificate) in options.names
+    ]
+    if options.ending:
+        issued = revoking.ending(issued, revoked, now, dt.timedelta(days=options.ending))
+    entries = [_entry(certificate, revoked, now) for certificate in issued]
+    shown = [entry for entry in entries if _is_wanted(options, entry)]
+    print(json.dumps(shown, indent=2) if options.json else tables.certificates(shown))
 
 
-def _entry(
-    certificate: x509.Certificate, revoked: Mapping[int, dt.datetime], now: dt.datetime
-) -> dict[str, object]:
-    """One issued certificate, as ``list --json`` shows it."""
+def _is_wanted(options: argparse.Namespace, entry: Facts) -> bool:
+    if options.good:
+        return not (entry["expired"] or entry["revoked"])
+    return bool((entry["expired"] or not options.expired) and (entry["revoked"] or not options.revoked))
+
+
+def _entry(certificate: x509.Certificate, revoked: Mapping[int, dt.datetime], now: dt.datetime) -> Facts:
+    """One issued certificate, as ``list --json`` shows it; names are those of the API, where it has them."""
     start, end = validity(certificate)
     when = revoked.get(certificate.serial_number)
     return {
@@ -191,11 +266,14 @@ def _entry(
         "hosts": pki.alternative_names(certificate),
         "serial": serial_of(certificate),
         "fingerprint": pki.fingerprint(certificate),
-        "not_before": start.isoformat(),
-        "not_after": end.isoformat(),
+        "certificateBegins": start.isoformat(),
+        "certificateEnds": end.isoformat(),
         "expired": now > end,
         "revoked": when and when.isoformat(),
     }
+
+
+# What all of them say
 
 
 def _report(files: Sequence[NewFile]) -> None:
@@ -218,136 +296,6 @@ def _describe(kind: str, pair: pki.Pair) -> None:
 def _flags(folder: Path, base: Path) -> str:
     """The options that name the three files, ready to be pasted into a shell."""
     return shlex.join([f"--ca={folder / ca_folder.CA_CRT}", f"--crt={base}.crt", f"--key={base}.key"])
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = usage.main_parser(
-        "shadow-ca", "Make the certificates by which robots and servers recognise each other.", _EPILOG
-    )
-    # From the environment only if it holds something: an empty variable is as good as none.
-    _add_global(parser, Path(os.environ.get(_DIR_VARIABLE) or "."), force=False)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    init = _command(commands, "init", _init, "make a new CA in DIR: ca.crt and ca.key")
-    _add_name(init)
-    _add_days(init, AUTHORITY_DAYS)
-
-    server = _command(commands, "server", _server, "make a server's certificate: server.crt and server.key")
-    server.add_argument("hosts", nargs="+", type=_host, metavar="NAME-OR-IP", help="how robots dial it")
-    _add_leaf(server)
-
-    robot = _command(commands, "robot", _robot, "make a robot's certificate: NAME.crt and NAME.key")
-    robot.add_argument("robot", type=_checked(check_robot_name), metavar="NAME", help="the robot's name")
-    _add_leaf(robot)
-
-    revoke = _command(commands, "revoke", _revoke, "revoke all certificates of a name, and write DIR/ca.crl")
-    revoke.add_argument("names", nargs="+", metavar="NAME", help="as `shadow-ca list` shows it")
-    revoke.add_argument(
-        "--serial", type=_serial, metavar="SERIAL", help="only the certificate with this number"
-    )
-    _add_days(revoke, LIST_DAYS, "until the next list is due")
-
-    crl = _command(commands, "crl", _crl, "sign the list of revoked certificates again, before it is due")
-    _add_days(crl, LIST_DAYS, "until the next list is due")
-
-    listing = _command(commands, "list", _list, "list what the CA has issued: purpose, end, serial, name")
-    listing.add_argument("--json", action="store_true", help="for programs, with all there is to know")
-
-    quick = _command(commands, "quickstart", _quickstart, "CA, server and one robot at once, to try it out")
-    quick.add_argument(
-        "folder",
-        type=Path,
-        metavar="FOLDER",
-        help="where all files go (a CA of its own: --dir does not count)",
-    )
-    quick.add_argument(
-        "--robot", type=_checked(check_robot_name), default="011", metavar="NAME", help="(default: 011)"
-    )
-    quick.add_argument(
-        "--host",
-        dest="hosts",
-        action="append",
-        type=_host,
-        default=[],
-        metavar="NAME-OR-IP",
-        help="one more name of the server, beside localhost and this machine's (repeatable)",
-    )
-    _add_name(quick)
-    return parser
-
-
-def _command(
-    commands: "usage.Commands[usage.Parser]",
-    name: str,
-    run: Callable[[argparse.Namespace, dt.datetime], None],
-    text: str,
-) -> argparse.ArgumentParser:
-    parser = usage.add_command(commands, name, run, text)
-    # Once more, for those who write them behind the command; SUPPRESS: do not undo the ones before it.
-    _add_global(parser, argparse.SUPPRESS, force=argparse.SUPPRESS)
-    return parser
-
-
-def _add_global(parser: argparse.ArgumentParser, folder: Path | str, *, force: bool | str) -> None:
-    parser.add_argument("--dir", type=Path, default=folder, metavar="DIR", help="the CA's folder")
-    parser.add_argument("--force", action="store_true", default=force, help="overwrite existing files")
-
-
-def _add_name(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--name",
-        type=_checked(pki.check_authority_name),
-        default="Shadow CA",
-        metavar="COMMON-NAME",
-        help="the CA's name (default: %(default)s)",
-    )
-
-
-def _add_leaf(parser: argparse.ArgumentParser) -> None:
-    _add_days(parser, LEAF_DAYS)
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the files go (default: DIR)")
-    parser.add_argument("--basename", type=_basename, metavar="BASE", help="BASE.crt and BASE.key instead")
-
-
-def _add_days(parser: argparse.ArgumentParser, default: int, what: str = "of validity") -> None:
-    parser.add_argument(
-        "--days", type=_days, default=default, metavar="N", help=f"days {what} (default: %(default)s)"
-    )
-
-
-def _checked(check: Callable[[str], object]) -> Callable[[str], str]:
-    """Make a check of names an ``argparse`` type: on the command line a bad name is bad usage."""
-
-    def convert(text: str) -> str:
-        try:
-            check(text)
-        except ShadowError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-        return text
-
-    return convert
-
-
-_host = _checked(pki.parse_host)
-
-
-def _days(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= pki.DAYS_MAX):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {pki.DAYS_MAX}")
-    return int(text)
-
-
-def _serial(text: str) -> int:
-    try:
-        return int(text.replace(":", ""), 16)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a serial number in hexadecimal") from None
-
-
-def _basename(text: str) -> str:
-    if not text or Path(text).name != text or text.startswith("."):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a plain file name")
-    return text
 
 
 if __name__ == "__main__":

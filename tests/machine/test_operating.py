@@ -297,4 +297,6 @@ def test_a_certificate_that_ends_soon_is_in_the_status(fleet: Fleet) -> None:
     cursor = fleet.machine.cursor()
     fleet.start("011")
     fleet.wait_for(CLIENT, "StatusText", "; certificate /etc/shadow-tunnel/011.crt expires in 5 days")
-    fleet.wait_for_event(cursor, "expires in 5 days .*`shadow-ca robot 011`", "-u", CLIENT, "-p", "warning")
+    fleet.wait_for_event(
+        cursor, "expires in 5 days .*`shadow-ca robot 011 --renew`", "-u", CLIENT, "-p", "warning"
+    )

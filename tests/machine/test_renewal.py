@@ -83,7 +83,7 @@ def test_the_server_tells_of_the_new_certificate(signer: Fleet) -> None:
     (new,) = issued(signer)
     robot = json.loads(signer.machine.run("shadowctl status 011 --json").stdout)["robot"]
     assert robot["serial"] == new["serial"]
-    assert robot["certificateEnds"] == new["not_after"]
+    assert robot["certificateEnds"] == new["certificateEnds"]
 
 
 def test_nobody_else_can_read_the_key_or_ask(signer: Fleet) -> None:

@@ -1,0 +1,134 @@
+"""Giving out certificates: for whom, where their files go, and what may be replaced by them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+
+from .ca_folder import index_path, leaf_files
+from .certificates import (
+    Purpose,
+    check_pair,
+    common_name,
+    has_purpose,
+    load_certificates,
+    load_private_key,
+)
+from .errors import ConfigError, IdentityError
+from .files import NewFile, is_there, read_file, write_files
+from .names import check_robot_name, shorten
+from .pki import Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A new certificate with its key, and where they go.
+
+    Attributes:
+        pair: they.
+        base: the path of both files, without ``.crt`` and ``.key``.
+    """
+
+    pair: Pair
+    base: Path
+
+    @property
+    def crt(self) -> Path:
+        """The certificate's file."""
+        return self.base.with_name(f"{self.base.name}.crt")
+
+    @property
+    def key(self) -> Path:
+        """The key's file."""
+        return self.base.with_name(f"{self.base.name}.key")
+
+
+def read_names(path: Path) -> list[str]:
+    """The names of robots in a file: one a line; empty lines and those that begin with ``#`` do not count.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds a bad name, one twice, or none.
+    """
+    what = f"list of names {path}"
+    try:
+        text = read_file(path, "list of names").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{what}: not a text in UTF-8") from error
+    found: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        name = line.strip()
+        if not name or name.startswith("#"):
+            continue
+        try:
+            check_robot_name(name)
+        except ConfigError as error:
+            raise ConfigError(f"{what}, line {number}: {error}") from error
+        if name in found:
+            raise ConfigError(f"{what}, line {number}: {name} is in line {found[name]} already")
+        found[name] = number
+    if not found:
+        raise ConfigError(f"{what}: it holds no name")
+    return list(found)
+
+
+def hand_out(folder: Path, leaves: Sequence[Leaf], *, renew: bool, force: bool) -> list[NewFile]:
+    """Write certificates and keys, and the CA's copies: all of them, or none.
+
+    Args:
+        folder: the CA's; the caller holds the lock on it.
+        leaves: what to write.
+        renew: replace what this CA has given the same owner before, and nothing else.
+        force: replace whatever is there.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ConfigError: something is in the way.
+        LocalError: the machine failed (disk full).
+    """
+    if not force:
+        for leaf in leaves:
+            _check_place(folder, leaf, renew=renew)
+    files = [
+        file for leaf in leaves for file in leaf_files(folder, leaf.base.parent, leaf.base.name, leaf.pair)
+    ]
+    write_files(files, force=renew or force)
+    return files
+
+
+def _check_place(folder: Path, leaf: Leaf, *, renew: bool) -> None:
+    there = [path for path in (leaf.key, leaf.crt) if is_there(path, "file")]
+    if not there:
+        return
+    why = _why_not_replaced(folder, leaf)
+    if not renew:
+        hint = "" if why else " (--renew puts a new key and certificate in its place)"
+        raise ConfigError(f"{there[0]} is already there; nothing was written{hint}")
+    if why:
+        raise ConfigError(f"{there[0]} is not replaced, and nothing was written: {why}")
+
+
+def _why_not_replaced(folder: Path, leaf: Leaf) -> str | None:
+    """Why what is there is not a certificate of this CA for the same owner, with its key; None if it is."""
+    if not is_there(leaf.crt, "certificate"):
+        return f"there is no {leaf.crt.name} that says whose key it is"
+    try:
+        present = load_certificates(leaf.crt, "certificate")[0]
+        copy = index_path(folder, present.serial_number)
+        if not is_there(copy, "issued certificate") or present not in load_certificates(copy, "certificate"):
+            return f"{leaf.crt} was not made by this CA"
+        if _owner(present) != _owner(leaf.pair.certificate):
+            return f"{leaf.crt} is the certificate of {shorten(common_name(present))}"
+        if is_there(leaf.key, "private key"):
+            check_pair(present, leaf.crt, load_private_key(leaf.key, "private key"), leaf.key)
+    except (ConfigError, IdentityError) as error:
+        return str(error)
+    return None
+
+
+def _owner(certificate: x509.Certificate) -> tuple[bool, str]:
+    """Whose it is; a server may have other names than before."""
+    server = has_purpose(certificate, Purpose.SERVER)
+    return server, "" if server else common_name(certificate)
