@@ -53,7 +53,7 @@ class Answers:
             sock = dial(self._path)
         except OSError as error:
             raise _explained(error, self._path) from error
-        text = Path(__file__).with_name(f"{API}.varlink").read_text()
+        text = Path(__file__).with_name(f"{API}.varlink").read_text("ascii")
         self._calls = varlink.SimpleClientInterfaceHandler(varlink.Interface(text), _Line(sock, until))
 
     def close(self) -> None:

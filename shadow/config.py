@@ -12,15 +12,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import __version__
 from .address import Endpoint, parse_endpoint, parse_host, parse_port
 from .errors import ConfigError, ShadowError, UsageError
 from .names import DEFAULT_SERVICE, check_robot_name, check_service_name
 from .tls import Ktls
-from .usage import Parser
+from .usage import PREFIX, main_parser
 
-_ENV_PREFIX = "SHADOW_"
+_EPILOG = """\
+Every option --some-thing can also come from the environment as SHADOW_SOME_THING; the command line wins.
+"""
+_SERVER_EPILOG = """\
+Exit status: 0 asked to stop, 2 usage, 71 the machine (the port is taken), 75 the clock, 78 a file or a
+setting is wrong.
+
+example:
+  shadow-server --lport=2222 --ldir=. --ca=ca.crt --crt=server.crt --key=server.key
+"""
+_CLIENT_EPILOG = """\
+Exit status: 0 asked to stop, 2 usage, 71 the machine, 78 a file or a setting is wrong; with --once also
+69 nobody is there, 75 the clock, 76 it is not our server, 77 the server said no.
+
+example:
+  shadow-client --rhost=::1 --rport=2222 --robot=011 --lport=22 --ca=ca.crt --crt=client.crt --key=client.key
+"""
 _SECONDS_MAX = 10800  # TCP_KEEPIDLE ends at 32767 (tcp(7)), and a connect timeout counts three times
+_NONE: Mapping[str, str] = {}
 _T = TypeVar("_T")
 
 
@@ -73,26 +89,36 @@ class ClientConfig:
 class _Options:
     """Declares options and reads their values from the command line and the environment."""
 
-    def __init__(self, program: str, description: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, program: str, description: str, epilog: str, environment: Mapping[str, str]) -> None:
         self._environment = environment
-        self.parser = Parser(
-            prog=program,
-            description=description,
-            epilog="Every option --some-thing can also come from the environment as SHADOW_SOME_THING; "
-            "the command line wins.",
-        )
-        self.parser.add_argument("--version", action="version", version=f"{program} {__version__}")
+        self._settings = f"/etc/shadow-tunnel/{program.removeprefix('shadow-')}.env"
+        self._needed: dict[str, str] = {}  # with what their values are called
+        self.parser = main_parser(program, description, f"{_EPILOG}{epilog}")
+        self._group = self.parser.add_argument_group("needed")
 
-    def add(self, flag: str, parse: Callable[[str], object], text: str, *, default: object = None) -> None:
+    def need(self, flag: str, parse: Callable[[str], object], metavar: str, text: str) -> None:
+        """Declare ``flag`` with a value that has to be given."""
+        self._needed[flag] = metavar
+        self._add(self._group, flag, parse, metavar, text)
+
+    def add(
+        self, flag: str, parse: Callable[[str], object], metavar: str, text: str, *, default: object = None
+    ) -> None:
         """Declare ``flag`` with a value; ``default`` None means that there is none."""
         shown = "" if default is None else f" (default: {default})"
-        self.parser.add_argument(
-            flag,
-            type=_argument(parse),
-            default=self._from_environment(flag, parse, default),
-            metavar=flag.lstrip("-").upper(),
-            help=text + shown,
-        )
+        self._add(self.parser, flag, parse, metavar, text + shown, default)
+
+    def _add(
+        self,
+        to: Any,
+        flag: str,
+        parse: Callable[[str], object],
+        metavar: str,
+        text: str,
+        default: object = None,
+    ) -> None:
+        value = self._from_environment(flag, parse, default)
+        to.add_argument(flag, type=_argument(parse), default=value, metavar=metavar, help=text)
 
     def add_switch(self, *flags: str, text: str) -> None:
         """Declare a switch; in the environment ``1`` or ``yes`` switches it on."""
@@ -108,8 +134,39 @@ class _Options:
         )
         self.parser.set_defaults(**{f"{_destination(flag)}_environment": default})
 
-    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        return self.parser.parse_args(arguments)
+    def parse(self, arguments: Sequence[str] | None, one_of: Mapping[str, str] = _NONE) -> argparse.Namespace:
+        """Read the words.
+
+        Args:
+            arguments: they, or None for those of the process.
+            one_of: flags, with what their values are called; when something is missing, and all of these
+                are, they are named with it.
+
+        Raises:
+            UsageError: one is wrong, or something that is needed is missing; all of it is named.
+        """
+        self.parser.usage = self._usage(one_of)
+        values: argparse.Namespace = self.parser.parse_args(arguments)
+        missing = [flag for flag in self._needed if getattr(values, _destination(flag)) is None]
+        if missing:
+            if one_of and not any(getattr(values, _destination(flag)) for flag in one_of):
+                missing.append(next(iter(one_of)))
+            raise UsageError(self._complaint(missing))
+        return values
+
+    def _usage(self, one_of: Mapping[str, str]) -> str:
+        words = [f"{flag}={metavar}" for flag, metavar in self._needed.items()]
+        either = " | ".join(f"{flag}={metavar}" for flag, metavar in one_of.items())
+        return " ".join(["%(prog)s", *words, *([f"{{{either}}}"] if either else []), "[OPTION]..."])
+
+    def _complaint(self, missing: Sequence[str]) -> str:
+        flags, variables = _listed(missing), _listed([variable_name(flag) for flag in missing])
+        are = "is" if len(missing) == 1 else "are"
+        if (
+            "NOTIFY_SOCKET" in self._environment
+        ):  # systemd has started us: what is missing belongs into a file
+            return f"{variables} {are} missing in {self._settings} (or {flags} on the command line)"
+        return f"{flags} {are} missing (or {variables} in the environment)"
 
     def _from_environment(self, flag: str, parse: Callable[[str], _T], default: _T) -> _T:
         name = variable_name(flag)
@@ -122,9 +179,14 @@ class _Options:
             raise ConfigError(f"{name} in the environment: {error}") from error
 
 
+def _listed(words: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
 def variable_name(flag: str) -> str:
     """The environment variable that stands for an option."""
-    return _ENV_PREFIX + _destination(flag).upper()
+    return PREFIX + _destination(flag).upper()
 
 
 def _destination(flag: str) -> str:
@@ -182,27 +244,35 @@ def _parse_service(text: str) -> tuple[str, Endpoint]:
     return check_service_name(name), parse_endpoint(endpoint)
 
 
-def _add_common(options: _Options) -> None:
-    options.add("--ca", Path, "certificate file of the CA that both sides trust")
-    options.add("--crt", Path, "our certificate file, with intermediates if there are any")
-    options.add("--key", Path, "our private key file")
-    options.add(
-        "--ktls",
-        _parse_ktls,
-        "whether the kernel encrypts: auto, require (or refuse to run) or off",
-        default=Ktls.AUTO,
-    )
+def _parse_dialled(option: str) -> Callable[[str], str]:
+    """A host whose port is for another option (``--rhost``, ``--rport``): both in one is a usual mistake."""
+
+    def parse(text: str) -> str:
+        host, _, port = text.rpartition(":")
+        both = bool(host) and port.isascii() and port.isdecimal() and ("[" in host or ":" not in host)
+        if both:
+            host = host.removeprefix("[").removesuffix("]")
+            raise ConfigError(
+                f"{text!r} holds the port as well: write --{option}host={host} --{option}port={port}"
+            )
+        return parse_host(text)
+
+    return parse
+
+
+def _need_files(options: _Options) -> None:
+    options.need("--ca", Path, "FILE", "certificate file of the CA that both sides trust")
+    options.need("--crt", Path, "FILE", "our certificate file, with intermediates if there are any")
+    options.need("--key", Path, "FILE", "our private key file")
+
+
+def _add_ktls(options: _Options) -> None:
+    text = "whether the kernel encrypts: if it can, always (or refuse to run), never"
+    options.add("--ktls", _parse_ktls, "|".join(Ktls), text, default=Ktls.AUTO)
 
 
 def _files(values: argparse.Namespace) -> Files:
-    return Files(_needed(values, "--ca"), _needed(values, "--crt"), _needed(values, "--key"))
-
-
-def _needed(values: argparse.Namespace, flag: str) -> Any:
-    value = getattr(values, _destination(flag))
-    if value is None:
-        raise UsageError(f"{flag} is missing (or {variable_name(flag)} in the environment)")
-    return value
+    return Files(values.ca, values.crt, values.key)
 
 
 def parse_server(
@@ -215,32 +285,41 @@ def parse_server(
         ConfigError: a variable is wrong.
     """
     options = _Options(
-        "shadow-server", "Accept robots over mutual TLS; each becomes a unix socket.", environment
+        "shadow-server",
+        "Accept robots over mutual TLS; each becomes a unix socket.",
+        _SERVER_EPILOG,
+        environment,
     )
+    options.need("--ldir", Path, "FOLDER", "folder for the robots' sockets")
+    _need_files(options)
+    options.add("--lport", parse_port, "PORT", "TCP port to listen on; needed unless systemd passes a socket")
     options.add_switch("-4", "--ipv4", text="listen on IPv4 only")
     options.add_switch("-6", "--ipv6", text="listen on IPv6 only (default: both)")
-    options.add("--lport", parse_port, "TCP port to listen on, unless systemd passes a socket")
-    options.add("--ldir", Path, "folder for the robots' sockets")
-    _add_common(options)
-    options.add("--crl", Path, "file with the CA's list of revoked certificates")
-    options.add("--signer", Path, "socket of the CA's signer, which renews the robots' certificates")
+    options.add("--crl", Path, "FILE", "file with the CA's list of revoked certificates")
     options.add(
-        "--keepalive", _parse_seconds, "seconds between signs of life; three missed end it", default=30.0
+        "--signer", Path, "SOCKET", "socket of the CA's signer, which renews the robots' certificates"
     )
-    options.add(
-        "--handshake-timeout", _parse_seconds, "seconds a new connection has to say who it is", default=10.0
+    _add_ktls(options)
+    text = "between signs of life; three missed end it"
+    options.add("--keepalive", _parse_seconds, "SECONDS", text, default=30.0)
+    text = "that a new connection has to say who it is"
+    options.add("--handshake-timeout", _parse_seconds, "SECONDS", text, default=10.0)
+    text = "that a robot has to connect a visitor"
+    options.add("--start-timeout", _parse_seconds, "SECONDS", text, default=10.0)
+    counts = (
+        ("--max-handshakes", 65536, 256, "handshakes at once; others wait"),
+        ("--max-handshake-rate", 10**6, 1000, "handshakes begun in a second"),
+        ("--max-robots", 10**6, 20000, "robots connected at once"),
+        ("--max-streams", 10**6, 1024, "visitors at once for one robot"),
     )
-    options.add("--start-timeout", _parse_seconds, "seconds a robot has to connect a visitor", default=10.0)
-    options.add("--max-handshakes", _parse_count(1, 65536), "handshakes at once; others wait", default=256)
-    options.add("--max-handshake-rate", _parse_count(1, 10**6), "handshakes begun in a second", default=1000)
-    options.add("--max-robots", _parse_count(1, 10**6), "robots connected at once", default=20000)
-    options.add("--max-streams", _parse_count(1, 10**6), "visitors at once for one robot", default=1024)
+    for flag, most, default, text in counts:
+        options.add(flag, _parse_count(1, most), "N", text, default=default)
     values = options.parse(arguments)
     return ServerConfig(
         ipv4=values.ipv4 or not values.ipv6,
         ipv6=values.ipv6 or not values.ipv4,
         lport=values.lport,
-        ldir=_needed(values, "--ldir"),
+        ldir=values.ldir,
         files=_files(values),
         crl=values.crl,
         signer=values.signer,
@@ -265,26 +344,32 @@ def parse_client(
         ConfigError: a variable is wrong.
     """
     options = _Options(
-        "shadow-client", "Dial out to shadow-server and offer local ports through it.", environment
+        "shadow-client",
+        "Dial out to shadow-server and offer local ports through it.",
+        _CLIENT_EPILOG,
+        environment,
     )
-    options.add("--rhost", parse_host, "host of the server: name, IPv4 or IPv6 address")
-    options.add("--rport", parse_port, "TCP port of the server")
-    options.add("--server-name", parse_host, "name in the server's certificate (default: RHOST)")
-    options.add("--robot", check_robot_name, "our name, as in our certificate")
-    options.add("--lhost", parse_host, "host of the default service", default="localhost")
-    options.add("--lport", parse_port, "TCP port of the default service; without it there is none")
+    options.need("--rhost", _parse_dialled("r"), "HOST", "the server: name, IPv4 or IPv6 address")
+    options.need("--rport", parse_port, "PORT", "TCP port of the server")
+    options.need("--robot", check_robot_name, "NAME", "our name, as in our certificate")
+    _need_files(options)
+    text = "TCP port of the default service; needed if there is no --service"
+    options.add("--lport", parse_port, "PORT", text)
+    options.add("--lhost", _parse_dialled("l"), "HOST", "host of the default service", default="localhost")
     options.add_list("--service", _parse_service, "NAME=HOST:PORT", "a further service (repeatable)")
-    _add_common(options)
-    options.add("--state", Path, "folder for renewed certificates; without it none are asked for")
-    options.add("--standby", _parse_count(0, 64), "connections kept ready for visitors", default=2)
-    options.add("--connect-timeout", _parse_seconds, "seconds the server has to answer", default=15.0)
+    options.add(
+        "--server-name", parse_host, "HOST", "name in the server's certificate (default: that of --rhost)"
+    )
+    options.add("--state", Path, "FOLDER", "folder for renewed certificates; without it none are asked for")
+    _add_ktls(options)
+    options.add("--standby", _parse_count(0, 64), "N", "connections kept ready for visitors", default=2)
+    options.add("--connect-timeout", _parse_seconds, "SECONDS", "that the server has to answer", default=15.0)
     options.add_switch("--once", text="leave with an error at the first failure instead of trying again")
-    values = options.parse(arguments)
-    rhost = _needed(values, "--rhost")
+    values = options.parse(arguments, {"--lport": "PORT", "--service": "NAME=HOST:PORT"})
     return ClientConfig(
-        server=Endpoint(rhost, _needed(values, "--rport")),
-        server_name=values.server_name or rhost,
-        robot=_needed(values, "--robot"),
+        server=Endpoint(values.rhost, values.rport),
+        server_name=values.server_name or values.rhost,
+        robot=values.robot,
         services=_services(values),
         files=_files(values),
         state=values.state,

@@ -7,6 +7,7 @@ The tree tells whose fault it is::
     ├── ConfigError            78  EX_CONFIG       the operator's files and settings; retrying is useless
     ├── ClockError             75  EX_TEMPFAIL     this machine's clock: a certificate is not valid *yet*
     ├── LocalError             71  EX_OSERR        this machine: ports, descriptors, disk
+    ├── OutputError            74  EX_IOERR        standard output: closed, or what is behind it is full
     ├── NotPermitted           77  EX_NOPERM       this user may not
     └── PeerError              76  EX_PROTOCOL     the other end of a connection
         ├── FrameError         76                  what came is not a frame of ours
@@ -66,6 +67,15 @@ class LocalError(ShadowError):
     """This machine could not do its part (port taken, no descriptors left, disk full)."""
 
     exit_status = 71
+
+
+class OutputError(ShadowError):
+    """What was asked for cannot be printed; made of the reason why."""
+
+    exit_status = 74
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"cannot write to standard output: {why}")
 
 
 class NotPermitted(ShadowError):

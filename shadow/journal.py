@@ -101,6 +101,8 @@ class Event(enum.StrEnum):
     """There are descriptors again; accepting goes on."""
     CLOCK_WRONG = "afa7830ff7af4e0ca910bd862c21275d"
     """A certificate is not valid yet; most likely this machine's clock is wrong."""
+    UNKNOWN_SETTING = "c572d9555f5d48f286cbdf4688673f8d"
+    """A variable looks like a setting of ours and is none."""
     FAILED = "15fa5bc3e54b49128c7fbb93d468f959"
     """The daemon cannot go on."""
 

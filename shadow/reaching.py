@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from .errors import ConfigError, LocalError, NotPermitted, Unreachable, printable, reason
+from .errors import ConfigError, LocalError, NotPermitted, OutputError, Unreachable, printable, reason
 from .names import ROBOT_NAME_MAX, check_robot_name, check_service_name, shorten, socket_name
 
 _CHUNK = 2**18  # bytes moved at once
@@ -119,6 +119,7 @@ def join(sock: socket.socket, source: int, sink: int) -> None:
 
     Raises:
         Unreachable: the connection broke.
+        OutputError: ``sink`` cannot be written to; that its reader has left is no error.
     """
     threading.Thread(target=_send, args=(sock, source), daemon=True).start()
     try:
@@ -126,6 +127,8 @@ def join(sock: socket.socket, source: int, sink: int) -> None:
             _write(sink, data)
     except ConnectionResetError as error:
         raise Unreachable("the connection to the robot broke") from error
+    except BrokenPipeError:
+        return
 
 
 def _send(sock: socket.socket, source: int) -> None:
@@ -138,4 +141,9 @@ def _send(sock: socket.socket, source: int) -> None:
 def _write(sink: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(sink, view) :]
+        try:
+            view = view[os.write(sink, view) :]
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(reason(error)) from error

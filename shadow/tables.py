@@ -137,7 +137,17 @@ def _coloured(text: str, colour: str) -> str:
 
 
 def _dot(*, good: bool) -> str:
-    return _coloured("●" if good else "○", _GREEN if good else _RED)
+    full, empty = ("●", "○") if _takes("●○") else ("*", "o")  # as systemctl does
+    return _coloured(full if good else empty, _GREEN if good else _RED)
+
+
+def _takes(text: str) -> bool:
+    """Whether standard output has these characters."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _how(facts: Facts) -> str:

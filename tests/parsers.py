@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from unittest import mock
 
@@ -53,7 +53,8 @@ def parser(command: str) -> argparse.ArgumentParser:
             return TOOLS[command]()
     made: list[argparse.ArgumentParser] = []
 
-    def capture(options: config._Options, _arguments: object) -> None:
+    def capture(options: config._Options, _words: object, one_of: Mapping[str, str] = config._NONE) -> None:
+        options.parser.usage = options._usage(one_of)
         made.append(options.parser)
         raise _Captured
 

@@ -314,6 +314,13 @@ def test_logs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         cwd=CHECKOUT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == "<ROBOT=011><-f><--since=today>"
+    for words in (["--json", "logs", "011"], ["logs", "--json", "011"], ["logs", "011", "--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "shadow.cli.ctl", *words],
+            env={**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"},
+            cwd=CHECKOUT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout == "<ROBOT=011><--output=json>"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert run("logs", "011")[::2] == (71, "shadowctl: cannot run journalctl: No such file or directory\n")
 
@@ -333,7 +340,22 @@ def test_logs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         (["connect", "011", "web"], 69, "does not offer web; it offers default"),
         (["connect", "0/1"], 78, "robot name '0/1' is not allowed"),
         (["connect", "--fdpass", "011"], 78, "--fdpass is for ssh's ProxyUseFdpass=yes"),
-        (["wait", "0/1"], 78, "robot name '0/1' is not allowed"),
+        *(
+            (words.split(), 78, "robot name '0/1' is not allowed")
+            for words in (
+                "wait 0/1",
+                "wait 0/1 --timeout=1",
+                "status 0/1",
+                "streams 0/1",
+                "watch 0/1",
+                "logs 0/1",
+                "disconnect 0/1",
+            )
+        ),
+        (["lsit"], 2, "'lsit' is not one of list, status, streams"),
+        (["lsit"], 2, "; did you mean list?"),
+        (["list", "--jsno"], 2, "unrecognized arguments: --jsno; did you mean --json?"),
+        (["wait", "011", "--time=5"], 2, "did you mean --timeout?"),
         (["--dir=/nonexistent", "list"], 69, "shadow-server does not run here"),
     ],
 )
@@ -344,3 +366,27 @@ def test_what_cannot_be(run: Run, words: list[str], status: int, complaint: str)
     assert errors.startswith("shadowctl: ")
     assert complaint in errors
     assert errors.count("\n") == 1
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs another user")
+@pytest.mark.parametrize(
+    "words", ["list", "status", "streams", "watch", "wait 011", "disconnect 011", "reload"]
+)
+@pytest.mark.usefixtures("robot")
+def test_who_may_not_ask(run: Run, words: str) -> None:
+    os.seteuid(65534)
+    try:
+        status, output, errors = run(*words.split())
+    finally:
+        os.seteuid(0)
+    assert (status, output, errors.count("\n")) == (77, "", 1)
+    assert "you may not ask the server; join the group shadow-tunnel" in errors
+
+
+@pytest.mark.parametrize(
+    "words", ["list", "status 011", "streams", "watch", "disconnect 011", "reload", "connect 011"]
+)
+def test_a_server_that_is_away(run: Run, tunnel: Tunnel, words: str) -> None:
+    status, output, errors = run(*words.split())
+    assert (status, output, errors.count("\n")) == (69, "", 1)
+    assert str(tunnel.ldir) in errors or "is not connected" in errors

@@ -1,5 +1,7 @@
 """Settings: command line, environment, defaults, and what is said about wrong ones."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,55 @@ def test_a_missing_option_is_named_with_its_variable(missing: str) -> None:
         parse_client(rest, {})
 
 
+def test_all_that_is_missing_is_named_at_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_client(["--ca=ca.crt"], {"SHADOW_RPORT": "22"})
+    assert str(caught.value) == (
+        "--rhost, --robot, --crt, --key and --lport are missing "
+        "(or SHADOW_RHOST, SHADOW_ROBOT, SHADOW_CRT, SHADOW_KEY and SHADOW_LPORT in the environment)"
+    )
+    with pytest.raises(UsageError, match=r"^--rhost is missing"):
+        parse_client(
+            [word for word in CLIENT if not word.startswith(("--rhost", "--lport"))] + ["--service=a=b:1"], {}
+        )
+
+
+def test_under_systemd_the_file_is_named() -> None:
+    environment = {"NOTIFY_SOCKET": "/run/systemd/notify", "SHADOW_CA": "/ca", "SHADOW_LPORT": "22"}
+    rest = ["--crt=c", "--key=k", "--robot=011"]
+    with pytest.raises(UsageError) as caught:
+        parse_client(rest, environment)
+    assert str(caught.value) == (
+        "SHADOW_RHOST and SHADOW_RPORT are missing in /etc/shadow-tunnel/client.env "
+        "(or --rhost and --rport on the command line)"
+    )
+    with pytest.raises(UsageError, match=r"SHADOW_LDIR is missing in /etc/shadow-tunnel/server.env"):
+        parse_server(rest[:2], environment)
+
+
+@pytest.mark.parametrize(
+    ("word", "advice"),
+    [
+        ("--rhost=tunnel.example.com:443", "write --rhost=tunnel.example.com --rport=443"),
+        ("--rhost=192.0.2.7:443", "write --rhost=192.0.2.7 --rport=443"),
+        ("--rhost=[2001:db8::1]:443", "write --rhost=2001:db8::1 --rport=443"),
+        ("--lhost=localhost:22", "write --lhost=localhost --lport=22"),
+    ],
+)
+def test_a_host_that_holds_the_port_as_well(word: str, advice: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(advice)):
+        parse_client([*CLIENT, word], {})
+    name, _, value = word.partition("=")
+    rest = [one for one in CLIENT if not one.startswith(name)]
+    with pytest.raises(ConfigError, match=f"{variable_name(name)} in the environment: .*{re.escape(advice)}"):
+        parse_client(rest, {variable_name(name): value})
+
+
+@pytest.mark.parametrize("host", ["2001:db8::1", "[2001:db8::1]", "::1", "fe80::1%eth0", "1:2:3:4:5:6:7:8"])
+def test_an_address_holds_no_port(host: str) -> None:
+    assert parse_client([*CLIENT, f"--rhost={host}"], {}).server.port == 2222
+
+
 def test_nothing_to_offer() -> None:
     with pytest.raises(UsageError, match="nothing to offer: give --lport"):
         parse_client([word for word in CLIENT if not word.startswith("--lport")], {})
@@ -138,6 +189,24 @@ def test_help_tells_of_the_environment(capsys: pytest.CaptureFixture[str]) -> No
             parse(["--help"], {})
         assert left.value.code == 0
         assert "SHADOW_SOME_THING" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("parse", "count"), [(parse_server, 4), (parse_client, 6)])
+def test_help_tells_what_is_needed_and_shows_an_example(
+    parse: Callable[..., object], count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--help"], {})
+    text = capsys.readouterr().out
+    usage = re.search(r"usage: \S+ (.*?) (\{|\[OPTION)", text, re.DOTALL)
+    assert usage is not None
+    assert "[" not in usage[1]
+    assert len(re.findall(r"--\w+=[A-Z]+", usage[1])) == count
+    assert not re.search(r"--(\S+) \1\b", text, re.IGNORECASE)  # no value that is called like its option
+    assert "--ktls auto|require|off" in text
+    assert "Exit status: 0 " in text
+    _program, *words = text.partition("example:\n")[2].split()
+    parse(words, {})
 
 
 def test_statuses_are_one_tree() -> None:

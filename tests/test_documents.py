@@ -1,5 +1,6 @@
 """The manual pages: what they say about options, variables, statuses and units is what there is."""
 
+import ast
 import re
 import subprocess
 from collections.abc import Iterator
@@ -51,8 +52,8 @@ MODULES = {
 }
 # Options of other commands in examples, and two words that stand for any of ours.
 FOREIGN = {
-    "--now", "--create", "--with-key", "--tpm2-pcrs", "--since", "--output-fields", "--unix-socket", "--arg",
-    "--some-thing",
+    "--now", "--create", "--with-key", "--tpm2-pcrs", "--since", "--output-fields", "--output",
+    "--unix-socket", "--arg", "--some-thing",
 }  # fmt: skip
 OTHER_VARIABLES = {"SHADOW_CA_DIR", "SHADOW_SOME_THING"}
 
@@ -81,7 +82,7 @@ def documented(text: str) -> list[Option]:
     found = []
     for term, said in definitions(text).items():
         if term.startswith("*-"):
-            metavar = re.search(r" _([A-Z][A-Z=:-]*)_$", term)
+            metavar = re.search(r" _([A-Za-z][A-Za-z=:|-]*)_$", term)
             found.append(Option(tuple(bold(term)), metavar[1] if metavar else "", default_in(said)))
     return found
 
@@ -228,6 +229,29 @@ def test_exit_statuses(command: str) -> None:
         wanted.add(EX_SIGINT)
     terms = definitions(sections(read(PAGE_OF[command]))["EXIT STATUS"])
     assert [int(bold(term)[0]) for term in terms] == sorted(wanted)
+
+
+def test_the_codes_of_the_protocol() -> None:
+    """Every code that one side says to the other is in the document."""
+    said = {
+        node.args[0].value
+        for path in (CHECKOUT / "shadow").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in {"Refused", "Refusal", "Failed", "Unsigned"}
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+    }
+    assert {"disconnected", "superseded"} <= said
+    assert said - set(re.findall("`([a-z-]+)`", (CHECKOUT / "docs" / "PROTOCOL.md").read_text())) == set()
+
+
+@pytest.mark.parametrize("command", parsers.DAEMONS)
+def test_the_synopsis_is_that_of_the_help(command: str) -> None:
+    shown = parsers.parser(command).format_usage().removeprefix("usage: ")
+    synopsis = re.sub(r"[*_\\]", "", sections(read(PAGE_OF[command]))["SYNOPSIS"])
+    assert " ".join(shown.replace("=", " ").split()) == " ".join(synopsis.replace("=", " ").split())
 
 
 @pytest.mark.parametrize("command", MODULES)

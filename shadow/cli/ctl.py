@@ -23,13 +23,19 @@ _FOLDER = "/run/shadow-tunnel"
 _FOLDER_VARIABLE = "SHADOW_LDIR"
 _SUFFIX = ".robot"  # of the names that ssh is given; see etc/ssh/ssh_config.d
 _LOG_LINES = 10
+_JSON = "--json"
 _LOOK_AGAIN = 0.5  # seconds, while waiting for a robot whose server is not there either
 _EPILOG = f"""\
 Looking takes membership of the group shadow-tunnel; disconnect and reload take root or the group
 shadow-tunnel-admin; logs take the group adm or systemd-journal.
-Exit status: 0 done, 2 usage, 69 the robot or the server is not there, 76 a server of another version,
-77 not permitted, 71 the machine, 78 what was asked for makes no sense.
+Exit status: 0 done, 2 usage, 69 the robot or the server is not there, 71 the machine, 74 it cannot be
+printed, 76 a server of another version, 77 not permitted, 78 what was asked for makes no sense.
 The folder is that of {_FOLDER_VARIABLE} in the environment, if --dir is not given.
+
+examples:
+  shadowctl list
+  shadowctl logs 011 -f
+  shadowctl wait 011 --timeout=60 && ssh user@011.robot uptime
 """
 
 
@@ -40,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> None:
     options = _parser().parse_args(arguments)
+    robot = getattr(options, "robot", None)
+    if robot is not None:  # what is no name is no robot's, connected or not
+        check_robot_name(robot)
     options.run(options)
 
 
@@ -121,9 +130,12 @@ def _watched(answers: Answers) -> Iterator[Facts]:
 
 
 def _logs(options: argparse.Namespace) -> None:
+    words = [word for word in options.words if word != _JSON]
+    if options.json or words != options.words:
+        words.append("--output=json")
     sys.stdout.flush()
     try:
-        os.execvp("journalctl", ["journalctl", f"ROBOT={options.robot}", *options.words])  # noqa: S606, S607
+        os.execvp("journalctl", ["journalctl", f"ROBOT={options.robot}", *words])  # noqa: S606, S607
     except OSError as error:
         raise LocalError(f"cannot run journalctl: {os.strerror(error.errno or 0)}") from error
 
@@ -132,8 +144,7 @@ def _logs(options: argparse.Namespace) -> None:
 
 
 def _connect(options: argparse.Namespace) -> None:
-    robot = options.robot.removesuffix(_SUFFIX)
-    with reaching.reach(options.dir, robot, options.service) as sock:
+    with reaching.reach(options.dir, options.robot.removesuffix(_SUFFIX), options.service) as sock:
         if options.fdpass:
             reaching.hand_over(sock, sys.stdout.fileno())
         else:
@@ -141,7 +152,7 @@ def _connect(options: argparse.Namespace) -> None:
 
 
 def _wait(options: argparse.Namespace) -> None:
-    robot = check_robot_name(options.robot)
+    robot = options.robot
     until = time.monotonic() + (options.timeout or math.inf)
     while True:
         try:
@@ -179,6 +190,8 @@ def _is_connected(folder: Path, robot: str, until: float) -> bool:
 
 def _disconnect(options: argparse.Namespace) -> None:
     what = "stream" if options.stream else "robot"
+    if what == "robot":
+        check_robot_name(options.which)
     with Answers(options.dir) as answers:
         ended = answers.call("Disconnect", **{what: options.which})["ended"]
     _show(
@@ -256,7 +269,7 @@ def _add_global(parser: argparse.ArgumentParser, folder: Path | str, *, json_too
     parser.add_argument(
         "--dir", type=Path, default=folder, metavar="DIR", help="folder of the robots' sockets"
     )
-    parser.add_argument("--json", action="store_true", default=json_too, help="for programs")
+    parser.add_argument(_JSON, action="store_true", default=json_too, help="for programs")
 
 
 def _seconds(text: str) -> float:
