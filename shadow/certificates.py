@@ -151,6 +151,14 @@ def is_authority(certificate: x509.Certificate) -> bool:
         return False
 
 
+def alternative_names(certificate: x509.Certificate) -> list[x509.GeneralName]:
+    """The names that a certificate is for; none if they are damaged."""
+    try:
+        return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except (x509.ExtensionNotFound, *DAMAGE):
+        return []
+
+
 def load_certificates(path: Path, what: str) -> list[x509.Certificate]:
     """The certificates of a PEM file, in its order, at least one.
 

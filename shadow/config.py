@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from .address import Endpoint, parse_endpoint, parse_host, parse_port
 from .errors import ConfigError, ShadowError, UsageError
+from .hostnames import parse_reference
 from .names import DEFAULT_SERVICE, check_robot_name, check_service_name
 from .tls import Ktls
 from .usage import PREFIX, main_parser
@@ -368,7 +369,7 @@ def parse_client(
     values = options.parse(arguments, {"--lport": "PORT", "--service": "NAME=HOST:PORT"})
     return ClientConfig(
         server=Endpoint(values.rhost, values.rport),
-        server_name=values.server_name or values.rhost,
+        server_name=parse_reference(values.server_name or values.rhost),
         robot=values.robot,
         services=_services(values),
         files=_files(values),

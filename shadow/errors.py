@@ -12,6 +12,7 @@ The tree tells whose fault it is::
     └── PeerError              76  EX_PROTOCOL     the other end of a connection
         ├── FrameError         76                  what came is not a frame of ours
         ├── HandshakeError     76                  TLS did not come about
+        │   └── CertificateRefused                 for the peer does not take our certificate
         ├── IdentityError      76                  TLS did, with somebody we must not talk to
         ├── Refused            77  EX_NOPERM       the other end said no, and why
         └── Unreachable        69  EX_UNAVAILABLE  nobody there, or no answer in time
@@ -96,6 +97,10 @@ class FrameError(PeerError):
 
 class HandshakeError(PeerError):
     """The TLS handshake failed."""
+
+
+class CertificateRefused(HandshakeError):
+    """The peer does not take our certificate, and said why."""
 
 
 class IdentityError(PeerError):

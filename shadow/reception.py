@@ -18,7 +18,7 @@ from .address import describe, source_of
 from .channel import Channel, watch_for_death
 from .config import ServerConfig
 from .descriptors import Descriptors
-from .errors import FrameError, HandshakeError, IdentityError, PeerError, ShadowError
+from .errors import CertificateRefused, FrameError, HandshakeError, IdentityError, PeerError, ShadowError
 from .flow import reason_of
 from .frames import Frame, Hello
 from .journal import Event
@@ -37,13 +37,15 @@ class Failure(enum.StrEnum):
 
     TIMEOUT = "timeout"
     TLS = "tls"
+    OURS = "our-certificate"
     IDENTITY = "identity"
     PROTOCOL = "protocol"
     LOST = "lost"
 
 
 _FAILURES: dict[type[ShadowError], Failure] = {
-    HandshakeError: Failure.TLS, IdentityError: Failure.IDENTITY, FrameError: Failure.PROTOCOL,
+    HandshakeError: Failure.TLS, CertificateRefused: Failure.OURS, IdentityError: Failure.IDENTITY,
+    FrameError: Failure.PROTOCOL,
 }  # fmt: skip
 
 Greeted = Callable[[Channel, Hello, str], None]

@@ -19,9 +19,10 @@ from OpenSSL import SSL, crypto
 
 from . import ktls
 from .address import is_ip_address
-from .certificates import DAMAGE, Credentials, Purpose, has_purpose
+from .certificates import DAMAGE, Credentials, Purpose, alternative_names, has_purpose
 from .chains import SHOWN_MAX, make_store, present, trust, verified_chain, verify_chain
-from .errors import HandshakeError, IdentityError, LocalError
+from .errors import CertificateRefused, HandshakeError, IdentityError, LocalError
+from .hostnames import is_for
 from .libssl import limit_signatures, openssl_reason
 from .link import KernelLink, Link, UserspaceLink
 
@@ -33,6 +34,8 @@ _RECORD_HEADER = 5  # bytes: type, version, length (RFC 5246, section 6.2.1)
 _CIPHERTEXT_MAX = 2**14 + 2048  # bytes (RFC 5246, section 6.2.3)
 _HANDSHAKE_TYPES = frozenset({20, 21, 22})  # change_cipher_spec, alert, handshake
 _FLIGHT_MAX = 2**16  # bytes of one flight that we send
+_PARTING = 1.0  # seconds for a peer that we refuse to hear it
+_PART = 4096  # bytes of what it still says, read at once
 _HANDSHAKE_MAX = 2**15  # bytes that a peer may send in all: OpenSSL keeps what it shows, and may not know it
 
 
@@ -120,10 +123,8 @@ async def handshake(sock: socket.socket, settings: Settings) -> Link:
     else:
         connection.set_connect_state()
         if not is_ip_address(settings.server_name):  # RFC 6066, section 3: literal addresses not permitted
-            connection.set_tlsext_host_name(settings.server_name.encode("idna"))
-    last_flight = await _run(sock, connection)
-    chain = _peer_chain(connection, settings.purpose)
-    _check_identity(chain[0], settings)
+            connection.set_tlsext_host_name(settings.server_name.encode("ascii"))
+    last_flight, chain = await _run(sock, connection, settings)
     return _hand_over(sock, connection, settings, chain, last_flight)
 
 
@@ -149,10 +150,13 @@ def _store(authorities: tuple[x509.Certificate, ...]) -> crypto.X509Store:
     return make_store(authorities)
 
 
-async def _run(sock: socket.socket, connection: SSL.Connection) -> bytes:
-    """Drive OpenSSL through the handshake; return the last bytes we sent."""
+async def _run(
+    sock: socket.socket, connection: SSL.Connection, settings: Settings
+) -> tuple[bytes, list[x509.Certificate]]:
+    """Drive OpenSSL through the handshake; return the last bytes we sent, and the peer's chain."""
     loop = asyncio.get_running_loop()
     flight, received = b"", 0
+    chain: list[x509.Certificate] = []
     while True:
         failure: SSL.Error | None = None
         finished = False
@@ -165,20 +169,64 @@ async def _run(sock: socket.socket, connection: SSL.Connection) -> bytes:
             failure = error
         output = _output(connection)
         if failure is not None:
-            # The alert is a courtesy; the peer may be gone, or not reading.
-            with contextlib.suppress(OSError):
-                sock.send(output)
-            raise HandshakeError(_explain(failure, output)) from failure
+            await _part(sock, output)
+            raise _explain(failure, output) from failure
+        if not chain and (finished or (output and connection.get_peer_certificate() is not None)):
+            # Before our Finished is sent: so far nothing is encrypted, and the peer can be told why.
+            chain = await _identified(sock, connection, settings)
         if output:
             await loop.sock_sendall(sock, output)
             flight = output
         if finished:
-            return flight
+            return flight, chain
         record = await _read_record(loop, sock)
         received += len(record)
         if received > _HANDSHAKE_MAX:
             raise HandshakeError(f"the peer's handshake takes more than {_HANDSHAKE_MAX} bytes")
         connection.bio_write(record)
+
+
+async def _identified(
+    sock: socket.socket, connection: SSL.Connection, settings: Settings
+) -> list[x509.Certificate]:
+    """The peer's chain, if it is whom we want to talk to; else it is told.
+
+    Raises:
+        IdentityError: it is not.
+    """
+    try:
+        chain = _peer_chain(connection, settings.purpose)
+    except IdentityError:
+        await _part(sock, _alert(_BAD_CERTIFICATE))
+        raise
+    fault = _fault(chain[0], settings)
+    if fault is not None:
+        await _part(sock, _alert(fault[0]))
+        raise IdentityError(fault[1])
+    return chain
+
+
+def _alert(number: int) -> bytes:
+    """A fatal alert, not encrypted (RFC 5246, section 7.2)."""
+    return bytes([ktls.RECORD_ALERT, 3, 3, 0, 2, _FATAL, number])
+
+
+async def _part(sock: socket.socket, last_words: bytes) -> None:
+    """Say why we go, as a courtesy, and give the peer time to hear it.
+
+    What it has sent and we have not read would make the kernel answer close(2) with a reset, which can
+    overtake the alert.
+    """
+    if not last_words:
+        return
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError, TimeoutError):  # it may be gone, or not reading
+        sock.send(last_words)
+        sock.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(_PARTING):
+            for _ in range(_HANDSHAKE_MAX // _PART):
+                if not await loop.sock_recv(sock, _PART):
+                    return
 
 
 def _output(connection: SSL.Connection) -> bytes:
@@ -222,48 +270,28 @@ def _peer_chain(connection: SSL.Connection, us: Purpose) -> list[x509.Certificat
 
 
 def _check_identity(certificate: x509.Certificate, settings: Settings) -> None:
+    fault = _fault(certificate, settings)
+    if fault is not None:
+        raise IdentityError(fault[1])
+
+
+def _fault(certificate: x509.Certificate, settings: Settings) -> tuple[int, str] | None:
+    """Why a good certificate is not good for what it is used here: an alert for the peer, words for us."""
     if settings.purpose is Purpose.SERVER:
         # OpenSSL lets a certificate without any extended key usage pass for both sides; we do not.
         if not has_purpose(certificate, Purpose.ROBOT):
-            raise IdentityError("the peer's certificate is not a robot's (clientAuth)")
-        return
+            return _UNSUPPORTED_CERTIFICATE, "the peer's certificate is not a robot's (clientAuth)"
+        return None
     if not has_purpose(certificate, Purpose.SERVER):
-        raise IdentityError("the peer's certificate is not a server's (serverAuth)")
-    _check_server_name(certificate, settings.server_name)
-
-
-def _check_server_name(certificate: x509.Certificate, name: str) -> None:
-    # Only robots check names, and these are a quarter of what the server would import at its start: while it
-    # starts, streams wait.
-    import service_identity  # noqa: PLC0415
-    from service_identity.cryptography import (  # noqa: PLC0415
-        verify_certificate_hostname,
-        verify_certificate_ip_address,
+        return _UNSUPPORTED_CERTIFICATE, "the peer's certificate is not a server's (serverAuth)"
+    found = alternative_names(certificate)
+    if is_for(settings.server_name, found):
+        return None
+    names = ", ".join(str(getattr(name, "value", name)) for name in found[:8]) or "no host at all"
+    return _CERTIFICATE_UNKNOWN, (
+        f"the server's certificate is not for {settings.server_name} but for {names} "
+        "(--server-name says which name to expect)"
     )
-
-    try:
-        if is_ip_address(name):
-            verify_certificate_ip_address(certificate, name.partition("%")[0])
-        else:
-            verify_certificate_hostname(certificate, name)
-    except (
-        service_identity.VerificationError,
-        service_identity.CertificateError,
-        service_identity.SubjectAltNameWarning,
-    ) as error:
-        raise IdentityError(
-            f"the server's certificate is not for {name} but for {_names(certificate)} "
-            "(--server-name says which name to expect)"
-        ) from error
-
-
-def _names(certificate: x509.Certificate) -> str:
-    """The names a certificate is for, as a human wants them in an error."""
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return "no host at all"
-    return ", ".join(str(getattr(name, "value", name)) for name in list(names)[:8]) or "no host at all"
 
 
 def _hand_over(
@@ -309,15 +337,21 @@ def next_explicit_nonce(flight: bytes) -> int:
     return (int.from_bytes(nonce, "big") + 1) % 2**64
 
 
+_FATAL = 2
+_BAD_CERTIFICATE = 42
+_UNSUPPORTED_CERTIFICATE = 43
+_CERTIFICATE_UNKNOWN = 46
+_ABOUT_CERTIFICATES = {42, 43, 44, 45, 46, 48, 116}
+
 # What an alert means to somebody who looks after certificates (RFC 5246, section 7.2.2). OpenSSL
 # chooses them in ssl/statem/statem_lib.c, ssl_x509err2alert().
 _ALERTS = {
     40: "handshake_failure: no cipher suite or key type in common",
-    42: "bad_certificate: not valid yet (a wrong clock?), or damaged",
-    43: "unsupported_certificate: made for another purpose (server or client)",
+    _BAD_CERTIFICATE: "bad_certificate: not valid yet (a wrong clock?), or damaged",
+    _UNSUPPORTED_CERTIFICATE: "unsupported_certificate: made for another purpose (server or client)",
     44: "certificate_revoked",
     45: "certificate_expired",
-    46: "certificate_unknown",
+    _CERTIFICATE_UNKNOWN: "certificate_unknown: not for the name that was dialled",
     48: "unknown_ca: issued by another CA",
     51: "decrypt_error: a signature does not verify",
     70: "protocol_version: not TLS 1.2",
@@ -327,17 +361,20 @@ _ALERTS = {
 }
 
 
-def _explain(error: SSL.Error, sent: bytes) -> str:
+def _explain(error: SSL.Error, sent: bytes) -> HandshakeError:
     """One line that says which side found fault with what."""
     words = openssl_reason(error)
     if "alert" in words:  # OpenSSL's words for an alert that it received
         number = _received_alert(words)
-        return f"the peer refused us: {_ALERTS.get(number, words)}"
+        meaning = _ALERTS.get(number, words)
+        if number in _ABOUT_CERTIFICATES:
+            return CertificateRefused(f"the peer refused our certificate: {meaning}")
+        return HandshakeError(f"the peer refused us: {meaning}")
     if words == "certificate verify failed" and len(sent) >= 7 and sent[0] == ktls.RECORD_ALERT:
-        return f"the peer's certificate was refused: {_ALERTS.get(sent[6], words)}"
+        return HandshakeError(f"the peer's certificate was refused: {_ALERTS.get(sent[6], words)}")
     if "did not return a certificate" in words:
-        return "the peer showed no certificate"
-    return f"TLS: {words}"
+        return HandshakeError("the peer showed no certificate")
+    return HandshakeError(f"TLS: {words}")
 
 
 def _received_alert(words: str) -> int:

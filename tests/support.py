@@ -29,6 +29,7 @@ from OpenSSL import SSL
 from bench.processes import free_port
 from shadow import tls
 from shadow.certificates import Purpose, load_credentials
+from shadow.errors import CertificateRefused
 from shadow.link import Link, UserspaceLink
 from shadow.tls import make_context
 
@@ -180,8 +181,10 @@ def make_list(
 
 
 def _general_name(host: str) -> x509.GeneralName:
+    if host.startswith("DNS:"):  # whatever it looks like
+        return x509.DNSName(host.removeprefix("DNS:"))
     try:
-        return x509.IPAddress(ipaddress.ip_address(host))
+        return x509.IPAddress(ipaddress.ip_address(host.removeprefix("IP:")))
     except ValueError:
         return x509.DNSName(host)
 
@@ -478,18 +481,37 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
     return near, far
 
 
-async def shake_hands(server: tls.Settings, client: tls.Settings) -> tuple[Link, Link]:
-    """Do a handshake over loopback; raise what either side raises."""
+async def try_hands(server: tls.Settings, client: tls.Settings) -> list[Link | BaseException]:
+    """Do a handshake over loopback; what the server and the robot have of it: a link, or why not."""
     theirs, ours = tcp_pair()
-    for sock in (ours, theirs):
+
+    async def one(sock: socket.socket, its_settings: tls.Settings) -> Link:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    try:
-        return await asyncio.gather(tls.handshake(theirs, server), tls.handshake(ours, client))
-    except BaseException:
-        ours.close()
-        theirs.close()
-        raise
+        try:
+            return await tls.handshake(sock, its_settings)
+        except BaseException:
+            sock.close()
+            raise
+
+    return list(await asyncio.gather(one(theirs, server), one(ours, client), return_exceptions=True))
+
+
+async def shake_hands(server: tls.Settings, client: tls.Settings) -> tuple[Link, Link]:
+    """Do a handshake over loopback; raise what the side raises that finds fault with the other."""
+    ends = await try_hands(server, client)
+    errors = [end for end in ends if isinstance(end, BaseException)]
+    links = [end for end in ends if isinstance(end, Link)]
+    if errors:
+        for link in links:
+            link.sock.close()
+        raise min(errors, key=_was_told)
+    return links[0], links[1]
+
+
+def _was_told(error: BaseException) -> bool:
+    told = isinstance(error, CertificateRefused | OSError)
+    return told or "refused us" in str(error) or "hung up" in str(error)
 
 
 def settings(authority: Authority, purpose: Purpose, mode: tls.Ktls = tls.Ktls.AUTO) -> tls.Settings:

@@ -36,17 +36,3 @@ def test_a_word_it_does_not_know() -> None:
     done = run("--colour")
     assert done.returncode == 2
     assert done.stderr == ("shadow-server: unrecognized arguments: --colour (see shadow-server --help)\n")
-
-
-def test_it_starts_without_what_only_robots_need() -> None:
-    """While it starts, streams wait: a quarter of the time would go into libraries that check host names."""
-    words = "import sys, shadow.cli.server; print({'service_identity', 'pyasn1'}.isdisjoint(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", words],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=True,
-    )
-    assert done.stdout == "True\n"

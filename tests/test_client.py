@@ -14,7 +14,19 @@ from pathlib import Path
 import pytest
 
 from shadow.certificates import Purpose
-from tests.peer import DIAL, PING, PONG, REFUSED, START, STARTED, WELCOME, frame, server_context
+from tests.peer import (
+    DIAL,
+    PING,
+    PONG,
+    REFUSED,
+    START,
+    STARTED,
+    WELCOME,
+    Peer,
+    client_context,
+    frame,
+    server_context,
+)
 from tests.support import (
     CHECKOUT,
     DEADLINE,
@@ -87,6 +99,42 @@ def test_a_server_of_another_ca(tunnel: Tunnel, tmp_path: Path) -> None:
         client = start(tunnel, "--once")
         assert client.wait() == 76
         assert "the peer's certificate was refused: unknown_ca: issued by another CA" in client.log
+
+
+def test_a_server_whose_certificate_lacks_the_name_hears_of_it(own: Authority, tmp_path: Path) -> None:
+    """Renewed without it, say: the log of the server is where its operator looks."""
+    own.issue("server", "s", Purpose.SERVER, hosts=("other.example",))
+    with Tunnel(own, tmp_path) as tunnel:
+        server = tunnel.start_server()
+        client = start(tunnel, "--once")
+        assert client.wait() == 76
+        assert "the server's certificate is not for localhost but for other.example" in client.log
+        server.wait_for_log(
+            r"no handshake with \S+: the peer refused our certificate: certificate_unknown: not for the name"
+        )
+        assert "cut off" not in server.log
+
+
+def test_a_robot_whose_certificate_is_refused_hears_why(own: Authority, tmp_path: Path) -> None:
+    with Tunnel(own, tmp_path) as tunnel:
+        context = client_context(own, own.issue("purposeless", "011", None))
+        server = tunnel.start_server()
+        with pytest.raises(ssl.SSLError, match=r"(?i)alert.unsupported.certificate"):
+            Peer(tunnel.port, context)
+        server.wait_for_log("the peer's certificate is not a robot's")
+
+
+def test_the_dot_at_the_end_of_a_name_is_dns_s_alone(tunnel: Tunnel) -> None:
+    tunnel.start_server()
+    start(tunnel, rhost="localhost.").wait_for_log("robot 011 connected")
+
+
+@pytest.mark.parametrize("name", ["localhost:8443", "*.example.com"])
+def test_a_server_name_that_no_certificate_has(tunnel: Tunnel, name: str) -> None:
+    client = start(tunnel, f"--server-name={name}")
+    assert client.wait() == 78
+    assert f"shadow-client: {name!r} is no name that the server's certificate could have" in client.log
+    assert "Traceback" not in client.log
 
 
 def test_the_server_name_can_be_another_than_the_host_dialled(tunnel: Tunnel) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import socket
+import ssl
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ from shadow.relay import TURN_BUCKETS
 from shadow.renewal import CODES
 from shadow.session import Cause
 from tests.peer import REFUSED, WELCOME, Peer, client_context
-from tests.support import CHECKOUT, Daemon, Service, Tunnel, echo, now, serving, wait_for
+from tests.support import CHECKOUT, Authority, Daemon, Service, Tunnel, echo, now, serving, wait_for
 
 OURS, OTHERS = ("userspace", "kernel") if ktls.missing() else ("kernel", "userspace")
 CONTRIB = CHECKOUT / "contrib"
@@ -164,6 +165,10 @@ def test_who_does_not_pass(tunnel: Tunnel, scrape: Scraper) -> None:
     with Peer(tunnel.port, client_context(authority, authority.robot())) as peer:
         peer.sock.close()
         scrape.until('shadow_handshakes_failed_total{cause="lost"}', 1)
+    elsewhere = client_context(Authority(tunnel.folder / "other", "Other CA"), authority.robot())
+    with pytest.raises(ssl.SSLError):
+        Peer(tunnel.port, elsewhere)
+    scrape.until('shadow_handshakes_failed_total{cause="our-certificate"}', 1)
     with Peer(tunnel.port, client_context(authority, authority.robot())) as peer:
         assert peer.hello("012")[0] == REFUSED
         assert scrape()['shadow_robots_refused_total{code="name-mismatch"}'] == 1

@@ -233,7 +233,7 @@ def test_a_new_ca_takes_over_from_the_old_one(own: Authority, tunnel: Tunnel, tm
     with SignerSocket(tmp_path / "signer.sock", folder) as signer:
         server = tunnel.start_server(f"--signer={signer.path}")
         client = start_robot(tunnel, "--lport=9", f"--ca={tmp_path / 'robots-ca.crt'}")
-        client.wait_for_log("not renewed: the peer refused us: unknown_ca")
+        client.wait_for_log("not renewed: the peer refused our certificate: unknown_ca")
         assert "disconnected" not in server.log  # the old one is good, and stays
         own.ca.write_bytes(both)
         server.process.send_signal(signal.SIGHUP)

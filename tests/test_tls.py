@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -12,11 +13,21 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
 from shadow import ktls, tls
-from shadow.certificates import Purpose, load_certificates, load_credentials
+from shadow.certificates import Credentials, Purpose, load_certificates, load_credentials, load_private_key
 from shadow.errors import HandshakeError, IdentityError, LocalError
 from shadow.link import KernelLink, Link
 from shadow.tls import Ktls, Settings, check_kernel, handshake
-from tests.support import Authority, linked, now, read_some, settings, shake_hands, tcp_pair, write_all
+from tests.support import (
+    Authority,
+    linked,
+    now,
+    read_some,
+    settings,
+    shake_hands,
+    tcp_pair,
+    try_hands,
+    write_all,
+)
 
 
 def test_both_sides_know_each_other(authority: Authority) -> None:
@@ -61,6 +72,57 @@ def test_a_server_for_another_host_is_refused(authority: Authority, name: str) -
     robot_settings = dataclasses.replace(settings(authority, Purpose.ROBOT), server_name=name)
     with pytest.raises(IdentityError, match=rf"not for {name} but for localhost, 127\.0\.0\.1, ::1"):
         asyncio.run(shake_hands(settings(authority, Purpose.SERVER), robot_settings))
+
+
+@pytest.mark.parametrize(
+    ("robot", "server", "robot_says", "server_says"),
+    [
+        ({"server_name": "elsewhere"}, {}, "not for elsewhere", "certificate_unknown: not for the name"),
+        ({}, {"as": None}, "not a server's", "unsupported_certificate: made for another purpose"),
+        ({"as": Purpose.SERVER}, {}, "unsupported_certificate: made", "unsupported_certificate: made"),
+        ({"as": None}, {}, "unsupported_certificate: made for another purpose", "not a robot's"),
+        ({"days": (-3, -1)}, {}, "certificate_expired", "certificate_expired"),
+        ({"days": (1, 3)}, {}, "bad_certificate: not valid yet", "bad_certificate: not valid yet"),
+    ],
+    ids=["name", "no server", "server for a robot", "no purpose", "expired", "early"],
+)
+def test_whoever_refuses_a_certificate_says_so(
+    own: Authority, robot: dict[str, Any], server: dict[str, Any], robot_says: str, server_says: str
+) -> None:
+    """The other side has it in an alert, and tells its own log whose fault it is."""
+
+    def side(us: Purpose, choice: dict[str, Any]) -> Settings:
+        kind = choice.get("as", us)
+        days = choice.get("days", (-1, 30))
+        crt, key = own.issue(us.value, "011", kind, days=days)
+        chain = load_certificates(crt, "certificate")
+        secret = load_private_key(key, "key")
+        credentials = Credentials([own.certificate], chain, secret)
+        return Settings(tls.make_context(credentials), us, Ktls.OFF, choice.get("server_name", "localhost"))
+
+    ends = asyncio.run(try_hands(side(Purpose.SERVER, server), side(Purpose.ROBOT, robot)))
+    ours = {"the peer refused our certificate: " in str(end) for end in ends}
+    assert ours == {True, False}
+    assert server_says in str(ends[0])
+    assert robot_says in str(ends[1])
+
+
+def test_nothing_is_left_unread_behind_the_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would turn close(2) into a reset, which can take the last words away."""
+    monkeypatch.setattr(tls, "_PARTING", 0.2)
+
+    async def run() -> bytes:
+        theirs, ours = tcp_pair()
+        with theirs, ours:
+            for sock in (ours, theirs):
+                sock.setblocking(False)
+            assert ours.send(bytes(20_000)) == 20_000
+            await tls._part(theirs, b"why")
+            with pytest.raises(BlockingIOError):
+                theirs.recv(1)
+            return await asyncio.get_running_loop().sock_recv(ours, 100)
+
+    assert asyncio.run(run()) == b"why"
 
 
 def test_a_robot_cannot_play_the_server(authority: Authority) -> None:
