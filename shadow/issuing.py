@@ -6,10 +6,9 @@ from pathlib import Path
 
 from cryptography import x509
 
-from .ca_folder import index_path, leaf_files
+from .ca_folder import index_path, leaf_files, load_issued
 from .certificates import (
     Purpose,
-    check_pair,
     common_name,
     has_purpose,
     load_certificates,
@@ -17,6 +16,7 @@ from .certificates import (
 )
 from .errors import ConfigError, IdentityError
 from .files import NewFile, is_there, read_file, write_files
+from .keys import key_bytes
 from .names import check_robot_name, shorten
 from .pki import Pair
 
@@ -111,21 +111,40 @@ def _check_place(folder: Path, leaf: Leaf, *, renew: bool) -> None:
 
 
 def _why_not_replaced(folder: Path, leaf: Leaf) -> str | None:
-    """Why what is there is not a certificate of this CA for the same owner, with its key; None if it is."""
-    if not is_there(leaf.crt, "certificate"):
-        return f"there is no {leaf.crt.name} that says whose key it is"
+    """Why what is there is not what this CA has made for the same owner; None if it is.
+
+    Key and certificate need not belong together: a crash may have replaced one of them only.
+    """
     try:
-        present = load_certificates(leaf.crt, "certificate")[0]
-        copy = index_path(folder, present.serial_number)
-        if not is_there(copy, "issued certificate") or present not in load_certificates(copy, "certificate"):
-            return f"{leaf.crt} was not made by this CA"
-        if _owner(present) != _owner(leaf.pair.certificate):
-            return f"{leaf.crt} is the certificate of {shorten(common_name(present))}"
-        if is_there(leaf.key, "private key"):
-            check_pair(present, leaf.crt, load_private_key(leaf.key, "private key"), leaf.key)
+        present = _present(folder, leaf)
+        if not is_there(leaf.key, "private key"):
+            return None
+        key = load_private_key(leaf.key, "private key").public_key()
+        if present is not None and key_bytes(present.public_key()) == key_bytes(key):
+            return None
+        made = [one for one in load_issued(folder) if _owner(one) == _owner(leaf.pair.certificate)]
+        if any(key_bytes(one.public_key()) == key_bytes(key) for one in made):
+            return None
     except (ConfigError, IdentityError) as error:
         return str(error)
-    return None
+    return f"{leaf.key} belongs to no certificate that this CA has made for the same name"
+
+
+def _present(folder: Path, leaf: Leaf) -> x509.Certificate | None:
+    """The certificate in the place of a new one.
+
+    Raises:
+        ConfigError: it is not of this CA, or of another owner.
+    """
+    if not is_there(leaf.crt, "certificate"):
+        return None
+    present = load_certificates(leaf.crt, "certificate")[0]
+    copy = index_path(folder, present.serial_number)
+    if not is_there(copy, "issued certificate") or present not in load_certificates(copy, "certificate"):
+        raise ConfigError(f"{leaf.crt} was not made by this CA")
+    if _owner(present) != _owner(leaf.pair.certificate):
+        raise ConfigError(f"{leaf.crt} is the certificate of {shorten(common_name(present))}")
+    return present
 
 
 def _owner(certificate: x509.Certificate) -> tuple[bool, str]:

@@ -1,9 +1,14 @@
 """``shadow-ca`` as people use it: what it writes, what it says, and what it leaves alone."""
 
+import base64
 import datetime as dt
+import itertools
 import json
 import os
+import random
 import re
+import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -550,6 +555,113 @@ def test_no_ca_in_the_place_of_one_that_has_given_something_out(
     assert "take another folder" in line
     assert "--force" not in line
     assert tree(tmp_path) == before
+
+
+# --- a crash at any step, and any bytes ---
+
+
+STEPS = frozenset({"flock", "mkdir", "link", "replace", "unlink"})
+
+
+@pytest.fixture
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That each step is on the disk before the next, other tests show."""
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
+
+
+def killed(step: int, words: list[str]) -> bool:
+    """Run a command in a child that dies before one of these calls; False if it ended before that."""
+    child = os.fork()
+    if child == 0:
+        left = step
+
+        def look(_frame: object, event: str, function: object) -> None:
+            nonlocal left
+            if event == "c_call" and getattr(function, "__name__", "") in STEPS:
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.setprofile(look)
+        main(words)
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.usefixtures("quick_disk")
+def test_a_revocation_that_is_killed_at_any_step(run: Run, tmp_path: Path) -> None:
+    good(run("--dir=whole", "init"))
+    good(run("--dir=whole", "robot", "011", "012"))
+    good(run("--dir=whole", "revoke", "012"))
+    for step in itertools.count():
+        folder = tmp_path / str(step)
+        shutil.copytree("whole", folder)
+        more = killed(step, [f"--dir={folder}", "revoke", "011"])
+        listed = json.loads(good(run(f"--dir={folder}", "list", "--json", "--revoked")))
+        assert {entry["name"] for entry in listed} in ({"012"}, {"011", "012"})
+        good(run(f"--dir={folder}", "revoke", "011"))
+        listed = json.loads(good(run(f"--dir={folder}", "list", "--json", "--revoked")))
+        assert {entry["name"] for entry in listed} == {"011", "012"}
+        if not more:
+            break
+    assert step > 4
+
+
+@pytest.mark.usefixtures("quick_disk")
+@pytest.mark.parametrize("words", [["robot", "011", "--renew"], ["robot", "011"]])
+def test_issuing_that_is_killed_at_any_step(run: Run, tmp_path: Path, words: list[str]) -> None:
+    """What got out is on record, and the same command with --renew puts everything in order."""
+    good(run("--dir=whole", "init"))
+    if "--renew" in words:
+        good(run("--dir=whole", "robot", "011"))
+    for step in itertools.count():
+        folder = tmp_path / str(step)
+        shutil.copytree("whole", folder)
+        more = killed(step, [f"--dir={folder}", *words])
+        if (folder / "011.crt").exists():
+            made = serial_of(load_certificates(folder / "011.crt", "robot")[0])
+            issued = json.loads(good(run(f"--dir={folder}", "list", "--json")))
+            assert made in {entry["serial"] for entry in issued}
+        good(run(f"--dir={folder}", "robot", "011", "--renew"))
+        load_credentials(folder / "ca.crt", folder / "011.crt", folder / "011.key", Purpose.ROBOT, now())
+        if not more:
+            break
+    assert step > 4
+
+
+def damaged(data: bytes, dice: random.Random) -> bytes:
+    """A file in PEM with other bytes within, here and there, or outside."""
+    inner = re.search(rb"(-----BEGIN [^-]+-----\n)(.*?)(\n-----END)", data, re.DOTALL)
+    assert inner is not None
+    der = bytearray(base64.b64decode(inner[2]) if dice.random() < 0.8 else data)
+    whole = len(der) == len(data)
+    for _ in range(dice.choice((1, 1, 1, 3))):
+        place = dice.randrange(len(der))
+        der[place : place + dice.randrange(2)] = dice.randbytes(dice.randrange(2))
+    return bytes(der) if whole else inner[1] + base64.encodebytes(der).strip() + data[inner.end(2) :]
+
+
+@pytest.mark.usefixtures("quick_disk")
+def test_nothing_that_a_file_can_hold_is_a_bug(run: Run, tmp_path: Path) -> None:
+    for words in (["init"], ["server", "a.example", "::1"], ["robot", "011", "012"], ["revoke", "012"]):
+        good(run(*words))
+    before = tree(tmp_path)
+    commands = (
+        ["list", "--json"], ["list", "--ending=9999"], ["revoke", "011"], ["crl"],
+        ["robot", "011", "--renew"], ["server", "a.example", "--renew"],
+    )  # fmt: skip
+    for seed in range(80):
+        dice = random.Random(seed)  # noqa: S311 - to be had again
+        name = dice.choice(sorted(before))
+        (tmp_path / name).write_bytes(damaged(before[name], dice))
+        status, _output, errors = run(*dice.choice(commands))
+        assert status in {0, 75, 78}, (seed, errors)
+        assert errors.count("\n") == (status != 0), (seed, errors)
+        for path in set(tree(tmp_path)) - set(before):
+            (tmp_path / path).unlink()
+        for path, data in before.items():
+            (tmp_path / path).write_bytes(data)
 
 
 # --- quickstart ---

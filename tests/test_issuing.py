@@ -38,7 +38,7 @@ def state(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("missing", [(), ("key",), ("crt", "key")])
+@pytest.mark.parametrize("missing", [(), ("key",), ("crt",), ("crt", "key")])
 def test_the_same_robots_is_replaced(there: Leaf, tmp_path: Path, missing: tuple[str, ...]) -> None:
     for end in missing:
         (tmp_path / f"011.{end}").unlink()
@@ -64,15 +64,15 @@ def _foreign(leaf: Leaf) -> None:
     ("change", "why"),
     [
         (
-            lambda leaf: leaf.crt.unlink(),
-            r"011\.key is not replaced, .*: there is no 011\.crt that says",
+            lambda leaf: (leaf.crt.unlink(), leaf.key.write_bytes(pki.key_pem(pki.new_key()))),
+            r"/011\.key is not replaced, and nothing was written: .*/011\.key belongs to no certificate",
         ),
         (_foreign, r"/011\.crt was not made by this CA"),
         (lambda leaf: leaf.key.write_text("rubbish"), r"/011\.key: it holds no private key"),
         (lambda leaf: leaf.crt.write_text("rubbish"), r"/011\.crt: it holds no certificate"),
         (
             lambda leaf: leaf.key.write_bytes(pki.key_pem(pki.new_key())),
-            r"private key .*/011\.key does not match certificate",
+            r"/011\.key belongs to no certificate that this CA has made for the same name",
         ),
         (lambda leaf: (leaf.key.unlink(), leaf.key.mkdir()), r"/011\.key: Is a directory"),
     ],
@@ -86,6 +86,20 @@ def test_nothing_else_is_replaced(
         with pytest.raises(ConfigError, match=why if renew else "is already there; nothing was written$"):
             hand_out(tmp_path, [robot(there.base)], renew=renew, force=False)
         assert state(tmp_path) == before
+
+
+def test_half_of_a_pair_is_replaced(there: Leaf, tmp_path: Path) -> None:
+    """A crash has left the new key with the old certificate, or the other way round."""
+    first = state(tmp_path)
+    hand_out(tmp_path, [robot(there.base)], renew=True, force=False)
+    for path in (there.key, there.crt):
+        path.write_bytes(first[path])
+        hand_out(tmp_path, [robot(there.base)], renew=True, force=False)
+        first = state(tmp_path) if path == there.key else first
+    hand_out(tmp_path, [robot(tmp_path / "012", "012")], renew=False, force=False)
+    there.key.write_bytes((tmp_path / "012.key").read_bytes())
+    with pytest.raises(ConfigError, match="belongs to no certificate that this CA has made"):
+        hand_out(tmp_path, [robot(there.base)], renew=True, force=False)
 
 
 def test_another_owners_is_not_replaced(there: Leaf, tmp_path: Path) -> None:
