@@ -12,6 +12,7 @@ from cryptography import x509
 
 from shadow.certificates import Purpose, load_credentials
 from shadow.frames import Decoder, Frame, Ping, Sign, Signed, Unsigned, encode
+from shadow.locking import locked
 from shadow.pki import new_key
 from shadow.renewal import make_request
 from tests.signer_socket import PROGRAM, ca_folder
@@ -85,6 +86,15 @@ def test_when_the_ca_is_at_fault_only_its_own_log_says_how(own: Authority, folde
     assert f"shadow-ca-signer: CA key {folder / 'ca.key'}: No such file or directory" in log
 
 
+def test_the_robot_hears_that_somebody_is_at_work_in_the_folder(own: Authority, folder: Path) -> None:
+    """And the log of the CA hears who; the robot tries again."""
+    with locked(folder):
+        answer, status, log = run(folder, encode(request(own)))
+    assert answer == Unsigned("ca", "the CA cannot sign; its own log says why")
+    assert status == 71
+    assert f"shadow-ca-signer: CA folder {folder}: another shadow-ca, or its signer, has been at work" in log
+
+
 @pytest.mark.parametrize(
     ("said", "complaint"),
     [
@@ -117,6 +127,7 @@ def test_help_and_version() -> None:
         done = subprocess.run([*PROGRAM, flag], capture_output=True, text=True, cwd=CHECKOUT, check=False)
         assert done.returncode == 0
         assert "shadow-ca-signer" in done.stdout
+        assert ("exit status: 0 answered" in done.stdout) is (flag == "--help")
 
 
 def test_whoever_says_nothing_is_not_waited_for_for_ever(folder: Path) -> None:

@@ -24,9 +24,14 @@ from . import door
 
 _PATIENCE = 10.0  # seconds for the request to come, and for the answer to be taken
 _EPILOG = """\
-The folder is that of SHADOW_CA_DIR in the environment, if --dir is not given, else the current one.
-Started by shadow-ca-signer.socket for each request; see shadow-ca-signer.socket(8).
-Exit status: 2 usage, 76 what came is not a request, 71 and 78 the CA is at fault.
+DIR is the CA's folder: --dir, else SHADOW_CA_DIR in the environment, else the current folder.
+systemd starts this program for each request; see shadow-ca-signer.socket(8).
+
+example:
+  systemctl enable --now shadow-ca-signer.socket
+
+exit status: 0 answered, with a certificate or with no; 2 usage, 76 what came is not a request,
+78 a file or the CA is at fault, 75 the clock, 71 the machine (disk full, or shadow-ca at work for long)
 """
 
 
