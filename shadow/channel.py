@@ -6,6 +6,7 @@ link is somebody else's, and not a byte of it has been touched.
 """
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -123,6 +124,20 @@ class Channel:
             self._stop_watching()
             self.link.close()
 
+    def retire(self, within: float) -> None:
+        """End the connection in order, and wait so many seconds for the peer to do the same.
+
+        What the peer says meanwhile is read, and no answer: closed at once, the connection would be reset by
+        it, and the reset might overtake our close_notify. So the peer knows that we have left in order.
+        """
+        if not self._live:
+            return
+        self.on_frame, self.on_lost = _unheard, _unheard
+        self.link.send_close_notify()
+        with contextlib.suppress(OSError):
+            self.link.sock.shutdown(socket.SHUT_WR)
+        self._loop.call_later(within, self.abort)
+
     def abort(self) -> None:
         """Cut the connection off."""
         if self._live:
@@ -217,7 +232,7 @@ def remembered_interval(record: Mapping[str, Any]) -> float:
 
 
 def _unheard(_what: object) -> None:
-    """Nothing is read before the event loop comes around."""
+    """Of a channel that nobody has yet: nothing is read before the event loop comes around. Or any more."""
 
 
 def _lost(error: OSError) -> PeerError:

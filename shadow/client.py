@@ -5,6 +5,7 @@ import contextlib
 import datetime as dt
 import enum
 import logging
+import math
 import time
 
 from . import depot, journal, tls
@@ -70,6 +71,7 @@ class Client:
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
         self._backoff = Backoff()
+        self._welcomed = math.inf  # when; dialling is not living
         self._phase = Phase.DIALLING
         self._detail = ""
 
@@ -199,9 +201,9 @@ class Client:
 
     async def _keep_connected(self) -> None:
         while True:
-            began = time.monotonic()
+            self._welcomed = math.inf
             error = await self._one_session()
-            self._backoff.lived(time.monotonic() - began if self._phase is Phase.CONNECTED else 0.0)
+            self._backoff.lived(time.monotonic() - self._welcomed)
             if self._config.once:
                 self.failure.set_result(error)
                 return
@@ -220,6 +222,7 @@ class Client:
                 if not self._session.connected:
                     await self._session.open()
                 self._phase = Phase.CONNECTED
+                self._welcomed = time.monotonic()
                 self._detail = f"{self._session.target} since {self._session.since}"
                 self._note_acceptance(settings)
                 return await self._end_of_session(self._session)

@@ -1,7 +1,6 @@
 """A robot's session with its server, as the robot sees it: a control channel, and channels standing by."""
 
 import asyncio
-import itertools
 import logging
 import random
 import socket
@@ -17,7 +16,7 @@ from .approach import Approach, Call
 from .channel import KEEPALIVE_MAX, KEEPALIVE_MIN, Channel, remembered_interval, watch_for_death
 from .config import ClientConfig
 from .depot import Depot, deal
-from .errors import LocalError, PeerError, Refused, ShadowError
+from .errors import LocalError, PeerError, Refused
 from .frames import (
     PROTOCOL_VERSION,
     Dial,
@@ -27,21 +26,20 @@ from .frames import (
     Refusal,
     Sign,
     Signed,
-    Start,
     Unsigned,
     Welcome,
 )
 from .journal import Event
 from .link import Link
 from .parcel import Letter
-from .protocol import CONTROL, DATA, Backoff, Keepalive, Party, State
+from .protocol import CONTROL, DATA, Keepalive, Party, State
 from .services import Services
+from .standbys import Standbys
 
 SOFTWARE = f"shadow-client {__version__}"
 Check = Callable[[Link], None]
 """Raises ShadowError if the server behind the link would not be trusted today."""
 
-_CHANNELS_MAX = 256  # data channels opening or standing by, whatever the server asks for
 _PROMPT = 1.0  # seconds for a session to be welcomed; a server that takes longer has a fleet at its door
 _SIGN_TIMEOUT = 30.0  # seconds; the server itself waits for 20
 _SPREAD = 4  # times as long as that we may then wait before we ask for more
@@ -73,14 +71,11 @@ class Session:
         self._services = services
         self._approach = approach
         self._control: Channel | None = None
-        self._closed = False
         self._id = ""
         self._door: Target | None = None  # to which the last data channel went
         self._keepalive = Keepalive(config.connect_timeout, self._loop.time())
         self._timer: asyncio.TimerHandle | None = None
-        self._opening: set[asyncio.Task[None]] = set()
-        self._standbys: set[Channel] = set()
-        self._failures = Backoff()
+        self._standbys = Standbys(config.robot, config.standby, self._open_channel, services.connect)
         self._signed: asyncio.Future[bytes] | None = None
 
     async def open(self) -> None:
@@ -96,7 +91,7 @@ class Session:
         settings = self.settings  # a reload may come while we dial
         self._certificate = settings.fingerprint
         await self._approach.call(Call(settings, hello, self._welcomed, self._keepalive.interval))
-        self._fill_up_in_turn(self._loop.time() - began)
+        self._begin_in_turn(self._loop.time() - began)
 
     def _welcomed(self, target: Target, channel: Channel, welcome: Welcome) -> None:
         link = channel.link
@@ -143,12 +138,11 @@ class Session:
         except LocalError:
             return False
         self._control = None
-        for standby in self._standbys:
+        for standby in self._standbys.take():
             try:
                 self._put(depot, "standby", standby, {})
             except LocalError:
                 standby.close()
-        self._standbys.clear()
         return True
 
     @staticmethod
@@ -189,7 +183,7 @@ class Session:
             journal.log(Event.SESSIONS_RESUMED, logging.INFO, text, robot=self._config.robot)
             # At once: the last PING was the other client's, and nobody knows how long ago.
             self._keep_alive()
-            self._fill_up()
+            self._standbys.begin(self._keepalive.interval)
 
     def _resume(self, facts: Mapping[str, Any], sock: socket.socket, check: Check) -> None:
         link = links.remembered(sock, facts)
@@ -205,7 +199,7 @@ class Session:
             self.renews = bool(facts["renews"])
             self._attend(channels.remembered(link, facts, Party.ROBOT, State.OPEN), interval)
         elif facts["kind"] == "standby" and self.connected:
-            self._have_standby(channels.remembered(link, facts, Party.ROBOT, State.STANDBY))
+            self._standbys.add(channels.remembered(link, facts, Party.ROBOT, State.STANDBY))
         else:
             raise LocalError("its session is over, or this version does not know what it is")
 
@@ -215,13 +209,9 @@ class Session:
 
     def close(self) -> None:
         """End the session; its streams go on."""
-        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        for task in self._opening:
-            task.cancel()
-        for channel in list(self._standbys):
-            channel.close()
+        self._standbys.close()
         if self._control is not None:
             self._control.close()
 
@@ -235,7 +225,7 @@ class Session:
     def _control_frame(self, frame: Frame) -> None:
         self._keepalive.heard(self._loop.time())
         if isinstance(frame, Dial):
-            self._open_channels(frame.count)
+            self._standbys.dial(frame.count)
         elif isinstance(frame, Refusal):
             self._end(Refused(frame.code, frame.text, frame.retry))
         elif isinstance(frame, Signed | Unsigned) and self._signed is not None and not self._signed.done():
@@ -259,6 +249,7 @@ class Session:
         self._timer = self._loop.call_later(self._keepalive.interval, self._keep_alive)
 
     def _end(self, error: PeerError) -> None:
+        self._standbys.close()
         if not self.lost.done():
             self.lost.set_result(error)
 
@@ -284,67 +275,19 @@ class Session:
 
     # Data channels
 
-    def _fill_up(self) -> None:
-        """Have as many channels standing by as configured; timers may come after the session's end."""
-        if self._closed:
-            return
-        self._open_channels(self._config.standby - len(self._standbys) - len(self._opening))
+    def _begin_in_turn(self, took: float) -> None:
+        """Have channels stand by; later, if it took so long to be welcomed: first a session for every robot.
 
-    def _fill_up_in_turn(self, took: float) -> None:
-        """Fill up; later, if it took the server so long to welcome us: first a session for every robot.
-
-        A visitor who comes meanwhile has a channel dialled for, and then all are opened.
+        A visitor who comes meanwhile has a channel dialled for.
         """
-        if took < _PROMPT:
-            self._fill_up()
-        else:
-            self._loop.call_later(random.uniform(0, _SPREAD * took), self._fill_up)  # noqa: S311 - no secret
-
-    def _open_channels(self, count: int) -> None:
-        room = _CHANNELS_MAX - len(self._standbys) - len(self._opening)
-        for _ in itertools.repeat(None, max(0, min(count, room))):
-            task = self._loop.create_task(self._open_channel())
-            self._opening.add(task)
-            task.add_done_callback(self._opened)
-
-    def _opened(self, task: asyncio.Task[None]) -> None:
-        self._opening.discard(task)
-        self._fill_up()
+        delay = 0.0 if took < _PROMPT else random.uniform(0, _SPREAD * took)  # noqa: S311 - no secret
+        self._standbys.begin(self._keepalive.interval, delay)
 
     async def _open_channel(self) -> None:
-        """Open one data channel and let it stand by; after a failure wait, in the place of the next try."""
         hello = Hello(PROTOCOL_VERSION, DATA, self._config.robot, session=self._id)
-        try:
-            call = Call(self.settings, hello, self._stand_by, self._keepalive.interval)
-            await self._approach.call(call, self._door)
-        except ShadowError as error:
-            wait = self._failures.wait()
-            text = f"cannot open a data channel: {error}; next try in {wait:.1f} s"
-            journal.log(Event.SESSION_LOST, logging.WARNING, text, robot=self._config.robot)
-            await asyncio.sleep(wait)
+        call = Call(self.settings, hello, self._stand_by, self._keepalive.interval)
+        await self._approach.call(call, self._door)
 
     def _stand_by(self, target: Target, channel: Channel, _welcome: Welcome) -> None:
         self._door = target
-        if self._closed:
-            channel.close()
-        else:
-            self._have_standby(channel)
-
-    def _have_standby(self, channel: Channel) -> None:
         self._standbys.add(channel)
-        channel.on_frame = lambda frame: self._data_frame(channel, frame)
-        channel.on_lost = lambda _error: self._standby_lost(channel)
-
-    def _standby_lost(self, channel: Channel) -> None:
-        self._standbys.discard(channel)
-        if not self.lost.done():
-            self._loop.call_later(self._failures.wait(), self._fill_up)
-
-    def _data_frame(self, channel: Channel, frame: Frame) -> None:
-        self._standbys.discard(channel)
-        if isinstance(frame, Start):
-            self._failures.lived(self._failures.healthy_after)  # channels are good for something
-            self._services.connect(channel, frame)
-        else:
-            channel.close()
-        self._fill_up()

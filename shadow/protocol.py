@@ -170,13 +170,16 @@ class Backoff:
         self._failures = 0
 
     def wait(self, at_least: float = 0.0) -> float:
-        """Seconds to wait now, after one more failure; ``at_least`` so long, and up to half of that more."""
+        """Seconds to wait now, after one more failure.
+
+        ``at_least`` so long and up to half of that more, but never longer than ``patience``.
+        """
         # The exponent is bounded too: a robot offline for a year must not overflow a float.
         exponent = min(self._failures, math.ceil(math.log2(self.ceiling / self.first)))
         self._failures += 1
         wait = self._random.uniform(0.0, min(self.ceiling, self.first * 2**exponent))
         wanted = max(0.0, min(at_least, self.patience))
-        return max(wait, wanted * self._random.uniform(1.0, 1.5))
+        return max(wait, self._random.uniform(wanted, min(1.5 * wanted, self.patience)))
 
     def lived(self, seconds: float) -> None:
         """The last connection lived that long."""

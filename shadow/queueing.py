@@ -1,5 +1,9 @@
-"""Who of many is served next, so that nobody keeps all others waiting. No I/O and no clock."""
+"""Who of many is served next, and how many at once, so that nobody keeps all others waiting.
 
+No I/O and no clock.
+"""
+
+import math
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -86,23 +90,62 @@ class Turns(Generic[Item]):
 
 
 class Pace:
-    """So many a second, and no more than that at once."""
+    """So many a second, and no more than ``burst`` at once."""
 
-    def __init__(self, rate: float) -> None:
-        """Start with a full second's worth."""
+    def __init__(self, rate: float, burst: float | None = None) -> None:
+        """Start with all that may go at once; without ``burst`` that is a second's worth."""
         self._rate = rate
-        self._tokens = rate
+        self._burst = self._tokens = rate if burst is None else burst
         self._last: float | None = None
 
     def delay(self, now: float) -> float:
         """Seconds until the next one may go; 0 takes it as gone."""
         if self._last is not None:
-            self._tokens = min(self._rate, self._tokens + (now - self._last) * self._rate)
+            self._tokens = min(self._burst, self._tokens + (now - self._last) * self._rate)
         self._last = now
         if self._tokens >= 1:
             self._tokens -= 1
             return 0.0
         return (1 - self._tokens) / self._rate
+
+    def give_back(self) -> None:
+        """One that has gone does not count after all."""
+        self._tokens = min(self._burst, self._tokens + 1)
+
+
+class Window:
+    """How many may be under way at once: more while that costs no time, fewer when it does.
+
+    What takes its time on the line takes no longer if many are under way; what takes a CPU does, and if all
+    of many begin at once, all end late at once, too late perhaps. So the time that one takes is compared with
+    the best time there was, as TCP Vegas does. The best time doubles each minute, for lines change.
+    """
+
+    _LEAST, _FIRST, _MOST = 2.0, 6.0, 64.0
+    _MEMORY = 60.0  # seconds
+
+    def __init__(self) -> None:
+        self._size = self._FIRST
+        self._best = math.inf
+        self._last = 0.0
+
+    @property
+    def size(self) -> int:
+        """So many."""
+        return int(self._size)
+
+    def took(self, seconds: float, now: float) -> None:
+        """One has ended well, so many seconds after it began."""
+        aged = self._best * 2 ** min((now - self._last) / self._MEMORY, 64)
+        self._best, self._last = min(aged, seconds), now
+        if seconds <= 2 * self._best:
+            self._size = min(self._size + 1, self._MOST)
+        elif seconds > 4 * self._best:
+            self._size = max(self._size - 1, self._LEAST)
+
+    def failed(self) -> None:
+        """One has failed."""
+        self._size = max(self._size / 2, self._LEAST)
 
 
 @dataclass(eq=False, slots=True)

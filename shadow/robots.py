@@ -346,12 +346,13 @@ class Robot:
             visitor.timer = None
         del self.starting[visitor]
         channel.abort()
+        if error is None and self._loop.time() - visitor.since < self._around.config.start_timeout:
+            visitor.tries -= 1  # the robot has given up a surplus just then: no failure; but not for ever
         if visitor.tries >= _STANDBY_TRIES:
             self._turn_away(visitor, f"{_STANDBY_TRIES} channels failed, the last with: {error or 'hung up'}")
-            self.report_if_empty()
         else:
             self.seat(visitor, again=True)
-            self.report_if_empty()
+        self.report_if_empty()
 
     # Streams
 

@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from . import journal
 from .address import Endpoint, dial
 from .channel import Channel, keep_probing
 from .ending import Ending, Words, log_end
 from .errors import LocalError, PeerError, Unreachable, printable
 from .flow import Pump
 from .frames import Failed, Frame, Start, Started
-from .journal import Event
+from .journal import Event, Sparing
 from .link import Link
 from .names import shorten
 from .protocol import MISSED_MAX
@@ -30,11 +29,19 @@ CONNECT_TIMEOUT = (
 SERVICE_KEEPALIVE = 30.0  # seconds between probes of an idle connection to a service on another host
 STREAMS_MAX = 4096  # streams at once; a robot does not take more from its server, whatever it asks for
 
+# Lines of the log: how often visitors come is the server's business, how much is written to our disk is not.
+_STARTS_AT_ONCE, _STARTS_A_MINUTE = 500, 600.0
+_FAILURES_AT_ONCE, _FAILURES_A_MINUTE = 30, 30.0
+
 _WORDS = Words(plain="service", link="server", target="service")
 _CODES = {
     errno.ECONNREFUSED: "refused", errno.ETIMEDOUT: "timeout",
     errno.EMFILE: "limit", errno.ENFILE: "limit",
 }  # fmt: skip
+
+
+OnOutcome = Callable[[bool], None]
+"""Called with whether a visitor was connected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,10 @@ class Services:
         self._vault = vault
         self._loop = asyncio.get_running_loop()
         self._streams: dict[Pump, Stream] = {}
-        self._connecting: dict[asyncio.Task[None], Channel] = {}
+        self._connecting: dict[asyncio.Task[bool], Channel] = {}
+        self._unlogged: set[Pump] = set()  # streams that have begun without a line, and end without one
+        self._started_log = Sparing(self._loop.time, _STARTS_AT_ONCE, _STARTS_A_MINUTE)
+        self._failed_log = Sparing(self._loop.time, _FAILURES_AT_ONCE, _FAILURES_A_MINUTE)
         self._sweeper: asyncio.TimerHandle | None = None
         self.sweep_every(SERVICE_KEEPALIVE)  # until the server says what it wants
 
@@ -78,13 +88,21 @@ class Services:
         self._vault.relay.bury_the_dead(MISSED_MAX * interval)
         self.sweep_every(interval)
 
-    def connect(self, channel: Channel, start: Start) -> None:
-        """Connect a visitor: answer START on ``channel``, then let the relay have it."""
+    def connect(self, channel: Channel, start: Start, outcome: OnOutcome) -> None:
+        """Connect a visitor: answer START on ``channel``, let the relay have it, and say how that went."""
         channel.on_frame = _ignore_frame
         channel.on_lost = _ignore_loss
         task = self._loop.create_task(self._connect(channel, start))
         self._connecting[task] = channel
-        task.add_done_callback(self._connecting.pop)
+        task.add_done_callback(functools.partial(self._connected, outcome))
+
+    def _connected(self, outcome: OnOutcome, task: asyncio.Task[bool]) -> None:
+        del self._connecting[task]
+        connected = False
+        try:
+            connected = not task.cancelled() and task.result()
+        finally:
+            outcome(connected)
 
     def stop(self) -> None:
         """Connect nobody any more; the server offers those under way another channel. Streams go on."""
@@ -92,33 +110,33 @@ class Services:
             task.cancel()
             channel.abort()
 
-    async def _connect(self, channel: Channel, start: Start) -> None:
+    async def _connect(self, channel: Channel, start: Start) -> bool:
         endpoint = self._endpoints.get(start.service)
         if endpoint is None:
             self._fail(channel, start, "no-such-service", f"service {shorten(start.service)} is not offered")
-            return
+            return False
         if len(self._streams) + len(self._connecting) > STREAMS_MAX:
             self._fail(channel, start, "limit", f"{STREAMS_MAX} streams are running")
-            return
+            return False
         try:
             sock, _target = await dial(await resolve(endpoint, CONNECT_TIMEOUT), CONNECT_TIMEOUT)
         except Unreachable as error:
             number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
             self._fail(channel, start, _CODES.get(number or 0, "unreachable"), str(error))
-            return
+            return False
         keep_probing(sock, SERVICE_KEEPALIVE)
         if not channel.live:  # the server gave up meanwhile
             sock.close()
-            return
-        self._begin_stream(channel, sock, start)
+            return False
+        return self._begin_stream(channel, sock, start)
 
-    def _begin_stream(self, channel: Channel, sock: socket.socket, start: Start) -> None:
+    def _begin_stream(self, channel: Channel, sock: socket.socket, start: Start) -> bool:
         channel.send(Started())
         try:
             link = channel.release()
         except PeerError:
             sock.close()
-            return
+            return False
         stream = Stream(start.stream[:64], start.service or "default", self._loop.time())
         try:
             pump = self._vault.start(sock, link, asdict(stream), self._report_end)
@@ -126,12 +144,13 @@ class Services:
             sock.close()
             link.abort()
             self._log_failure(start, str(error))
-            return
+            return False
         self._started(pump, stream)
+        return True
 
     def _started(self, pump: Pump, stream: Stream) -> None:
         self._streams[pump] = stream
-        journal.log(
+        logged = self._started_log.log(
             Event.STREAM_STARTED,
             logging.INFO,
             f"robot {self._robot}: stream {printable(stream.id)} to service {stream.service} started",
@@ -140,6 +159,8 @@ class Services:
             stream=stream.id,
             ktls="yes" if pump.link.in_kernel else "no",
         )
+        if not logged:
+            self._unlogged.add(pump)
 
     def resume(self, check: Callable[[Link], None]) -> None:
         """Go on with the streams that the client before us has left; ``check`` says whether its link may."""
@@ -156,6 +177,9 @@ class Services:
     def _ended(self, pump: Pump) -> None:
         self._vault.ended(pump)
         stream = self._streams.pop(pump)
+        if pump in self._unlogged:
+            self._unlogged.remove(pump)
+            return
         duration = self._loop.time() - stream.since
         moved = (pump.down.moved, pump.up.moved)
         log_end(pump, Ending(self._robot, stream.service, stream.id, *moved, duration), _WORDS)
@@ -166,7 +190,7 @@ class Services:
         channel.close()
 
     def _log_failure(self, start: Start, text: str) -> None:
-        journal.log(
+        self._failed_log.log(
             Event.SERVICE_FAILED,
             logging.WARNING,
             f"robot {self._robot}: visitor not connected: {text}",

@@ -1,9 +1,10 @@
-"""Which journal fields each event is logged with, read from the calls of ``journal.log`` in the source."""
+"""Which journal fields each event is logged with, read from the calls that log it in the source."""
 
 import ast
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from shadow.journal import Event
 from shadow.visitor import Visitor
@@ -56,11 +57,19 @@ def _calls_in(module: str, tree: ast.Module) -> list[Call]:
     for function in ast.walk(tree):
         if isinstance(function, _Function):
             for node in ast.walk(function):
-                if isinstance(node, ast.Call) and ast.unparse(node.func) == "journal.log":
+                if _logs(node):
                     events = _events_of(node, function, tree)
                     assert events, f"{module}:{node.lineno}: which event?"
                     found[node.lineno] = Call(module, frozenset(events), _fields(node))
     return list(found.values())
+
+
+def _logs(node: ast.AST) -> TypeGuard[ast.Call]:
+    """``journal.log(…)``, or that of a ``Sparing``, such as ``self._log.log(…)``."""
+    if not isinstance(node, ast.Call):
+        return False
+    function = ast.unparse(node.func)
+    return function == "journal.log" or function.endswith("_log.log")
 
 
 def _events_of(call: ast.Call, function: _Function, tree: ast.Module) -> set[Event]:
@@ -69,11 +78,7 @@ def _events_of(call: ast.Call, function: _Function, tree: ast.Module) -> set[Eve
     if not isinstance(kind, ast.Name):
         return _events(kind)
     # A variable: what is assigned in the function, its default, and what callers pass.
-    named = {
-        id(node.args[0])
-        for node in ast.walk(function)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "journal.log"
-    }
+    named = {id(node.args[0]) for node in ast.walk(function) if _logs(node)}
     events = {event for node in ast.walk(function) if id(node) not in named for event in _event(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == function.name:

@@ -239,3 +239,30 @@ def test_another_process_goes_on_where_this_one_left(authority: Authority) -> No
         raise AssertionError(error)
 
     asyncio.run(body())
+
+
+def test_a_channel_that_retires_is_not_taken_for_one_that_broke(authority: Authority) -> None:
+    """Whatever the peer said meanwhile: here START, which crosses the farewell."""
+
+    async def body(ends: Ends) -> None:
+        retiring, losses = ends.channel, list[PeerError | None]()
+        peer = Channel(ends.robot, Party.ROBOT, lambda _frame: None, losses.append)
+        retiring.retire(DEADLINE)
+        ends.say(Start("", "1"))
+        await ends.until(lambda: losses)
+        assert losses == [None]
+        assert not peer.live
+        await ends.until(lambda: not retiring.live)
+        assert (ends.frames, ends.losses) == ([], [])
+        retiring.retire(DEADLINE)  # to no effect
+
+    with_ends(authority, body)
+
+
+def test_a_channel_that_retires_does_not_wait_for_ever(authority: Authority) -> None:
+    async def body(ends: Ends) -> None:
+        ends.channel.retire(0.01)
+        await ends.until(lambda: not ends.channel.live)
+        assert ends.losses == []
+
+    with_ends(authority, body)

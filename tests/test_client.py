@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from tests.support import (
     Tunnel,
     echo,
     exchange,
+    open_descriptors,
     random_bytes,
     serving,
     wait_for,
@@ -466,3 +468,69 @@ def test_a_server_of_another_version(tunnel: Tunnel) -> None:
         client = start(tunnel, "--once")
         assert client.wait() == 76
         assert "shadow-client: the server speaks protocol version 9" in client.log
+
+
+def test_channels_that_nobody_needs_any_more_are_given_up(tunnel: Tunnel) -> None:
+    """Within a keepalive interval, and in order; whoever else sees to that."""
+    standing_by: set[ssl.SSLSocket] = set()
+    most, cut_off = [0], []
+
+    def talk(sock: ssl.SSLSocket) -> None:
+        if b'"control"' in sock.recv(65536):
+            sock.sendall(frame(WELCOME, version=1, session="s", keepalive=2) + frame(DIAL, count=20))
+            while sock.recv(65536):
+                sock.sendall(frame(PONG, stamp=0))
+            return
+        sock.sendall(frame(WELCOME, version=1, session="s"))
+        standing_by.add(sock)
+        most[0] = max(most[0], len(standing_by))
+        try:
+            swallow(sock)
+        except OSError as error:
+            cut_off.append(error)
+        standing_by.discard(sock)
+
+    with fake_server(tunnel, talk):
+        client = start(tunnel)
+        wait_for(lambda: most[0] > 10, "channels that were asked for")
+        wait_for(lambda: len(standing_by) == 2, "no more than wanted")
+        assert cut_off == []
+        assert client.process.poll() is None
+
+
+def test_a_burst_of_visitors_who_leave_costs_nothing_for_long(tunnel: Tunnel) -> None:
+    server = tunnel.start_server("--keepalive=2")
+    with serving(echo) as service:
+        client = tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1")
+        wait_for(lambda: _standbys(client) == 3, "one control channel and two standing by")
+        client.process.send_signal(signal.SIGSTOP)
+        before = open_descriptors(server.process.pid)
+        visitors = [tunnel.visit() for _ in range(40)]
+        wait_for(lambda: open_descriptors(server.process.pid) >= before + 40, "DIAL for each of them")
+        for visitor in visitors:
+            visitor.close()
+        client.process.send_signal(signal.SIGCONT)
+        wait_for(lambda: _standbys(client) > 10, "channels for all of them")
+        wait_for(lambda: _standbys(client) == 3, "no more than before")
+        with tunnel.visit() as visitor:
+            assert exchange(visitor, b"as before") == b"as before"
+
+
+def test_a_server_that_starts_what_cannot_be_started_does_not_keep_us_busy(tunnel: Tunnel) -> None:
+    began: list[float] = []
+    failed = []
+
+    def talk(sock: ssl.SSLSocket) -> None:
+        if b'"control"' in sock.recv(65536):
+            sock.sendall(frame(WELCOME, version=1, session="s", keepalive=30))
+        else:
+            began.append(time.monotonic())
+            sock.sendall(frame(WELCOME, version=1, session="s") + frame(START, service="secret", stream="1"))
+            failed.append(receive_some(sock))
+        swallow(sock)
+
+    with fake_server(tunnel, talk):
+        start(tunnel)
+        wait_for(lambda: began and time.monotonic() - began[0] > 3, "three seconds of that")
+    assert 2 <= len(began) < 30  # there was time for hundreds
+    assert all(b"no-such-service" in answer for answer in failed)

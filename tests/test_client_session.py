@@ -58,7 +58,7 @@ class Services:
     def sweep_every(self, interval: float) -> None:
         self.interval = interval
 
-    def connect(self, channel: Channel, start: Start) -> None:
+    def connect(self, channel: Channel, start: Start, _outcome: Callable[[bool], None]) -> None:
         self.started.append((channel, start))
 
 
@@ -296,18 +296,16 @@ def test_a_robot_that_had_to_queue_lets_others_in_first(
 
     def uniform(low: float, high: float) -> float:
         asked.append((low, high))
-        return 0.0
+        return 1.0
 
     async def check(scene: Scene) -> None:
         session = scene.session()
-        filled: list[str] = []
-        monkeypatch.setattr(session, "_fill_up", lambda: filled.append("now"))
-        session._fill_up_in_turn(0.2)
-        assert (filled, asked) == (["now"], [])
-        session._fill_up_in_turn(3.0)
-        assert (filled, asked) == (["now"], [(0, 12.0)])
-        while len(filled) < 2:
-            await asyncio.sleep(0)
+        begun: list[float] = []
+        monkeypatch.setattr(session._standbys, "begin", lambda _interval, delay: begun.append(delay))
+        session._begin_in_turn(0.2)
+        assert (begun, asked) == ([0.0], [])
+        session._begin_in_turn(3.0)
+        assert (begun, asked) == ([0.0, 1.0], [(0, 12.0)])
 
     monkeypatch.setattr(random, "uniform", uniform)
     play(authority, check)

@@ -45,7 +45,7 @@ MODULES = {
         *("parking", "ending", "vault", "expiry"),
     },
     "shadow-client": {
-        *("client", "client_session", "approach", "renewing", "wallet", "services"),
+        *("client", "client_session", "approach", "standbys", "renewing", "wallet", "services"),
         *("ending", "vault", "expiry"),
     },
     "shadow-ca-signer": {"signing", "cli.signer"},

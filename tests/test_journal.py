@@ -12,7 +12,7 @@ import pytest
 import systemd.journal
 
 from shadow import journal
-from shadow.journal import Event, JournalHandler, is_journal, journal_fields
+from shadow.journal import Event, JournalHandler, Sparing, is_journal, journal_fields
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +106,20 @@ def test_a_journal_that_is_away_does_not_stop_us(
 @pytest.mark.parametrize(("number", "said"), [(0, "0 robots"), (1, "1 robot"), (2, "2 robots")])
 def test_many(number: int, said: str) -> None:
     assert journal.many(number, "robot") == said
+
+
+def test_what_a_peer_can_repeat_at_will_is_counted_and_not_written(said: list[tuple[Event, str]]) -> None:
+    now = 100.0
+    sparing = Sparing(lambda: now, at_once=3, a_minute=6)
+    logged = [sparing.log(Event.SERVICE_FAILED, logging.WARNING, f"no {number}") for number in range(1000)]
+    assert logged == [True] * 3 + [False] * 997
+    now = 110.0
+    assert sparing.log(Event.SERVICE_FAILED, logging.WARNING, "one more")
+    assert not sparing.log(Event.SERVICE_FAILED, logging.WARNING, "too soon")
+    now = 200.0
+    assert sparing.log(Event.SERVICE_FAILED, logging.WARNING, "and now")
+    assert [text for _event, text in said] == [
+        "no 0", "no 1", "no 2",
+        "one more (997 more before it were not logged)",
+        "and now (1 more before it were not logged)",
+    ]  # fmt: skip

@@ -125,3 +125,14 @@ def test_backoff_reaches_its_ceiling_and_is_reset_by_a_healthy_minute_only() -> 
     assert backoff.wait() == 30
     backoff.lived(60.0)
     assert backoff.wait() == 0.5
+
+
+@given(st.integers(0, 2**32), st.floats(0, 1e18), st.integers(1, 20))
+def test_a_server_that_sends_us_away_is_obeyed_for_an_hour_at_most(
+    seed: int, wanted: float, failures: int
+) -> None:
+    backoff = Backoff(random.Random(seed))  # noqa: S311 - repeatable on purpose
+    waits = [backoff.wait(wanted) for _ in range(failures)]
+    assert min(waits) >= min(wanted, 3600)
+    assert max(waits) <= 3600
+    assert max(waits) <= max(30, 1.5 * wanted)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shadow.queueing import Guest, Pace, Seats, Turns
+from shadow.queueing import Guest, Pace, Seats, Turns, Window
 
 
 def everybody(turns: Turns[int]) -> list[tuple[str, int]]:
@@ -170,3 +170,56 @@ def test_never_more_than_there_are_and_none_without_need(visits: list[tuple[str,
         if guest in there:
             seats.stirred(guest, busy=busy)
     assert len(there) <= 6
+
+
+def test_a_pace_with_more_at_once_and_with_something_given_back() -> None:
+    pace = Pace(2.0, 5)
+    assert [pace.delay(100.0) for _ in range(5)] == [0.0] * 5
+    assert pace.delay(100.0) == 0.5
+    pace.give_back()
+    assert pace.delay(100.0) == 0.0
+    assert pace.delay(200.0) == 0.0
+    for _ in range(9):
+        pace.give_back()
+    assert [pace.delay(200.0) for _ in range(6)] == [0.0] * 5 + [0.5]
+
+
+def test_a_window_opens_while_it_costs_no_time_and_closes_when_it_does() -> None:
+    window = Window()
+    first = window.size
+    for _ in range(100):
+        window.took(1.9, 0.0)
+    assert window.size == 64
+    window.took(1.0, 0.0)
+    before = window.size
+    window.took(3.0, 0.0)
+    assert window.size == before, "neither good nor bad"
+    for _ in range(100):
+        window.took(4.1, 0.0)
+    assert window.size == 2 < first
+    window.failed()
+    assert window.size == 2
+
+
+def test_half_of_a_window_is_lost_with_each_failure() -> None:
+    window = Window()
+    for _ in range(100):
+        window.took(1.0, 0.0)
+    window.failed()
+    assert window.size == 32
+    window.failed()
+    assert window.size == 16
+
+
+def test_a_line_that_has_become_longer_is_taken_for_that_some_day() -> None:
+    window = Window()
+    window.took(0.02, 0.0)
+    now = 0.0
+    for _ in range(100):
+        now += 0.1
+        window.took(2.0, now)
+    assert window.size == 2
+    window.took(2.0, now + 600)
+    assert window.size == 3
+    window.took(2.0, now + 1e9)
+    assert window.size == 4

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import stat
@@ -332,6 +333,39 @@ def test_a_channel_that_breaks_at_start_is_replaced(tunnel: Tunnel) -> None:
                 assert good.receive()[0] == START
                 good.sock.sendall(frame(STARTED) + b"ok")
                 assert visitor.recv(10) == b"ok"
+
+
+def test_channels_that_the_robot_gives_up_just_then_cost_a_visitor_nothing(tunnel: Tunnel) -> None:
+    """START crosses the robot's orderly close, again and again."""
+    tunnel.start_server("--start-timeout=60")
+    with connect(tunnel) as control:
+        _kind, welcome = control.hello()
+        standing_by = [stand_by(tunnel, welcome["session"]) for _ in range(6)]
+        with tunnel.visit() as visitor:
+            for channel in standing_by[:-1]:
+                assert channel.receive()[0] == START
+                channel.sock.unwrap()  # close_notify, and wait for the server's
+            assert standing_by[-1].receive()[0] == START
+            standing_by[-1].send(STARTED)
+            standing_by[-1].sock.sendall(b"here you are")
+            assert visitor.recv(100) == b"here you are"
+        for channel in standing_by:
+            channel.sock.close()
+
+
+def test_a_robot_that_gives_up_every_channel_does_not_hold_a_visitor_for_ever(tunnel: Tunnel) -> None:
+    server = tunnel.start_server("--start-timeout=0.5")
+    with connect(tunnel) as control:
+        _kind, welcome = control.hello()
+        with tunnel.visit() as visitor:
+            while not select.select([visitor], [], [], 0)[0]:
+                with stand_by(tunnel, welcome["session"]) as channel:
+                    channel.sock.settimeout(1.0)
+                    with contextlib.suppress(TimeoutError):  # then the visitor has been turned away
+                        assert channel.receive()[0] == START
+                        channel.sock.unwrap()
+            assert visitor.recv(1) == b""
+    server.wait_for_log("turned away: 3 channels failed, the last with: hung up")
 
 
 def test_a_visitor_is_turned_away_after_three_broken_channels(tunnel: Tunnel) -> None:

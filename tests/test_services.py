@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,10 @@ from shadow import address
 from shadow.address import Endpoint, Target
 from shadow.channel import Channel
 from shadow.frames import Failed, Start
+from shadow.journal import Event
 from shadow.link import KernelLink
 from shadow.protocol import Party, State
-from shadow.services import Services
+from shadow.services import Services, Stream
 from tests.frame_end import FrameEnd
 from tests.peer import FAILED, START, STARTED, WELCOME, Peer, server_context
 from tests.support import DEADLINE, Tunnel, echo, exchange, serving, tcp_pair
@@ -140,10 +142,13 @@ def test_stopping_leaves_whom_it_was_connecting_to_the_server() -> None:
         far.settimeout(DEADLINE)
         near.setblocking(False)
         channel = Channel(KernelLink(near, "a suite", []), Party.ROBOT, print, print)
-        services.connect(channel, Start("", "1"))
+        outcomes: list[bool] = []
+        services.connect(channel, Start("", "1"), outcomes.append)
         await asyncio.sleep(0)
         services.stop()
-        await asyncio.sleep(0)
+        while not outcomes:
+            await asyncio.sleep(0)
+        assert outcomes == [False]
         assert not channel.live
         with pytest.raises(ConnectionResetError):
             far.recv(1)
@@ -170,11 +175,75 @@ def test_the_server_is_told_what_is_the_matter(
         far.setblocking(False)
         channel = Channel(KernelLink(near, "a suite", []), Party.ROBOT, print, print)
         channel.conversation.state = State.STARTING
-        services.connect(channel, Start("", "1"))
+        outcomes: list[bool] = []
+        services.connect(channel, Start("", "1"), outcomes.append)
         answer = await FrameEnd(far).hear()
         assert isinstance(answer, Failed)
         assert answer.code == code
+        assert outcomes == [False]
         far.close()
 
     monkeypatch.setattr(address, "_connect", connect)
+    asyncio.run(body())
+
+
+def test_how_much_is_logged_is_not_for_the_server_to_decide(said: list[tuple[Event, str]]) -> None:
+    async def body() -> None:
+        vault: Any = None
+        services = Services("011", {}, vault)
+        outcomes: list[bool] = []
+        for number in range(200):
+            near, far = tcp_pair()
+            near.setblocking(False)
+            channel = Channel(KernelLink(near, "a suite", []), Party.ROBOT, print, print)
+            channel.conversation.state = State.STARTING
+            services.connect(channel, Start("secret", str(number)), outcomes.append)
+            far.close()
+        while len(outcomes) < 200:
+            await asyncio.sleep(0)
+        assert not any(outcomes)
+
+    asyncio.run(body())
+    assert 30 <= len(said) < 40
+
+
+def test_a_stream_that_began_without_a_line_ends_without_one(
+    monkeypatch: pytest.MonkeyPatch, said: list[tuple[Event, str]]
+) -> None:
+    class Pump:
+        link = down = up = SimpleNamespace(in_kernel=False, moved=0)
+
+    ended: list[Any] = []
+    monkeypatch.setattr("shadow.services.log_end", lambda pump, _ending, _words: ended.append(pump))
+
+    async def body() -> None:
+        vault: Any = SimpleNamespace(ended=lambda _pump: None)
+        services = Services("011", {}, vault)
+        pumps: list[Any] = [Pump() for _ in range(1000)]
+        for pump in pumps:
+            services._started(pump, Stream("1", "default", 0.0))
+        for pump in pumps:
+            services._ended(pump)
+        assert services.streams == 0
+
+    asyncio.run(body())
+    assert 500 <= len(said) < 600
+    assert len(ended) == len(said)
+
+
+def test_a_bug_is_heard_of_and_counts_as_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        vault: Any = None
+        services = Services("011", {}, vault)
+        monkeypatch.setattr(services, "_fail", lambda *_: 1 / 0)
+        bugs: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, facts: bugs.append(facts["exception"]))
+        channel: Any = SimpleNamespace()
+        outcomes: list[bool] = []
+        services.connect(channel, Start("secret", "1"), outcomes.append)
+        while not bugs:
+            await asyncio.sleep(0)
+        assert outcomes == [False]
+        assert isinstance(bugs[0], ZeroDivisionError)
+
     asyncio.run(body())
