@@ -67,7 +67,7 @@ def _check_guarded(status: os.stat_result, path: Path, folder: Path) -> None:
 
 def authority_files(folder: Path, authority: Pair) -> list[NewFile]:
     """What is to be written for a new CA."""
-    return _pair_files(folder / CA_CRT, folder / CA_KEY, authority)
+    return _pair_files(folder / CA_CRT, folder / CA_KEY, authority, folder)
 
 
 def check_unused(folder: Path) -> None:
@@ -95,7 +95,8 @@ def leaf_files(ca_folder: Path, folder: Path, basename: str, leaf: Pair) -> list
     crt_path, key_path = folder / f"{basename}.crt", folder / f"{basename}.key"
     if crt_path.name == CA_CRT:  # a robot may be called `ca`, and --force is not meant for this
         raise ConfigError(f"{crt_path} is the name of the CA's own file: choose another with --basename")
-    return [index_file(ca_folder, leaf.certificate), *_pair_files(crt_path, key_path, leaf)]
+    within = ca_folder if folder == ca_folder else None
+    return [index_file(ca_folder, leaf.certificate), *_pair_files(crt_path, key_path, leaf, within)]
 
 
 def index_path(ca_folder: Path, serial: int) -> Path:
@@ -106,12 +107,15 @@ def index_path(ca_folder: Path, serial: int) -> Path:
 def index_file(ca_folder: Path, certificate: x509.Certificate) -> NewFile:
     """The CA's own copy of a certificate."""
     pem = certificate.public_bytes(Encoding.PEM)
-    return NewFile(index_path(ca_folder, certificate.serial_number), pem, PUBLIC)
+    return NewFile(index_path(ca_folder, certificate.serial_number), pem, PUBLIC, ca_folder)
 
 
-def _pair_files(crt_path: Path, key_path: Path, pair: Pair) -> list[NewFile]:
+def _pair_files(crt_path: Path, key_path: Path, pair: Pair, within: Path | None) -> list[NewFile]:
     crt = pair.certificate.public_bytes(Encoding.PEM)
-    return [NewFile(key_path, key_pem(pair.key), PRIVATE), NewFile(crt_path, crt, PUBLIC)]
+    return [
+        NewFile(key_path, key_pem(pair.key), PRIVATE, within),
+        NewFile(crt_path, crt, PUBLIC, within),
+    ]
 
 
 def load_issued(folder: Path, known: Sequence[x509.Certificate] = ()) -> list[x509.Certificate]:

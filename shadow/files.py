@@ -49,11 +49,13 @@ class NewFile:
         path: where; folders that are missing on the way are made, for the owner alone.
         data: all of it.
         mode: permission bits, ``PUBLIC`` or ``PRIVATE``.
+        within: a folder around it, if what root writes there is to belong to the owner of that folder.
     """
 
     path: Path
     data: bytes
     mode: int
+    within: Path | None = None
 
 
 def read_file(path: Path, what: str, limit: int = READ_MAX) -> bytes:
@@ -159,7 +161,7 @@ def write_files(files: Sequence[NewFile], *, force: bool) -> None:
     with ExitStack() as folders, ExitStack() as leftovers, ExitStack() as undo:
         staged = []
         for file in files:
-            _make_folders(file.path, folders)
+            _make_folders(file.path, folders, file.within)
             staged.append(_stage(file, leftovers))
         _flush(files, staged)
         for file, temporary in zip(files, staged, strict=True):
@@ -188,13 +190,23 @@ def _already_there(path: Path) -> ConfigError:
     return ConfigError(f"{path} is already there; nothing was written")
 
 
-def _make_folders(path: Path, undo: ExitStack) -> None:
+def _make_folders(path: Path, undo: ExitStack, within: Path | None = None) -> None:
     with _explained(path):
         missing = list(itertools.takewhile(lambda folder: not folder.exists(), path.parents))
     for folder in reversed(missing):
         with _explained(folder):
             folder.mkdir(FOLDER)
-        undo.callback(_quietly, folder.rmdir)
+            undo.callback(_quietly, folder.rmdir)
+            if within in folder.parents:
+                with _opened(folder, os.O_DIRECTORY | os.O_NOFOLLOW) as descriptor:
+                    _hand_over(descriptor, within)
+
+
+def _hand_over(descriptor: int, within: Path | None) -> None:
+    """Give what root has made to whom the folder around it belongs, who has to go on with it later."""
+    if within is not None and os.geteuid() == 0 and (owner := within.stat()).st_uid != 0:
+        with contextlib.suppress(PermissionError):  # root of a name space, or without that capability
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def _stage(file: NewFile, leftovers: ExitStack) -> Path:
@@ -205,6 +217,7 @@ def _stage(file: NewFile, leftovers: ExitStack) -> Path:
         # Registered before it exists: an interrupt between the two lines must not leave it behind.
         leftovers.callback(_quietly, temporary.unlink)
         with os.fdopen(os.open(temporary, flags, file.mode), "wb") as stream:
+            _hand_over(stream.fileno(), file.within)
             stream.write(file.data)
     return temporary
 
@@ -252,12 +265,17 @@ def _temporary(path: Path, kind: str) -> Path:
 
 def _sync(name: Path, path: Path) -> None:
     """Make what was written to ``path``, a file or the names in a folder, survive a power cut."""
-    with _explained(name):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    with _explained(name), _opened(path) as descriptor:
+        os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int = 0) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _quietly(action: Callable[[], object]) -> None:

@@ -143,7 +143,7 @@ def make_list(
             f"the list would have {len(revoked)} entries, {len(pem) // 1024} KiB, and may have "
             f"{_SIZE_MAX // 1024} KiB; nothing was revoked; see CA ROLL-OVER in shadow-ca(1)"
         )
-    return NewList(number, until, revoked, added, NewFile(folder / CA_CRL, pem, PUBLIC))
+    return NewList(number, until, revoked, added, NewFile(folder / CA_CRL, pem, PUBLIC, folder))
 
 
 def _still_needed(

@@ -819,6 +819,21 @@ def test_folder_of_somebody_else(run: Run, open_folder: Path) -> None:
     assert names(open_folder) == {"ca.crt", "ca.key"}
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="needs a second user")
+def test_root_and_the_owner_of_the_folder_take_turns(run: Run, open_folder: Path) -> None:
+    """Or root's list could not be replaced by the user whose CA it is, and nobody be revoked."""
+    os.chown(open_folder, NOBODY, NOBODY)
+    assert as_nobody(open_folder, "init").returncode == 0
+    good(run(f"--dir={open_folder}", "robot", "011", "012", "--out=elsewhere"))
+    good(run(f"--dir={open_folder}", "robot", "013"))
+    good(run(f"--dir={open_folder}", "revoke", "011"))
+    for words in (["revoke", "012"], ["robot", "014"], ["robot", "013", "--renew"], ["crl"]):
+        done = as_nobody(open_folder, *words)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert {path.stat().st_uid for path in open_folder.rglob("*")} == {NOBODY}
+    assert {path.stat().st_uid for path in Path("elsewhere").rglob("*")} == {0}
+
+
 # --- bad usage ---
 
 
