@@ -59,8 +59,8 @@ class Approach:
         self._failed: dict[Target, float] = {}  # when; the latest is the last
         self._loop = asyncio.get_running_loop()
 
-    async def call(self, call: Call, known: Target | None = None) -> None:
-        """Have a connection welcomed.
+    async def call(self, call: Call, known: Target | None = None) -> float:
+        """Have a connection welcomed; how many seconds its server took for that, once it was connected to.
 
         Args:
             call: what it is for.
@@ -75,7 +75,7 @@ class Approach:
             line = [known]
         else:
             line = await self._addresses(known)
-        await self._try_all(self._in_order(line)[:_ADDRESSES_MAX], call, known)
+        return await self._try_all(self._in_order(line)[:_ADDRESSES_MAX], call, known)
 
     async def _addresses(self, known: Target | None) -> list[Target]:
         try:
@@ -86,7 +86,7 @@ class Approach:
             found = []
         return found if known is None or known in found else [*found, known]
 
-    async def _try_all(self, line: list[Target], call: Call, known: Target | None) -> None:
+    async def _try_all(self, line: list[Target], call: Call, known: Target | None) -> float:
         why: PeerError | None = None
         while line:
             try:
@@ -95,6 +95,7 @@ class Approach:
                 why = why or error
                 continue
             line.remove(target)
+            began = self._loop.time()
             try:
                 await self._greet(sock, target, call, self._patience / min(len(line) + 1, _PARTS_MAX))
             except Refused:
@@ -108,7 +109,7 @@ class Approach:
                 self._note_failure(target)
             else:
                 self._failed.pop(target, None)
-                return
+                return self._loop.time() - began
         assert why is not None  # noqa: S101 - a name resolves to one address at least
         raise why
 

@@ -84,14 +84,13 @@ class Session:
         Raises:
             ShadowError: it did not come about; the session is good for nothing but ``close``.
         """
-        began = self._loop.time()
         hello = Hello(
             PROTOCOL_VERSION, CONTROL, self._config.robot, tuple(self._config.services), software=SOFTWARE
         )
         settings = self.settings  # a reload may come while we dial
         self._certificate = settings.fingerprint
-        await self._approach.call(Call(settings, hello, self._welcomed, self._keepalive.interval))
-        self._begin_in_turn(self._loop.time() - began)
+        call = Call(settings, hello, self._welcomed, self._keepalive.interval)
+        self._begin_in_turn(await self._approach.call(call))
 
     def _welcomed(self, target: Target, channel: Channel, welcome: Welcome) -> None:
         link = channel.link

@@ -12,6 +12,7 @@ interval; then the surplus is given up.
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 from .channel import Channel
@@ -30,7 +31,7 @@ _FRUITLESS_RATE = 4.0  # channels a second that bring no stream, beyond what may
 
 
 class Standbys:
-    """Those of one session; nothing happens before ``begin``.
+    """Those of one session; before ``begin`` only what the server asks for is opened.
 
     Attributes:
         closed: no more channels are opened.
@@ -66,7 +67,7 @@ class Standbys:
         self._doubtful = False  # the last visitor could not be connected
         self._undecided = 0  # visitors of whom nobody knows yet
         self._not_before = 0.0  # for what the server has asked for
-        self._rest_until = 0.0  # for what nobody has asked for
+        self._rest_until = math.inf  # for what nobody has asked for
         self._idle = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._trimmer: asyncio.TimerHandle | None = None

@@ -391,6 +391,23 @@ def test_a_visitor_whose_dial_failed_is_not_forgotten() -> None:
     play(body, wanted=0)
 
 
+def test_visitors_come_first_when_a_whole_fleet_is_at_the_door() -> None:
+    async def body(server: Server) -> None:
+        server.visit(1)  # right behind WELCOME
+        await server.settle()
+        assert [visitor for visitor, _when in server.served] == [1]
+        server.robot.begin(INTERVAL, 20.0)
+        await server.settle(19.0)
+        assert len(server.opened) == 1
+        server.visit(2)
+        await server.settle(0.5)
+        assert [visitor for visitor, _when in server.served] == [1, 2]
+        await server.settle()
+        assert server.standing_by == 2
+
+    play(body)
+
+
 # The end.
 
 
