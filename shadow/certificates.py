@@ -25,6 +25,7 @@ from .errors import ClockError, ConfigError, IdentityError
 from .files import read_file
 from .keys import PrivateKey, check_curve, check_length, key_bytes, parse_private_key
 from .libssl import openssl_reason
+from .presence import check_presence
 
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
 _PEM = re.compile(_BEGIN + rb".*?-----END CERTIFICATE-----", re.DOTALL)  # RFC 7468, section 5
@@ -239,6 +240,7 @@ def load_credentials(
             certificate has expired or is for something else.
         ClockError: a certificate is not valid yet.
     """
+    check_presence(ca_path, crt_path, key_path, purpose.advice)
     ca = load_certificates(ca_path, "CA certificate")
     chain = load_certificates(crt_path, "certificate")
     key = load_private_key(key_path, "private key")

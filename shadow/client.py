@@ -107,8 +107,8 @@ class Client:
         if self._settings is not None:  # else our clock is wrong, and nothing can be said
             tls.check_again(link, self._settings)
 
-    def reload(self) -> None:
-        """Read certificates and CA again, for new connections.
+    def reload(self) -> str:
+        """Read certificates and CA again, for new connections; there is nothing more to say.
 
         Raises:
             ShadowError: a file is broken; the old ones stay in use.
@@ -116,6 +116,7 @@ class Client:
         self._settings = self._load()
         if self._session is not None:
             self._session.settings = self._settings
+        return ""
 
     async def stop(self) -> None:
         """Leave the session for the next client, or end it in order."""

@@ -6,6 +6,7 @@ let exactly those in again.
 """
 
 import datetime as dt
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,12 +82,36 @@ class Revocations:
         """How many certificates are revoked."""
         return sum(len(listed.revoked) for listed in self.lists)
 
+    @property
+    def numbers(self) -> str:
+        """The numbers of the lists, for a log line."""
+        return " and ".join(str(listed.number) for listed in self.lists)
+
 
 def _latest(listed: RevocationList, others: Sequence[RevocationList]) -> RevocationList:
     for other in others:
         if listed.is_older_than(other):
             listed = other
     return listed
+
+
+def find_revocations(path: Path, ca: Sequence[x509.Certificate]) -> Revocations | None:
+    """Like ``load_revocations``; None if there is no such file, while its folder is there.
+
+    A CA that has never revoked anybody need not have made a list. What is there and cannot be read, a link to
+    nowhere included, is no such case.
+
+    Raises:
+        ConfigError: as for ``load_revocations``, or the folder is missing.
+    """
+    try:
+        return load_revocations(path, ca)
+    except ConfigError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        if os.path.lexists(path) or not path.parent.is_dir():
+            raise
+        return None
 
 
 def load_revocations(path: Path, ca: Sequence[x509.Certificate]) -> Revocations:

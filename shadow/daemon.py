@@ -29,8 +29,11 @@ class Role(Protocol):
     async def stop(self) -> None:
         """End everything in order."""
 
-    def reload(self) -> None:
-        """Read files again; raises ShadowError if one is broken, and changes nothing then."""
+    def reload(self) -> str:
+        """Read files again; raises ShadowError if one is broken, and changes nothing then.
+
+        What else the log is to say of what holds from now on, or nothing.
+        """
 
     @property
     def status(self) -> str:
@@ -45,18 +48,18 @@ class Role(Protocol):
         """Set when the role cannot go on; the daemon then ends with that error."""
 
 
-def run(make_role: Callable[[Vault], Role]) -> None:
-    """Run a daemon until SIGTERM or SIGINT.
+def run(make_role: Callable[[Vault], Role], on_start: Callable[[Store], None]) -> None:
+    """Run a daemon until SIGTERM or SIGINT; ``on_start`` is called when it has started.
 
     Raises:
         ShadowError: it could not start, or could not go on.
     """
     journal.setup()
     raise_descriptor_limit()
-    asyncio.run(_live(make_role))
+    asyncio.run(_live(make_role, on_start))
 
 
-async def _live(make_role: Callable[[Vault], Role]) -> None:
+async def _live(make_role: Callable[[Vault], Role], on_start: Callable[[Store], None]) -> None:
     notifier = Notifier()
     interval = watchdog_interval()
     store = Store()
@@ -68,6 +71,7 @@ async def _live(make_role: Callable[[Vault], Role]) -> None:
         reporter = _Reporter(role, notifier)
         stopped = _stop_on_signals()
         await role.start()
+        on_start(store)
         _drop_unknown(store)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reporter.reload)
         notifier.ready(reporter.status)
@@ -118,14 +122,14 @@ def _stop_on_signals() -> asyncio.Event:
     return stopped
 
 
-def reload(read_again: Callable[[], None]) -> None:
+def reload(read_again: Callable[[], str]) -> None:
     """Have a role read its files again, and log how that went.
 
     Raises:
         ShadowError: a file is broken; nothing has changed.
     """
     try:
-        read_again()
+        remark = read_again()
     except Exception as error:
         failure = error
         if not isinstance(error, ShadowError):
@@ -134,7 +138,8 @@ def reload(read_again: Callable[[], None]) -> None:
         text = f"reload failed, the old files stay in use: {failure}"
         journal.log(Event.RELOAD_FAILED, logging.ERROR, text)
         raise failure from error
-    journal.log(Event.RELOADED, logging.INFO, "reloaded: new connections use the new certificates")
+    text = "reloaded: new connections use the new certificates"
+    journal.log(Event.RELOADED, logging.INFO, f"{text}; {remark}" if remark else text)
 
 
 class _Reporter:

@@ -21,12 +21,29 @@ Statuses are those of sysexits(3). systemd units name 2 and 78 in ``RestartPreve
 a human can mend is not retried. Library code raises; daemons log; only ``shadow.cli.door`` exits.
 """
 
+import errno
 import os
+import pwd
 
 
 def reason(error: OSError) -> str:
     """Why a system call failed, in the C library's words (asyncio puts its own in ``strerror``)."""
     return os.strerror(error.errno) if error.errno is not None else str(error)
+
+
+def file_reason(error: OSError) -> str:
+    """Like ``reason``, for a file: whom permission is denied to. Often it is not who put the file there."""
+    denied = error.errno in {errno.EACCES, errno.EPERM}
+    return f"{reason(error)} for {this_user()}" if denied else reason(error)
+
+
+def this_user() -> str:
+    """Whom we run as, in words."""
+    number = os.geteuid()
+    try:
+        return f"user {pwd.getpwuid(number).pw_name}"
+    except KeyError:
+        return f"user {number}"
 
 
 def printable(text: str) -> str:

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import ConfigError, LocalError, ShadowError, reason
+from .errors import ConfigError, LocalError, ShadowError, file_reason
 
 READ_MAX = 2**20  # bytes; a bundle of a hundred certificates has some 200 KiB
 _FLUSHED_AT_ONCE = 4
@@ -91,7 +91,7 @@ def read_owned_file(path: Path, what: str, limit: int = READ_MAX) -> tuple[bytes
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise ConfigError(f"{what} {path}: {reason(error)}") from error
+        raise ConfigError(f"{what} {path}: {file_reason(error)}") from error
     if len(data) > limit:
         raise ConfigError(f"{what} {path}: larger than {limit // 1024} KiB")
     return data, status
@@ -110,7 +110,7 @@ def is_there(path: Path, what: str) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise ConfigError(f"{what} {path}: {reason(error)}") from error
+        raise ConfigError(f"{what} {path}: {file_reason(error)}") from error
     return True
 
 
@@ -125,7 +125,7 @@ def find_files(folder: Path, suffix: str, what: str) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise ConfigError(f"{what} {folder}: {reason(error)}") from error
+        raise ConfigError(f"{what} {folder}: {file_reason(error)}") from error
 
 
 @contextlib.contextmanager
@@ -290,4 +290,4 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         kind: type[ShadowError] = ConfigError if error.errno in _OPERATORS else LocalError
-        raise kind(f"cannot write {path}: {reason(error)}") from error
+        raise kind(f"cannot write {path}: {file_reason(error)}") from error

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, LocalError, reason
+from .errors import ConfigError, LocalError, file_reason, reason
 
 BACKLOG = 1024  # connections waiting to be accepted; the kernel caps it at net.core.somaxconn
 SOCKET_MODE = 0o660  # the daemon and its group; everybody else stays outside
@@ -117,7 +117,7 @@ def listen_unix(path: Path) -> UnixListener:
         _remove_stale(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:  # no descriptors left
-        raise LocalError(f"cannot make the socket {path}: {reason(error)}") from error
+        raise LocalError(f"cannot make the socket {path}: {file_reason(error)}") from error
     # The mode must be right from the first moment, so by umask rather than chmod. It is the process's,
     # but no other thread of ours makes files.
     previous = os.umask(0o777 & ~SOCKET_MODE)
@@ -127,7 +127,7 @@ def listen_unix(path: Path) -> UnixListener:
         return UnixListener(path, sock, _identity(path))
     except OSError as error:
         sock.close()
-        raise LocalError(f"cannot make the socket {path}: {reason(error)}") from error
+        raise LocalError(f"cannot make the socket {path}: {file_reason(error)}") from error
     finally:
         os.umask(previous)
 
@@ -148,7 +148,7 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise LocalError(f"cannot look at {path}: {reason(error)}") from error
+        raise LocalError(f"cannot look at {path}: {file_reason(error)}") from error
     if not stat.S_ISSOCK(mode):
         raise LocalError(f"{path} is in the way and not a socket; it was left alone: move it away")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
@@ -158,7 +158,7 @@ def _remove_stale(path: Path) -> None:
     try:
         path.unlink()
     except OSError as error:
-        raise LocalError(f"cannot replace the stale socket {path}: {reason(error)}") from error
+        raise LocalError(f"cannot replace the stale socket {path}: {file_reason(error)}") from error
 
 
 class Acceptor:

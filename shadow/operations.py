@@ -46,7 +46,7 @@ class Operated(Protocol):
     def counts(self) -> Mapping[str, int]:
         """Robots, streams, protected ones, revoked certificates."""
 
-    def reload(self) -> None:
+    def reload(self) -> str:
         """Read files again."""
 
 

@@ -128,21 +128,50 @@ class Store:
     def remove(self, name: str) -> None:
         """Drop what is stored under a name."""
         self._count -= 1
-        self._drop(name)
+        _drop(name)
 
     def close_rest(self) -> list[str]:
         """Close what nobody has taken, and have it dropped; the names."""
         names = [name for _descriptor, name in self._passed]
         for descriptor, name in self._passed:
             os.close(descriptor)
-            self._drop(name)
+            _drop(name)
         self._passed = []
         return names
 
-    @staticmethod
-    def _drop(name: str) -> None:
-        with contextlib.suppress(OSError):  # then it stays until the service is stopped
-            _daemon.notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+def _drop(name: str) -> None:
+    with contextlib.suppress(OSError):  # then it stays until the service is stopped
+        _daemon.notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+
+class Memo:
+    """One bit that outlives the process: whether a descriptor of no other meaning is in the store.
+
+    Attributes:
+        is_set: as it was when the process started, or has been set since.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Look; before ``Store`` is made, which takes what was passed out of the environment."""
+        self._name = name
+        self.is_set = name in os.environ.get("LISTEN_FDNAMES", "").split(":")
+        self.can_be_set = "NOTIFY_SOCKET" in os.environ and os.environ.get("FDSTORE", "0") != "0"
+
+    def set(self) -> None:
+        """Set it, if there is a store."""
+        if not self.is_set and self.can_be_set:
+            with contextlib.suppress(OSError), os.fdopen(os.memfd_create(self._name), "rb") as nothing:
+                _daemon.notify(f"FDSTORE=1\nFDNAME={self._name}\nFDPOLL=0", fds=[nothing.fileno()])
+                self.is_set = True
+
+    def clear(self, store: Store | None = None) -> None:
+        """Take it back; out of what the store has passed to us, too, if it is there."""
+        for _name, descriptor in store.take(lambda name: name == self._name) if store else []:
+            os.close(descriptor)
+        if self.is_set:
+            _drop(self._name)
+            self.is_set = False
 
 
 def listening_sockets(name: str, store: Store) -> list[socket.socket]:

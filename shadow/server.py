@@ -16,7 +16,7 @@ from .address import describe
 from .certificates import Purpose, common_name, load_credentials
 from .channel import Channel
 from .config import ServerConfig
-from .crl import Revocations, load_revocations
+from .crl import Revocations, find_revocations
 from .depot import Depot
 from .descriptors import Descriptors
 from .doors import Doors
@@ -96,9 +96,10 @@ class Server:
         self._doors = Doors(self, vault.store, self.descriptors.ran_out)
         self._sweep()
         where = ", ".join(describe(sock.getsockname()) for sock in self._sockets)
-        journal.log(
-            Event.SERVER_READY, logging.INFO, f"accepting robots on {where}, sockets in {self._config.ldir}"
-        )
+        text = f"accepting robots on {where}, sockets in {self._config.ldir}"
+        if self._config.crl is not None:
+            text += f"; {self._who_is_revoked}"
+        journal.log(Event.SERVER_READY, logging.INFO, text)
         if self._no_ktls:
             journal.log(
                 Event.KTLS_UNAVAILABLE,
@@ -111,10 +112,13 @@ class Server:
         self._around.vault.relay.bury_the_dead(MISSED_MAX * self._config.keepalive)
         self._sweeper = asyncio.get_running_loop().call_later(self._config.keepalive, self._sweep)
 
-    def reload(self) -> None:
+    def reload(self) -> str:
         """Read certificates, CA and revocations again, for new connections; cut off who has been revoked.
 
         Sockets that somebody has removed are made anew.
+
+        Returns:
+            who is revoked now, for the log.
 
         Raises:
             ShadowError: a file is broken; the old ones stay in use.
@@ -126,6 +130,7 @@ class Server:
             journal.log(Event.REVOKED, logging.WARNING, text)
         for robot in list(self.robots.values()):
             robot.look_after_sockets()
+        return self._who_is_revoked
 
     def _cut_off(self, robot: Robot) -> int:
         try:
@@ -215,12 +220,26 @@ class Server:
     def _load_revocations(self, ca: Sequence[x509.Certificate]) -> Revocations:
         if self._config.crl is None:
             return Revocations()
-        found = load_revocations(self._config.crl, ca)
+        found = find_revocations(self._config.crl, ca)
+        if found is None:
+            if self._revoked.lists:
+                text = f"revocation list {self._config.crl} has vanished; the one in use stays in use"
+                journal.log(Event.LIST_TOO_OLD, logging.WARNING, text)
+            return self._revoked
         kept = found.without_going_back(self._revoked)
         if kept != found:
             text = f"revocation list {self._config.crl} is older than the one in use, which stays in use"
             journal.log(Event.LIST_TOO_OLD, logging.WARNING, text)
         return kept
+
+    @property
+    def _who_is_revoked(self) -> str:
+        """How many, and by which list: for the log."""
+        path = self._config.crl
+        if not self._revoked.lists:
+            return f"nobody is revoked: there is no {path}" if path else "nobody is revoked: no --crl"
+        how_many = journal.many(len(self._revoked), "certificate")
+        return f"{how_many} revoked by list {self._revoked.numbers} in {path}"
 
     # Dispatch
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import journal
 from .descriptors import Descriptors
-from .errors import ConfigError, LocalError
+from .errors import ConfigError, LocalError, this_user
 from .journal import Event
 from .listener import Acceptor, UnixListener, listen_unix
 from .names import socket_name
@@ -140,4 +140,4 @@ def check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise ConfigError(f"--ldir {folder} is not an existing folder")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigError(f"--ldir {folder} is not writable for us")
+        raise ConfigError(f"--ldir {folder} is not writable for {this_user()}")

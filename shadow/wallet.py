@@ -36,7 +36,7 @@ from .certificates import (
     validity,
 )
 from .config import Files
-from .errors import ConfigError, IdentityError, LocalError, PeerError, ShadowError, reason
+from .errors import ConfigError, IdentityError, LocalError, PeerError, ShadowError, file_reason
 from .files import PRIVATE, PUBLIC, NewFile, write_files
 from .journal import Event
 from .keys import PrivateKey, key_bytes
@@ -210,7 +210,7 @@ class Wallet:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise LocalError(f"cannot remove {path}: {reason(error)}") from error
+            raise LocalError(f"cannot remove {path}: {file_reason(error)}") from error
 
 
 def _pem(key: PrivateKey, chain: list[x509.Certificate]) -> bytes:

@@ -190,9 +190,6 @@ def test_variables_in_units(command: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("RestartSec", "after {} second"),
-        ("RestartMaxDelaySec", "up to {} seconds"),
-        ("RestartPreventExitStatus", "exit status {}, a wrong setting, {}, a wrong file, and {}, no key"),
         ("WatchdogSec", "says nothing for {} seconds"),
         ("TimeoutStopSec", "does not stop within {} seconds"),
         ("LimitNOFILE", "may have {} descriptors"),
@@ -202,6 +199,20 @@ def test_numbers_in_units(command: str, setting: str, words: str) -> None:
     found = re.search(f"^{setting}=(.*)$", (UNITS / UNIT_OF[command]).read_text(), re.M)
     assert found is not None
     assert words.format(*found[1].split()) in read(f"{UNIT_OF[command]}.8")
+
+
+@pytest.mark.parametrize("command", parsers.DAEMONS)
+def test_how_long_a_failure_takes(command: str) -> None:
+    assert "\nRestartSec=500ms\n" in (UNITS / UNIT_OF[command]).read_text()
+    assert "after half a second (*RestartSec=*)" in read(f"{UNIT_OF[command]}.8")
+
+
+def test_what_is_not_tried_again() -> None:
+    unit = UNIT_OF["shadow-client"]
+    found = re.search("^RestartPreventExitStatus=(.*)$", (UNITS / unit).read_text(), re.M)
+    assert found is not None
+    words = "exit status {}, a wrong setting, {}, a wrong file, and {}, a key that cannot be decrypted"
+    assert words.format(*found[1].split()) in read(f"{unit}.8")
 
 
 def test_the_port() -> None:

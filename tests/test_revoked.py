@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,7 @@ def test_a_broken_list_changes_nothing(own: Authority, tmp_path: Path) -> None:
         crl.write_text("broken")
         reload(server, rf"reload failed, the old files stay in use: revocation list {re.escape(str(crl))}")
         crl.unlink()
+        crl.symlink_to("nowhere")
         reload(server, f"reload failed.*{re.escape(str(crl))}: No such file")
         with Peer(tunnel.port, client_context(own, own.robot())) as peer:
             assert peer.hello()[0] == REFUSED
@@ -190,11 +192,65 @@ def test_an_older_list_lets_nobody_in_again(own: Authority, tmp_path: Path) -> N
             assert peer.hello()[0] == REFUSED
 
 
-@pytest.mark.parametrize("kind", ["missing", "of another CA"])
-def test_no_start_without_the_list(own: Authority, tmp_path: Path, kind: str) -> None:
-    crl = tmp_path / "it.crl"
-    if kind != "missing":
-        shutil.copy(make_list(Authority(tmp_path / "other", "Other CA")), crl)
+def test_a_list_that_has_vanished_lets_nobody_in_again(own: Authority, tmp_path: Path) -> None:
+    crl = make_list(own, serial(own, "011"), number=2)
+    with Tunnel(own, tmp_path) as tunnel:
+        server = tunnel.start_server(f"--crl={crl}")
+        server.wait_for_log(f"sockets in .*; 1 certificate revoked by list 2 in {re.escape(str(crl))}\n")
+        crl.unlink()
+        reload(
+            server,
+            f"WARNING: revocation list {re.escape(str(crl))} has vanished; the one in use stays in use",
+        )
+        server.wait_for_log("reloaded: .*; 1 certificate revoked by list 2 in ")
+        with Peer(tunnel.port, client_context(own, own.robot())) as peer:
+            assert peer.hello()[0] == REFUSED
+
+
+def test_no_list_yet_and_then_one(own: Authority, tmp_path: Path) -> None:
+    """As a server is set up: the list is named before there is one."""
+    crl = own.folder / "it.crl"
+    with Tunnel(own, tmp_path) as tunnel:
+        server = tunnel.start_server(f"--crl={crl}")
+        server.wait_for_log(f"accepting robots .*; nobody is revoked: there is no {re.escape(str(crl))}\n")
+        reload(server, f"reloaded: .*; nobody is revoked: there is no {re.escape(str(crl))}\n")
+        with Peer(tunnel.port, client_context(own, own.robot())) as peer:
+            assert peer.hello()[0] == WELCOME
+            make_list(own, serial(own, "011"), number=2).rename(crl)
+            reload(server, f"reloaded: .*; 1 certificate revoked by list 2 in {re.escape(str(crl))}\n")
+            assert peer.receive()[0] == REFUSED
+            assert peer.closed()
+        assert "WARNING: revocation list" not in server.log
+
+
+def test_without_the_option_a_reload_says_so(own: Authority, tmp_path: Path) -> None:
+    with Tunnel(own, tmp_path) as tunnel:
+        reload(tunnel.start_server(), "reloaded: .*; nobody is revoked: no --crl\n")
+
+
+def unreadable(crl: Path) -> None:
+    crl.mkdir()
+
+
+def of_another_ca(crl: Path) -> None:
+    shutil.copy(make_list(Authority(crl.parent / "other", "Other CA")), crl)
+
+
+def a_link_to_nowhere(crl: Path) -> None:
+    crl.symlink_to("nowhere")
+
+
+def in_no_folder(crl: Path) -> None:
+    crl.parent.rmdir()
+
+
+@pytest.mark.parametrize("how", [unreadable, of_another_ca, a_link_to_nowhere, in_no_folder])
+def test_no_start_with_a_list_that_cannot_be_read(
+    own: Authority, tmp_path: Path, how: Callable[[Path], None]
+) -> None:
+    crl = tmp_path / "lists" / "it.crl"
+    crl.parent.mkdir()
+    how(crl)
     with Tunnel(own, tmp_path) as tunnel:
         server = tunnel.daemon(tunnel.server_arguments(f"--crl={crl}"))
         assert server.wait() == 78

@@ -59,7 +59,7 @@ def test_check_folder(tmp_path: Path) -> None:
 
 def test_check_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_arguments: False)  # root may write anywhere
-    with pytest.raises(ConfigError, match="is not writable for us"):
+    with pytest.raises(ConfigError, match="is not writable for user "):
         check_folder(tmp_path)
 
 

@@ -4,13 +4,16 @@ import functools
 
 from .. import daemon
 from ..config import parse_server
+from ..patience import Patience
 from ..server import Server
 from . import door
 
 
 def main() -> int:
     """Run the server; return the exit status."""
-    return door.run("shadow-server", lambda: daemon.run(functools.partial(Server, parse_server())))
+    patience = Patience()
+    attempt = patience.watch(lambda: daemon.run(functools.partial(Server, parse_server()), patience.started))
+    return patience.leave(door.run("shadow-server", attempt))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ SSH = "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o LogLevel=ERRO
 def ca(fleet: Fleet) -> Iterator[str]:
     """The command shadow-ca, with a list of nobody in place on the server."""
     fleet.machine.run(f"rm -rf {CA} && cp -r /srv/fleet {CA} && shadow-ca --dir {CA} crl")
-    fleet.settings("server", keepalive=1, crl="/etc/shadow-tunnel/ca.crl")
     fleet.machine.run(f"cp {CA}/ca.crl /etc/shadow-tunnel/")
     yield f"shadow-ca --dir {CA}"
     fleet.machine.run(f"rm -rf {CA}")
@@ -279,14 +278,6 @@ def test_a_robot_that_is_revoked_does_not_outlive_a_restart(fleet: Fleet, ca: st
         assert other.ask(b"still here\n") == b"still here\n"
     fleet.wait_for_event(cursor, "a stream of the daemon before .* ends: .*was revoked on", "-u", SERVER)
     fleet.wait_for_event(cursor, "robot 011: a session of .* ends: .*was revoked on", "-u", SERVER)
-
-
-def test_no_list_no_server(fleet: Fleet, ca: str) -> None:
-    assert ca
-    fleet.machine.run("rm /etc/shadow-tunnel/ca.crl; systemctl start shadow-server", check=False)
-    assert fleet.show(SERVER, "ExecMainStatus") == "78"
-    fleet.machine.run(f"cp {CA}/ca.crl /etc/shadow-tunnel/")
-    fleet.start("011")
 
 
 def test_a_certificate_that_ends_soon_is_in_the_status(fleet: Fleet) -> None:
