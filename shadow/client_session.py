@@ -5,7 +5,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from . import __version__, journal, tls
@@ -176,7 +176,22 @@ class Session:
 
         Whatever is wrong with a part of it ends that part.
         """
-        deal(letters, lambda facts, socks: self._resume(facts, socks[0], check), self._give_up, 1)
+        changed = False
+
+        def take(facts: Mapping[str, Any], socks: Sequence[socket.socket]) -> None:
+            nonlocal changed
+            changed = changed or (facts["kind"] == "session" and self._is_of_another_offer(facts))
+            self._resume(facts, socks[0], check)
+
+        def give_up(_facts: Mapping[str, Any], why: str) -> None:
+            if not changed:  # else one word for all, below: nothing is wrong
+                text = f"a connection of the client before this one cannot go on and ends: {why}"
+                journal.log(Event.SESSION_GIVEN_UP, logging.WARNING, text, robot=self._config.robot)
+
+        deal(letters, take, give_up, 1)
+        if changed:
+            text = f"robot {self._config.robot} connects again: the settings have changed"
+            journal.log(Event.SESSION_GIVEN_UP, logging.INFO, text, robot=self._config.robot)
         if self.connected:
             text = f"robot {self._config.robot} remains connected to {self.target}"
             journal.log(Event.SESSIONS_RESUMED, logging.INFO, text, robot=self._config.robot)
@@ -188,7 +203,7 @@ class Session:
         link = links.remembered(sock, facts)
         check(link)
         if facts["kind"] == "session":
-            if any(facts[name] != value for name, value in self._offer.items()):
+            if self._is_of_another_offer(facts):
                 raise LocalError("the settings have changed")
             if self.connected:
                 raise LocalError("there is a session already")
@@ -202,9 +217,8 @@ class Session:
         else:
             raise LocalError("its session is over, or this version does not know what it is")
 
-    def _give_up(self, _facts: Mapping[str, Any], why: str) -> None:
-        text = f"a connection of the client before this one cannot go on and ends: {why}"
-        journal.log(Event.SESSION_GIVEN_UP, logging.WARNING, text, robot=self._config.robot)
+    def _is_of_another_offer(self, facts: Mapping[str, Any]) -> bool:
+        return any(facts[name] != value for name, value in self._offer.items())
 
     def close(self) -> None:
         """End the session; its streams go on."""

@@ -116,10 +116,26 @@ def resume(
 
     Whatever is wrong with a letter ends what it is about, and nothing else.
     """
-    deal(letters, lambda facts, sockets: _resume(facts, sockets, robots, admit, terms), _give_up)
+    anew: set[str] = set()  # robots whose sessions were made on other terms
+
+    def take(facts: Mapping[str, Any], sockets: Sequence[socket.socket]) -> None:
+        if facts["kind"] == "session" and facts["terms"] != terms:
+            anew.add(str(facts["robot"]))
+        _resume(facts, sockets, robots, admit, terms)
+
+    def give_up(facts: Mapping[str, Any], why: str) -> None:
+        # One word for all of them, below: nothing is wrong.
+        if str(facts.get("robot")) not in anew or facts.get("kind") not in {"session", "standby"}:
+            _give_up(facts, why)
+
+    deal(letters, take, give_up)
     for robot in list(robots.values()):
         robot.restore_sockets()
         robot.report_if_empty()
+    if anew:
+        whose = journal.many(len(anew), "robot")
+        text = f"{whose} to connect again: the server has another certificate or --keepalive now"
+        journal.log(Event.SESSION_GIVEN_UP, logging.INFO, text)
     connected = sum(robot.session is not None for robot in robots.values())
     if connected:
         text = f"resumed {journal.many(connected, 'session')} of the daemon before this one"

@@ -212,7 +212,8 @@ def test_other_settings_want_another_session(
         assert not session.connected
         await scene.control.hears_the_end()
         await scene.standby.hears_the_end()
-        assert "cannot go on and ends: the settings have changed" in said[0][1]
+        text = f"robot {change.get('robot', '011')} connects again: the settings have changed"
+        assert said == [(Event.SESSION_GIVEN_UP, text)]
 
     play(authority, body)
 

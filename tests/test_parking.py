@@ -327,7 +327,8 @@ def test_other_terms_want_another_session(
         await scene.control.hears_the_end()
         await standby.hears_the_end()
         assert not list(tmp_path.iterdir())
-        assert "the server has other settings now" in said[0][1]
+        text = "1 robot to connect again: the server has another certificate or --keepalive now"
+        assert said == [(Event.SESSION_GIVEN_UP, text)]
 
     play(authority, tmp_path, body)
 

@@ -98,7 +98,7 @@ def test_changed_services_begin_a_session_anew(fleet: Fleet) -> None:
     fleet.settings("client@011", service="web=127.0.0.1:80")
     cursor = fleet.machine.cursor()
     restart(fleet, CLIENT)
-    fleet.wait_for_event(cursor, "cannot go on and ends: the settings have changed", "-u", CLIENT)
+    fleet.wait_for_event(cursor, "robot 011 connects again: the settings have changed", "-u", CLIENT)
     fleet.machine.wait_until("[[ -S /run/shadow-tunnel/web@011.sock ]]")
 
 
@@ -125,5 +125,7 @@ def test_a_new_certificate_of_the_server_is_shown_to_all(fleet: Fleet) -> None:
         "cp server.* /etc/shadow-tunnel/"
     )
     restart(fleet, SERVER)
-    fleet.wait_for_event(cursor, "a session of .* ends: the server has other settings", "-u", SERVER)
+    fleet.wait_for_event(
+        cursor, "^1 robot to connect again: the server has another certificate", "-u", SERVER
+    )
     fleet.wait_for_event(cursor, "^robot 011 connected from", "-u", SERVER)
