@@ -84,6 +84,17 @@ def test_every_page_can_be_read(installed: Machine) -> None:
         assert installed.run([command, "--version"]).stdout == f"{command} 0.1.0\n"
 
 
+def test_links_in_the_documents_lead_to_files_of_the_package(release: str, tmp_path: Path) -> None:
+    subprocess.run(["dpkg-deb", "--extract", package.build(release), tmp_path], check=True)
+    folder = tmp_path / "usr/share/doc/shadow-tunnel"
+    documents = [folder / "README.md", *(folder / "docs").glob("*.md")]
+    assert len(documents) > 4
+    for document in documents:
+        targets = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text())
+        assert [target for target in targets if not (document.parent / target).exists()] == [], document
+    assert (folder / "README.Debian").exists() or (folder / "README.Debian.gz").exists()
+
+
 def test_completion_is_loaded_by_name(installed: Machine) -> None:
     load = "source /usr/share/bash-completion/bash_completion"
     for command in COMMANDS:
@@ -164,7 +175,8 @@ def test_removal_stops_everything_and_purging_leaves_nothing(fleet: Fleet, put_b
     package.apt(machine, "purge", package.NAME)
     left = {path for path in files(machine) if re.search("shadow-(tunnel|client|server|ca)", path)}
     assert left == {CA_KEY, CA_KEY.removesuffix("/ca.key")}  # a whole fleet may hang on it
-    assert machine.run("getent passwd shadow-tunnel; getent group shadow-tunnel", check=False).stdout == ""
+    names = "getent passwd shadow-tunnel; getent group shadow-tunnel shadow-tunnel-admin"
+    assert machine.run(names, check=False).stdout == ""
     assert machine.run(f"stat -c %U {CA_KEY}").stdout == "shadow-ca\n"
     machine.run(f"rm -r {CA_KEY.removesuffix('/ca.key')}")
     assert machine.run("systemctl --failed --plain --no-legend").stdout == ""
