@@ -211,6 +211,14 @@ def test_bad_file(setup: Setup, file: str, what: str, spoil: Callable[[Path], ob
     assert why in line
 
 
+def test_no_files_at_all(setup: Setup) -> None:
+    for path in (setup.ca, setup.crt, setup.key):
+        path.unlink()
+    assert setup.refusal().startswith(
+        f"CA certificate {setup.ca}, certificate {setup.crt} and private key {setup.key}: No such file"
+    )
+
+
 def test_truncated_certificate(setup: Setup) -> None:
     setup.ca.write_bytes(setup.ca.read_bytes() + setup.ca.read_bytes()[:200])
     assert setup.refusal() == f"CA certificate {setup.ca}: damaged: a certificate has no end"

@@ -99,6 +99,20 @@ def test_read_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(caught.value) == "CA certificate ca.crt: No such file or directory"
 
 
+@pytest.mark.parametrize(("uid", "name"), [(0, "root"), (3999999999, "3999999999")])
+def test_who_may_not_read_is_said(monkeypatch: pytest.MonkeyPatch, uid: int, name: str) -> None:
+    """Often it is not who put the file there."""
+
+    def refuse(*_arguments: object) -> int:
+        raise PermissionError(errno.EACCES, "")
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    with pytest.raises(ConfigError) as caught:
+        read_file(Path("ca.crt"), "CA certificate")
+    assert str(caught.value) == f"CA certificate ca.crt: Permission denied for user {name}"
+
+
 def test_read_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"^thing {tmp_path}: Is a directory$"):
         read_file(tmp_path, "thing")
