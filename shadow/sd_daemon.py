@@ -156,11 +156,11 @@ class Memo:
         """Look; before ``Store`` is made, which takes what was passed out of the environment."""
         self._name = name
         self.is_set = name in os.environ.get("LISTEN_FDNAMES", "").split(":")
-        self.can_be_set = "NOTIFY_SOCKET" in os.environ and os.environ.get("FDSTORE", "0") != "0"
+        self._can_be_set = "NOTIFY_SOCKET" in os.environ
 
     def set(self) -> None:
-        """Set it, if there is a store."""
-        if not self.is_set and self.can_be_set:
+        """Set it, as far as there is a store; without a service manager nothing happens."""
+        if not self.is_set and self._can_be_set:
             with contextlib.suppress(OSError), os.fdopen(os.memfd_create(self._name), "rb") as nothing:
                 _daemon.notify(f"FDSTORE=1\nFDNAME={self._name}\nFDPOLL=0", fds=[nothing.fileno()])
                 self.is_set = True

@@ -41,7 +41,7 @@ def wait_for_status(notify: socket.socket, why: str) -> None:
 def environment(notify: socket.socket, folder: Path, *names: str) -> dict[str, str]:
     return {
         "NOTIFY_SOCKET": notify.getsockname(),
-        "FDSTORE": "4096",
+        "FDSTORE_MAX": "4096",
         "SHADOW_CA": str(folder / "ca.crt"),
         "LISTEN_FDNAMES": ":".join(names),
     }
@@ -130,13 +130,12 @@ def test_it_does_not_wait_for_ever(
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@pytest.mark.parametrize("missing", ["NOTIFY_SOCKET", "FDSTORE"])
-def test_without_a_store_nothing_is_remembered(
-    tmp_path: Path, notify: socket.socket, monkeypatch: pytest.MonkeyPatch, missing: str
+def test_without_a_service_manager_nothing_is_remembered(
+    tmp_path: Path, notify: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment(notify, tmp_path).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv(missing)
+    monkeypatch.delenv("NOTIFY_SOCKET")
     assert failing(Patience()) == 78
     assert said(notify) == []
 
