@@ -15,7 +15,7 @@ from .errors import FrameError, LocalError, PeerError
 from .flow import reason_of
 from .frames import Decoder, Frame, encode
 from .link import KernelLink, Link
-from .protocol import Conversation, Party, State
+from .protocol import Budget, Conversation, Party, State
 
 KEEPALIVE_MIN = 0.1  # seconds
 KEEPALIVE_MAX = 10800.0  # seconds; TCP_KEEPIDLE ends at 32767 (tcp(7))
@@ -38,6 +38,7 @@ class Channel:
     """
 
     __slots__ = (
+        "_budget",
         "_decoder",
         "_live",
         "_loop",
@@ -61,6 +62,7 @@ class Channel:
         self.on_frame = on_frame
         self.on_lost = on_lost
         self._decoder = Decoder()
+        self._budget = Budget(us)
         self._loop = asyncio.get_running_loop()
         self._watches_write = False
         self._live = True
@@ -168,6 +170,7 @@ class Channel:
         self._watch_write()
 
     def _readable(self) -> None:
+        now = self._loop.time()
         try:
             for _ in range(_READS_AT_ONCE):
                 if not self._live:
@@ -176,8 +179,10 @@ class Channel:
                 if not data:
                     self._hung_up()
                     return
+                self._budget.read(len(data), now)
                 frame = self._decoder.feed(data)
                 if frame is not None:
+                    self._budget.frame(now)
                     self.conversation.received(frame)
                     self.on_frame(frame)
             # More may be there already, inside OpenSSL, where no selector sees it.

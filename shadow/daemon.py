@@ -56,7 +56,10 @@ def run(make_role: Callable[[Vault], Role], on_start: Callable[[Store], None]) -
     """
     journal.setup()
     raise_descriptor_limit()
-    asyncio.run(_live(make_role, on_start))
+    try:
+        asyncio.run(_live(make_role, on_start))
+    finally:
+        journal.close()
 
 
 async def _live(make_role: Callable[[Vault], Role], on_start: Callable[[Store], None]) -> None:

@@ -7,17 +7,18 @@ events are plain lines. The standard ``logging`` module carries both; nothing el
 See systemd.journal-fields(7) and sd-journal's ``sd_journal_send(3)``.
 """
 
+import copy
 import enum
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TextIO
 
-from systemd import journal as _journal
-
 from .errors import printable
+from .outlet import JOURNALD, Journald, Outlet, Stream, native
 from .queueing import Pace
+from .quota import PAUSE, Held, Quota, Rate
 
 LOGGER = logging.getLogger("shadow")
 
@@ -101,6 +102,8 @@ class Event(enum.StrEnum):
     """No descriptors or memory left; accepting pauses."""
     ACCEPT_RESUMED = "b686d87184d642d2a6bb201cbfafb194"
     """There are descriptors again; accepting goes on."""
+    LOG_LOST = "0916627610da4d099f6ac2044de3d0f4"
+    """Nobody took the lines of the log for a while, and some were lost."""
     CLOCK_WRONG = "afa7830ff7af4e0ca910bd862c21275d"
     """A certificate is not valid yet; most likely this machine's clock is wrong."""
     UNKNOWN_SETTING = "c572d9555f5d48f286cbdf4688673f8d"
@@ -156,17 +159,39 @@ class Sparing:
 
 
 def setup(stream: TextIO | None = None) -> None:
-    """Send events to the journal if systemd gave us one, else as plain lines to ``stream`` (stderr)."""
+    """Send events to the journal if systemd gave us one, else as plain lines to ``stream`` (stderr).
+
+    Whoever reads them may be as slow as he likes; see ``outlet``.
+    """
+    close()
     stream = stream or sys.stderr
-    handler: logging.Handler
-    if is_journal(stream, os.environ.get("JOURNAL_STREAM", "")):
-        handler = JournalHandler()
+    if stream is not None and is_journal(stream, os.environ.get("JOURNAL_STREAM", "")):
+        outlet = Outlet(Journald(JOURNALD), encode_native, _Gate(), _lost_record)
     else:
-        handler = logging.StreamHandler(stream)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%H:%M:%S"))
-    LOGGER.handlers[:] = [handler]
-    LOGGER.setLevel(logging.INFO)
-    LOGGER.propagate = False
+        lines = logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%H:%M:%S")
+        outlet = Outlet(
+            Stream(stream),
+            lambda record: f"{lines.format(record)}\n".encode(errors="backslashreplace"),
+            _Gate(),
+            _lost_record,
+        )
+    for logger in (LOGGER, logging.getLogger("asyncio")):  # which would write to stderr by itself, and wait
+        logger.handlers[:] = [outlet]
+        logger.propagate = False
+    LOGGER.setLevel(logging.DEBUG)  # what is only counted
+
+
+def close() -> None:
+    """Have what was logged written, if it is taken within a second; end the thread that writes."""
+    for handler in LOGGER.handlers[:]:
+        if isinstance(handler, Outlet):
+            LOGGER.removeHandler(handler)
+            handler.close()
+
+
+def lost() -> int:
+    """How many lines nobody has taken."""
+    return sum(handler.lost for handler in LOGGER.handlers if isinstance(handler, Outlet))
 
 
 def is_journal(stream: TextIO, journal_stream: str) -> bool:
@@ -182,15 +207,79 @@ def is_journal(stream: TextIO, journal_stream: str) -> bool:
     return journal_stream == f"{status.st_dev}:{status.st_ino}"
 
 
-class JournalHandler(logging.Handler):
-    """Writes records to journald's native socket, with their facts as fields."""
+# What peers and strangers can cause: no more of it for each than people read, so that none of them decides
+# how often we log, and journald drops no line of another for it. Figures count all, who watches sees all.
+_OFTEN = Rate(20, 3.0)
+_STREAMS = Rate(2000, 0.02)
+_STRANGERS = Rate(60, 1.0)
+_BY_PEER = {Event.HANDSHAKE_FAILED, Event.ROBOT_REFUSED}
+_BY_ROBOT = {
+    Event.ROBOT_CONNECTED: _OFTEN, Event.ROBOT_DISCONNECTED: _OFTEN, Event.ROBOT_TAKEN_OVER: _OFTEN,
+    Event.SOCKET_FAILED: _OFTEN, Event.RENEWED: _OFTEN, Event.RENEWAL_FAILED: _OFTEN,
+    Event.VISITOR_FAILED: _OFTEN, Event.SERVICE_FAILED: _OFTEN, Event.SESSION_STARTED: _OFTEN,
+    Event.SESSION_LOST: _OFTEN, Event.STREAM_STARTED: _STREAMS, Event.STREAM_ENDED: _STREAMS,
+    Event.STREAM_ABORTED: _STREAMS,
+}  # fmt: skip
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Send one record; a journal that is away for a moment loses it but never stops the daemon."""
-        try:
-            _journal.send(self.format(record), **journal_fields(record))
-        except Exception:  # noqa: BLE001 - as every handler of the standard library: logging never fails
-            self.handleError(record)
+
+def limits_of(record: logging.LogRecord) -> list[tuple[Hashable, Rate]]:
+    """Whose a record is, and how many of those there may be; nothing: as many as come."""
+    event: Event | None = getattr(record, "event", None)
+    facts: dict[str, str | float] = getattr(record, "facts", {})
+    if event in _BY_ROBOT:
+        return [((event, facts.get("robot")), _BY_ROBOT[event])]
+    if event in _BY_PEER:
+        address = str(facts.get("peer")).rpartition(":")[0]  # he may have many, so all together are limited
+        return [((event, address), _OFTEN), (event, _STRANGERS)]
+    if event is None:  # a bug, and whatever makes it happen again
+        return [((record.pathname, record.lineno), _OFTEN)]
+    return []
+
+
+class _Gate:
+    """See ``outlet.Gate``."""
+
+    def __init__(self) -> None:
+        self._quota: Quota[logging.LogRecord] = Quota()
+
+    def admit(self, record: logging.LogRecord, now: float) -> bool:
+        kept = _without_trace(record) if record.exc_info else record
+        return all(self._quota.admit(key, rate, kept, now) for key, rate in limits_of(record))
+
+    def due(self, now: float) -> list[logging.LogRecord]:
+        return [_summary(held) for held in self._quota.due(now)]
+
+    def patience(self, now: float) -> float | None:
+        return self._quota.patience(now)
+
+
+def _without_trace(record: logging.LogRecord) -> logging.LogRecord:
+    """Fit to be kept: a traceback keeps everything alive that was on the stack."""
+    kept = copy.copy(record)
+    kept.exc_info = kept.exc_text = None
+    return kept
+
+
+def _summary(held: Held[logging.LogRecord]) -> logging.LogRecord:
+    record = copy.copy(held.last)
+    text = f"{held.count} more within {PAUSE:.0f} s, the last one: {record.getMessage()}"
+    record.msg, record.args = "%s", (text,)
+    return record
+
+
+def _lost_record(count: int) -> logging.LogRecord:
+    text = f"{many(count, 'line')} of this log were lost: nobody took them"
+    record = LOGGER.makeRecord(LOGGER.name, logging.WARNING, __file__, 0, "%s", (text,), None)
+    record.event = Event.LOG_LOST
+    return record
+
+
+def encode_native(record: logging.LogRecord) -> bytes:
+    """A record as journald takes it, with its facts as fields."""
+    return native({"MESSAGE": _FORMATTER.format(record), **journal_fields(record)})
+
+
+_FORMATTER = logging.Formatter()
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, str]:
@@ -207,11 +296,11 @@ def priority_of(record: logging.LogRecord) -> int:
     return _PRIORITIES.get(record.levelno, 6)
 
 
-def journal_fields(record: logging.LogRecord) -> dict[str, str | int]:
+def journal_fields(record: logging.LogRecord) -> dict[str, str]:
     """The fields of a record besides MESSAGE=."""
-    fields: dict[str, str | int] = {**fields_of(record)}
-    # systemd.journal.send() wants this one as a number.
-    fields |= {"CODE_FILE": record.pathname, "CODE_LINE": record.lineno, "CODE_FUNC": record.funcName}
+    fields = fields_of(record)
+    fields |= {"CODE_FILE": record.pathname, "CODE_LINE": str(record.lineno)}
+    fields["CODE_FUNC"] = record.funcName or ""
     fields["PRIORITY"] = str(priority_of(record))
     fields["SYSLOG_IDENTIFIER"] = _identifier()
     event: Event | None = getattr(record, "event", None)

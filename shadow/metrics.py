@@ -89,7 +89,7 @@ class Metrics(logging.Handler):
 
     def __init__(self, server: Measured, relay: Relay) -> None:
         """Count from now on."""
-        super().__init__(logging.INFO)
+        super().__init__(logging.DEBUG)
         self._server = server
         self._relay = relay
         self._moved = {"to_robot": 0, "from_robot": 0}  # by streams that have ended
@@ -182,6 +182,8 @@ class Metrics(logging.Handler):
         reception = self._server.reception
         text = "Connections that have said who they are."
         yield CounterMetricFamily("shadow_handshakes_passed", text, reception.passed)
+        text = "Lines of the log that nobody has taken."
+        yield CounterMetricFamily("shadow_log_lines_lost", text, journal.lost())
         text = "Connections that were sent away, for too many waited."
         yield CounterMetricFamily("shadow_connections_dropped", text, reception.dropped)
         for what, count in self._server.resumed.items():

@@ -33,6 +33,7 @@ from .frames import (
     Welcome,
 )
 
+_READ_MIN = 256  # bytes
 MISSED_MAX = 3  # keepalive intervals without a word after which the peer counts as dead
 
 
@@ -151,6 +152,44 @@ class Keepalive:
     def deadline(self) -> float:
         """When the peer counts as dead if it says nothing more."""
         return self._heard + MISSED_MAX * self.interval
+
+
+class Budget:
+    """What the other end of a connection may have us do, before the visitor's bytes begin.
+
+    Everything it sends costs time, of which it has a second each second, and may save up some. A robot says a
+    word every half minute; a server asks for a channel for each visitor.
+    """
+
+    __slots__ = ("_frame", "_rate", "_spent")
+    saved = 8.0  # seconds
+
+    def __init__(self, us: Party) -> None:
+        """For what is received by ``us``."""
+        # Bytes a second, and seconds a frame.
+        self._rate, self._frame = (2**14, 1 / 20) if us is Party.SERVER else (2**18, 1 / 2000)
+        self._spent = 0.0
+
+    def read(self, size: int, now: float) -> None:
+        """So many bytes came at once; few cost as much as some more, since each call does.
+
+        Raises:
+            FrameError: it has sent too much.
+        """
+        self._spend(max(size, _READ_MIN) / self._rate, now)
+
+    def frame(self, now: float) -> None:
+        """A frame came.
+
+        Raises:
+            FrameError: those were too many.
+        """
+        self._spend(self._frame, now)
+
+    def _spend(self, seconds: float, now: float) -> None:
+        self._spent = max(self._spent, now) + seconds
+        if self._spent > now + self.saved:
+            raise FrameError("too many frames in a short time")
 
 
 class Backoff:

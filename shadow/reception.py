@@ -10,6 +10,7 @@ import contextlib
 import enum
 import functools
 import logging
+import select
 import socket
 from collections.abc import Callable, Sequence
 
@@ -41,6 +42,7 @@ class Failure(enum.StrEnum):
     IDENTITY = "identity"
     PROTOCOL = "protocol"
     LOST = "lost"
+    SILENT = "silent"
 
 
 _FAILURES: dict[type[ShadowError], Failure] = {
@@ -171,6 +173,9 @@ class Reception:
             peer = describe(sock.getpeername())
             watch_for_death(sock, self._config.keepalive)
             async with asyncio.timeout(self._config.handshake_timeout):
+                if not await _says_something(sock):
+                    self._left_without_a_word(sock, peer)
+                    return
                 link = await tls.handshake(sock, self._settings())
                 channel, hello = await _first_frame(link)
         except TimeoutError:
@@ -192,9 +197,49 @@ class Reception:
             else:  # it died, or misbehaved, between its HELLO and now
                 self._failed(peer, "the connection broke right after HELLO", Failure.LOST)
 
+    def _left_without_a_word(self, sock: socket.socket, peer: str) -> None:
+        """A check whether the port is open, and mostly no more: it is counted, and not in the log."""
+        sock.close()
+        text = f"{peer} has left without a word"
+        cause = Failure.SILENT.value
+        journal.log(Event.HANDSHAKE_FAILED, logging.DEBUG, text, peer=peer, cause=cause)
+
     def _failed(self, peer: str, why: str, cause: Failure) -> None:
         text = f"no handshake with {peer}: {why}"
         journal.log(Event.HANDSHAKE_FAILED, logging.WARNING, text, peer=peer, cause=cause.value)
+
+
+async def _says_something(sock: socket.socket) -> bool:
+    """Wait for the first byte, and leave it there; False if the peer has left before.
+
+    Raises:
+        PeerError: it has said something, and left while it waited for its turn.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            if not sock.recv(1, socket.MSG_PEEK):
+                return False
+        except BlockingIOError:
+            readable = loop.create_future()
+            loop.add_reader(sock, _fulfil, readable)
+            try:
+                await readable
+            finally:
+                loop.remove_reader(sock)
+        except OSError:
+            return False
+        else:
+            poll = select.poll()
+            poll.register(sock, select.POLLRDHUP)
+            if poll.poll(0):  # a handshake that nobody waits for any more would cost as much as another
+                raise PeerError("it hung up before its turn came")
+            return True
+
+
+def _fulfil(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 async def _first_frame(link: Link) -> tuple[Channel, Hello]:

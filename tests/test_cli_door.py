@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import systemd.journal
 
 from shadow import journal
 from shadow.cli import door
 from shadow.errors import ConfigError, UsageError
 from shadow.journal import Event
+from tests.journald import as_journald, hear
 from tests.support import CHECKOUT
 
 
@@ -44,22 +44,16 @@ def test_a_bug_leaves_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ZeroDivisionError: oops" in capsys.readouterr().err
 
 
-def test_under_systemd_the_last_word_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[dict[str, str]] = []
-    monkeypatch.setattr(
-        systemd.journal, "sendv", lambda *fields: sent.append(dict(field.split("=", 1) for field in fields))
-    )
-    with Path(os.devnull).open("w") as stream:
-        status = os.fstat(stream.fileno())
-        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
-        monkeypatch.setattr(sys, "stderr", stream)
+def test_under_systemd_the_last_word_is_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with as_journald(tmp_path, monkeypatch) as sock:
         assert raising(ConfigError("ca.crt: No such file or directory")) == 78
+        on_purpose = hear(sock)
+        assert on_purpose["MESSAGE"] == "shadow-x: ca.crt: No such file or directory"
+        assert (on_purpose["MESSAGE_ID"], on_purpose["PRIORITY"]) == (Event.FAILED.value, "3")
         assert raising(ZeroDivisionError("oops")) == 70
-    on_purpose, bug = sent
-    assert on_purpose["MESSAGE"] == "shadow-x: ca.crt: No such file or directory"
-    assert bug["MESSAGE"].endswith("ZeroDivisionError: oops")
-    for fields in sent:
-        assert (fields["MESSAGE_ID"], fields["PRIORITY"]) == (Event.FAILED.value, "3")
+        bug = sock.recv(65536)
+        assert b"ZeroDivisionError: oops" in bug
+        assert f"MESSAGE_ID={Event.FAILED.value}".encode() in bug
 
 
 def test_ctrl_c_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:

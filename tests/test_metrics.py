@@ -103,6 +103,7 @@ def test_a_server_that_nobody_has_talked_to(tunnel: Tunnel, scrape: Scraper) -> 
         "streams_protected",
         "sessions_started_total",
         "handshakes_passed_total",
+        "log_lines_lost_total",
     ):
         assert figures[f"shadow_{name}"] == 0
     for cause in Cause:
@@ -158,6 +159,9 @@ def test_who_does_not_pass(tunnel: Tunnel, scrape: Scraper) -> None:
     with socket.create_connection(("127.0.0.1", tunnel.port)) as sock:
         sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
         scrape.until('shadow_handshakes_failed_total{cause="tls"}', 1)
+    for _ in range(3):
+        socket.create_connection(("127.0.0.1", tunnel.port)).close()
+    scrape.until('shadow_handshakes_failed_total{cause="silent"}', 3)
     authority = tunnel.authority
     with Peer(tunnel.port, client_context(authority, authority.robot())) as peer:
         peer.sock.sendall(b"\xff" * 100)

@@ -1,5 +1,6 @@
 """The state machines: every legal step, every illegal one, and time."""
 
+import contextlib
 import itertools
 import random
 
@@ -27,6 +28,7 @@ from shadow.protocol import (
     CONTROL,
     DATA,
     Backoff,
+    Budget,
     Conversation,
     Keepalive,
     Party,
@@ -94,6 +96,30 @@ def test_an_unknown_role_is_refused() -> None:
 def test_versions() -> None:
     assert speaks_our_version(CONTROL_HELLO)
     assert not speaks_our_version(Hello(2, CONTROL, "011"))
+
+
+def frames_until_cut_off(budget: Budget, now: float, *reads: int) -> int:
+    frames = 0
+    with contextlib.suppress(FrameError):
+        while frames < 2**16:
+            for size in reads:
+                budget.read(size, now)
+            budget.frame(now)
+            frames += 1
+    return frames
+
+
+@pytest.mark.parametrize(("us", "at_once", "large"), [(Party.SERVER, 98, 7), (Party.ROBOT, 3261, 124)])
+def test_a_budget_is_enough_for_who_means_well_and_no_more(us: Party, at_once: int, large: int) -> None:
+    budget = Budget(us)
+    for number in range(1000):  # ten PINGs a second, the shortest keepalive there is
+        budget.read(4, number / 10)
+        budget.read(20, number / 10)
+        budget.frame(number / 10)
+    assert frames_until_cut_off(budget, 1000.0, 4, 20) == pytest.approx(at_once, rel=0.05)
+    assert frames_until_cut_off(budget, 1000.0, 4, 20) == 0
+    assert frames_until_cut_off(budget, 2000.0, 4, 16380) == pytest.approx(large, rel=0.1)
+    assert frames_until_cut_off(budget, 3000.0, *[1] * 24) < at_once / 5, "a byte at a time"
 
 
 def test_three_missed_intervals_are_death_and_a_word_is_life() -> None:

@@ -93,6 +93,8 @@ def test_a_slow_machine_has_few_at_a_time(authority: Authority, monkeypatch: pyt
             descriptors = Descriptors(lambda _count: 0, 1)
             received = Reception(config, lambda: settings(authority, Purpose.SERVER), print, descriptors)
             crowd = [socket.create_connection(listening.getsockname()) for _ in range(100)]
+            for sock in crowd:
+                sock.sendall(b"x")
             received.open([listening])
             async with asyncio.timeout(DEADLINE):
                 while len(done) < len(crowd):

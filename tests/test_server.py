@@ -7,6 +7,7 @@ import signal
 import socket
 import ssl
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,7 @@ def test_strangers_get_nothing_and_are_named(
 def test_a_stranger_that_hangs_up(tunnel: Tunnel, server: Daemon) -> None:
     with socket.create_connection(("127.0.0.1", tunnel.port)) as stranger:
         stranger.sendall(b"\x16\x03\x01")
-    server.wait_for_log("hung up during the handshake")
+    server.wait_for_log("no handshake with .*: (it hung up before its turn came|.* during the handshake)")
     still_works(tunnel)
 
 
@@ -313,6 +314,43 @@ def test_a_robot_that_does_not_read_is_given_up(tunnel: Tunnel, server: Daemon) 
             while True:
                 peer.sock.sendall(frame(PING, stamp=1) * 500)
     server.wait_for_log("robot 011 disconnected: ")
+    still_works(tunnel)
+
+
+def test_health_checks_are_not_in_the_log(tunnel: Tunnel, server: Daemon) -> None:
+    for number in range(20):
+        check = socket.create_connection(("127.0.0.1", tunnel.port))
+        if number % 2:  # some load balancers are rude about it
+            check.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        check.close()
+    with socket.create_connection(("127.0.0.1", tunnel.port)) as stranger:
+        stranger.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        server.wait_for_log("WARNING: no handshake")
+    assert server.log.count("no handshake") == 1
+    still_works(tunnel)
+
+
+@pytest.mark.parametrize("what", ["many", "large", "with many keys", "tiny records", "SIGN"])
+def test_a_robot_that_says_too_much_is_cut_off(tunnel: Tunnel, server: Daemon, what: str) -> None:
+    noise = {
+        "many": frame(PING, stamp=1) * 100,
+        "large": frame(PING, stamp=1, more="x" * 16000),
+        "with many keys": frame(PING, **{f"k{number}": 1 for number in range(1300)}),
+        "tiny records": frame(PING, stamp=1),
+        "SIGN": frame(10, request="", certificate="", proof="") * 100,
+    }[what]
+    with connect(tunnel) as peer:
+        peer.hello()
+        end = time.monotonic() + DEADLINE
+        with contextlib.suppress(OSError):
+            while time.monotonic() < end:
+                if what == "tiny records":
+                    for byte in noise:
+                        peer.sock.sendall(bytes([byte]))
+                else:
+                    peer.sock.sendall(noise)
+    server.wait_for_log("robot 011 disconnected: too many frames in a short time")
+    assert server.log.count("not renewed") <= 25
     still_works(tunnel)
 
 
