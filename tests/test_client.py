@@ -1,5 +1,6 @@
 """The robot's side: dialling, coming back, giving up, and what it says about servers it must not trust."""
 
+import asyncio
 import contextlib
 import re
 import signal
@@ -11,10 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from shadow.certificates import Purpose
+from shadow.client import Client
+from shadow.client_session import Session
+from shadow.errors import PeerError
+from shadow.protocol import Backoff
 from tests.peer import (
     DIAL,
     PING,
@@ -534,3 +540,45 @@ def test_a_server_that_starts_what_cannot_be_started_does_not_keep_us_busy(tunne
         wait_for(lambda: began and time.monotonic() - began[0] > 3, "three seconds of that")
     assert 2 <= len(began) < 30  # there was time for hundreds
     assert all(b"no-such-service" in answer for answer in failed)
+
+
+def test_dialling_is_not_living(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is slow to welcome us and then hangs up has not had a healthy minute."""
+    now = [1000.0]
+    lived: list[float] = []
+
+    class Lost(Session):
+        connected = False
+        since, target = "", None
+
+        def __init__(self, *_: object) -> None:
+            self.lost = asyncio.get_running_loop().create_future()
+            self.lost.set_result(PeerError("the server hung up"))
+
+        async def open(self) -> None:
+            now[0] += 100.0
+
+        def close(self) -> None:
+            now[0] += 5.0
+
+    class Enough(Backoff):
+        def lived(self, seconds: float) -> None:
+            lived.append(seconds)
+
+        def wait(self, at_least: float = 0.0) -> float:
+            raise asyncio.CancelledError
+
+    async def body() -> None:
+        robot = Client.__new__(Client)
+        robot.__dict__ |= {
+            "_session": None, "_move": None, "_backoff": Enough(), "_config": SimpleNamespace(once=False),
+            "_services": None, "_approach": None,
+            "_refresh": lambda: None, "_note_acceptance": lambda _settings: None,
+        }  # fmt: skip
+        with contextlib.suppress(asyncio.CancelledError):
+            await robot._keep_connected()
+
+    monkeypatch.setattr("shadow.client.Session", Lost)
+    monkeypatch.setattr("shadow.client.time.monotonic", lambda: now[0])
+    asyncio.run(body())
+    assert lived == [5.0]

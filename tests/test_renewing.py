@@ -112,7 +112,7 @@ STEPS = [
     ("shadow.signing.renew_robot", True),
     ("shadow.files._stage", True),
     ("shadow.files._name", True),
-    ("shadow.files._sync_folder", True),
+    ("shadow.files._sync", True),
     ("shadow.signing.write_files", True),
     ("shadow.cli.signer.encode", True),
 ]
