@@ -49,6 +49,9 @@ _WEAK_SIGNATURES = frozenset(
     }
 )
 
+_GRACE_MAX = dt.timedelta(days=7)
+_GRACE_SHARE = 3
+
 # <openssl/x509_vfy.h>
 _X509_V_ERR_CERT_NOT_YET_VALID = 9
 _X509_V_ERR_CERT_HAS_EXPIRED = 10
@@ -109,6 +112,15 @@ def validity(certificate: x509.Certificate) -> tuple[dt.datetime, dt.datetime]:
         certificate.not_valid_before.replace(tzinfo=dt.UTC),
         certificate.not_valid_after.replace(tzinfo=dt.UTC),
     )
+
+
+def renewable_until(certificate: x509.Certificate) -> dt.datetime:
+    """Until when a robot may have its certificate renewed, over a session that it still has.
+
+    That is a while longer than it is valid: a third of its life, and not more than a week.
+    """
+    start, end = validity(certificate)
+    return end + min(_GRACE_MAX, (end - start) / _GRACE_SHARE)
 
 
 def serial_of(certificate: x509.Certificate) -> str:

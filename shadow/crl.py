@@ -74,9 +74,9 @@ class Revocations:
         return Revocations([_latest(listed, before.lists) for listed in self.lists])
 
     @property
-    def until(self) -> dt.datetime | None:
-        """When the first of the lists is due to be replaced; None without any list."""
-        return min((listed.until for listed in self.lists), default=None)
+    def first(self) -> RevocationList | None:
+        """The list that is due to be replaced first; None without any list."""
+        return min(self.lists, key=lambda listed: listed.until, default=None)
 
     def __len__(self) -> int:
         """How many certificates are revoked."""

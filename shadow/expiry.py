@@ -17,7 +17,10 @@ from .errors import IdentityError
 from .journal import Event
 
 _DAY = dt.timedelta(days=1)
-_STAGES = (30, 7, 1)  # days before the end at which to warn
+
+# How long before the end to warn: so many days, but no larger share of the life. Renewal is due when a third
+# is left (``wallet``): while it is on time nobody is warned, however short certificates live.
+_STAGES = ((30 * _DAY, 1 / 4), (7 * _DAY, 1 / 10), (_DAY, 1 / 40))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +29,13 @@ class Term:
 
     Attributes:
         what: it, for a human, e.g. ``certificate /etc/shadow-tunnel/011.crt``.
-        until: when, aware.
+        since: when it began, aware.
+        until: when it ends, aware.
         advice: what to do about it.
     """
 
     what: str
+    since: dt.datetime
     until: dt.datetime
     advice: str
 
@@ -44,11 +49,11 @@ def terms(credentials: Credentials, crt: Path, ca: Path, renewal: str) -> list[T
         ca: the file that the CA's are in.
         renewal: the command that makes a new certificate of ours.
     """
-    own = min(validity(certificate)[1] for certificate in credentials.chain)
-    found = [Term(f"certificate {crt}", own, f"make a new one with {renewal}")]
+    own = min(map(validity, credentials.chain), key=lambda term: term[1])
+    found = [Term(f"certificate {crt}", *own, f"make a new one with {renewal}")]
     for authority in credentials.ca:
         what = f"CA certificate {_name(authority)!r} in {ca}"
-        found.append(Term(what, validity(authority)[1], "see CA ROLL-OVER in shadow-ca(1)"))
+        found.append(Term(what, *validity(authority), "see CA ROLL-OVER in shadow-ca(1)"))
     return found
 
 
@@ -90,9 +95,17 @@ def _days(term: Term, now: dt.datetime) -> int:
     return (term.until - now) // _DAY
 
 
+def warned_from(since: dt.datetime, until: dt.datetime) -> dt.datetime:
+    """When it is time to warn of the end of something that began then and ends then."""
+    return _warnings(since, until)[0]
+
+
+def _warnings(since: dt.datetime, until: dt.datetime) -> list[dt.datetime]:
+    return [until - min(days, (until - since) * share) for days, share in _STAGES]
+
+
 def _stage(term: Term, now: dt.datetime) -> int:
-    left = term.until - now
-    return sum(left <= days * _DAY for days in (*_STAGES, 0))
+    return sum(now >= when for when in (*_warnings(term.since, term.until), term.until))
 
 
 def _when(days: int) -> str:

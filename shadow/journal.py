@@ -50,6 +50,8 @@ class Event(enum.StrEnum):
     """A reload found an older list of revoked certificates than that in use."""
     EXPIRES = "92089ff28c3e410194fcdb7dec41342b"
     """Something that the daemon uses expires soon, or has."""
+    ROBOT_EXPIRED = "699fe6d0dbd44554a9468d3065456d1d"
+    """The certificate of a robot that is connected has expired."""
     CERTIFICATE_ISSUED = "4d9ff408207e48c9b43ccde14aae1149"
     """The CA's signer has renewed a robot's certificate."""
     RENEWED = "52eac60c71344c2eba0e8c1006b6d3fc"

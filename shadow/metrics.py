@@ -27,7 +27,6 @@ from .session import Cause
 
 _WAITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 
-_SOON = dt.timedelta(days=30)
 _VERSIONS_MAX = 16  # of robots' software that have a figure of their own: it is the robots' word
 _ROBOTS_SHOWN = 100  # of those whose certificates expire soon
 _SLICE = 500  # robots and streams that are looked at without a pause; takes a millisecond or so
@@ -46,6 +45,7 @@ class _Sums:
     Attributes:
         moved: bytes, by direction.
         running: streams, by who encrypts.
+        expired: robots with a session whose certificate has expired.
         ends: when certificates expire, in seconds since 1970, by the robots' names.
         software: robots, by what they run.
     """
@@ -53,6 +53,7 @@ class _Sums:
     moved: dict[str, int]
     running: dict[str, int] = field(default_factory=lambda: {"kernel": 0, "userspace": 0})
     ends: dict[str, float] = field(default_factory=dict)
+    expired: int = 0
     software: collections.Counter[str] = field(default_factory=collections.Counter)
 
 
@@ -198,10 +199,12 @@ class Metrics(logging.Handler):
         text = "When what we use expires, in seconds since 1970."
         yield self._gauge("shadow_expiry_timestamp_seconds", text, ends, "what")
         text = (
-            f"When a connected robot's certificate expires, if that is within {_SOON.days} days; "
+            "When a connected robot's certificate expires, if it is time to warn of that; "
             f"of the {_ROBOTS_SHOWN} that do first."
         )
         yield self._gauge("shadow_robot_expiry_timestamp_seconds", text, self._sums.ends, "robot")
+        text = "Robots that have a session and no further visitors, for their certificate has expired."
+        yield self._gauge("shadow_robots_expired", text, {"": self._sums.expired})
         counts_by_bucket, seconds = self._relay.turns
         turns = HistogramMetricFamily("shadow_relay_turn_seconds", "Rounds of the relay's threads.")
         turns.add_metric([], _cumulated(counts_by_bucket), seconds)
@@ -210,12 +213,13 @@ class Metrics(logging.Handler):
     async def _sum_up(self) -> "_Sums":
         """Look at every robot and stream."""
         sums = _Sums(dict(self._moved))
-        limit = dt.datetime.now(dt.UTC) + _SOON
+        now = dt.datetime.now(dt.UTC)
         looked_at = 0
         for robot in list(self._server.robots.values()):
             if robot.session is not None:
                 sums.software[robot.session.software or "unknown"] += 1
-                if robot.session.until < limit:
+                sums.expired += robot.session.until <= now
+                if robot.session.warned_from <= now:
                     sums.ends[robot.name] = robot.session.until.timestamp()
             for pump in robot.streams:
                 sums.running["kernel" if pump.link.in_kernel else "userspace"] += 1

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from . import certificates
 from .certificates import Purpose, moment, validity
 from .errors import ConfigError
 from .keys import PrivateKey
@@ -262,8 +263,4 @@ def fingerprint(certificate: x509.Certificate) -> str:
 
 def alternative_names(certificate: x509.Certificate) -> list[str]:
     """The host names and addresses that a certificate is for."""
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return [str(name.value) for name in names]
+    return [str(getattr(name, "value", name)) for name in certificates.alternative_names(certificate)]

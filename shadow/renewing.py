@@ -20,6 +20,9 @@ from .wallet import Pair, Wallet
 _LOOK = 60.0  # seconds at most between looks at the clock, which may jump
 _PAUSES = 60  # how often we look, and try again at first, in a certificate's life
 _PAUSE_MAX = 3600.0  # seconds until the second try; each further one waits twice as long
+_REST_SHARE = (
+    8  # looks that are left out at most: the time until, and a little after, its end has several tries
+)
 _DOUBLED_MAX = 5  # times: more than a day apart they do not get
 
 
@@ -89,6 +92,7 @@ class Renewer:
 
     async def _rest(self, error: ShadowError) -> None:
         pause = min(_PAUSE_MAX, self._share) * 2 ** min(self._failures, _DOUBLED_MAX)
+        pause = min(pause, _REST_SHARE * self._share)
         pause *= random.uniform(0.75, 1.25)  # noqa: S311 - no secret
         self._failures += 1
         text = f"certificate of robot {self._name} not renewed: {error}; next try in {pause:.0f} s"

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from .ca_folder import CA_CRL
-from .certificates import common_name, validity
+from .certificates import common_name, renewable_until, validity
 from .crl import LIST_MAX, RevocationList, load_revocations
 from .errors import ConfigError
 from .files import PUBLIC, NewFile, is_there
@@ -133,7 +133,8 @@ def make_list(
     before = load_list(folder, authority.certificate)
     now, days = term[0].replace(microsecond=0), term[1]
     revoked = _still_needed(before, issued, now) if before else {}
-    added = alive(more, revoked, now)
+    # Also what has just expired: it could be renewed.
+    added = [one for one in more if renewable_until(one) > now and one.serial_number not in revoked]
     revoked |= {certificate.serial_number: now for certificate in added}
     number = before.number + 1 if before else 1
     until = now + dt.timedelta(days=days)

@@ -182,12 +182,13 @@ class Robot:
     def _check_alive(self, session: Session) -> None:
         if self.session is not session:
             return
-        now = self._loop.time()
-        if session.keepalive.is_dead(now):
+        if session.keepalive.is_dead(self._loop.time()):
             session.channel.abort()
             self.end_session(f"nothing heard for {3 * session.keepalive.interval:g} s", Cause.SILENT)
-            return
-        session.timer = self._loop.call_at(session.keepalive.deadline, self._check_alive, session)
+        elif why := session.outlived(self.name, renews=self._around.signer.there):
+            self.end_session(why, Cause.EXPIRED, Refusal("expired", why))
+        else:
+            session.timer = self._loop.call_at(session.keepalive.deadline, self._check_alive, session)
 
     def _control_frame(self, session: Session, frame: Frame) -> None:
         session.keepalive.heard(self._loop.time())
@@ -259,8 +260,8 @@ class Robot:
     def seat(self, visitor: Visitor, *, again: bool = False) -> None:
         """Find a channel for a visitor, or let it wait for one."""
         session = self.session
-        if session is None:
-            self._turn_away(visitor, "the robot disconnected")
+        if session is None or session.unreachable:
+            self._turn_away(visitor, session.unreachable if session else "the robot disconnected")
             return
         if has_left(visitor.sock):
             visitor.close()

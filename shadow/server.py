@@ -208,9 +208,9 @@ class Server:
         revoked = self._load_revocations(credentials.ca)
         renewal = shlex.join(["shadow-ca", "server", *alternative_names(credentials.chain[0]), "--renew"])
         found = terms(credentials, files.crt, files.ca, f"`{renewal}`")
-        if revoked.until is not None:
-            what = f"revocation list {self._config.crl}"
-            found.append(Term(what, revoked.until, "make a new one with `shadow-ca crl`"))
+        if revoked.first is not None:
+            what, advice = f"revocation list {self._config.crl}", "make a new one with `shadow-ca crl`"
+            found.append(Term(what, revoked.first.since, revoked.first.until, advice))
         # The last that can fail has been done: from here on everything changes, or nothing.
         self._revoked, self.terms = revoked, found
         return tls.Settings(

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import journal
-from .certificates import validity
+from . import expiry, journal
+from .certificates import moment, renewable_until, validity
 from .channel import Channel, remembered_interval
 from .errors import ConfigError, Refused
 from .frames import Hello, Refusal
@@ -29,6 +29,7 @@ class Cause(enum.StrEnum):
     SILENT = "silent"
     SUPERSEDED = "superseded"
     REVOKED = "revoked"
+    EXPIRED = "expired"
     OPERATOR = "operator"
     SOCKET = "socket"
     STOPPING = "stopping"
@@ -46,7 +47,9 @@ class Session:
         peer: its address, for humans.
         since: when it began, by CLOCK_MONOTONIC.
         software: the robot's program and version, as it says.
+        told: it has been logged that its certificate has expired.
         until: when the robot's certificate expires, aware.
+        warned_from: when it is time to warn of that.
         board: its standby channels and waiting visitors.
         timer: looks whether it is dead.
         trimmer: looks for standbys that nobody needs; None while there are too few for that.
@@ -64,10 +67,43 @@ class Session:
     timer: asyncio.TimerHandle | None = None
     trimmer: asyncio.TimerHandle | None = None
     served: float = -math.inf
+    told: bool = False
     until: dt.datetime = field(init=False)
+    warned_from: dt.datetime = field(init=False)
 
     def __post_init__(self) -> None:
-        self.until = validity(self.channel.link.certificate)[1]
+        since, self.until = validity(self.channel.link.certificate)
+        self.warned_from = expiry.warned_from(since, self.until)
+
+    @property
+    def expired(self) -> bool:
+        """True if the robot's certificate has: it opens no more channels, for their handshakes fail."""
+        return dt.datetime.now(dt.UTC) >= self.until
+
+    @property
+    def unreachable(self) -> str:
+        """Why no visitor can get through, if that is certain."""
+        certain = self.expired and not self.board.standbys
+        return f"the robot's certificate expired on {moment(self.until)}" if certain else ""
+
+    def outlived(self, robot: str, *, renews: bool) -> str:
+        """Why the session is to end, for its certificate has; empty if it may go on.
+
+        Where robots can have theirs renewed it may for a while; once it is logged that there is need of it.
+        """
+        if not self.expired:
+            return ""
+        why = f"its certificate expired on {moment(self.until)}"
+        last = renewable_until(self.channel.link.certificate)
+        if not renews or dt.datetime.now(dt.UTC) >= last:
+            return why
+        if not self.told:
+            self.told = True
+            text = f"robot {robot} is connected, but {why}: it opens no channels for visitors any more; "
+            text += f"it may have it renewed until {moment(last)}, then its session ends"
+            expires = self.until.isoformat()
+            journal.log(Event.ROBOT_EXPIRED, logging.ERROR, text, robot=robot, expires=expires)
+        return ""
 
     def rest(self) -> None:
         """Look after nothing any more."""

@@ -26,7 +26,7 @@ def robots(found: Sequence[Facts]) -> str:
             _ago(robot.get("seconds")),
             ",".join(service or "default" for service in robot["services"]) or "-",
             str(robot["streams"]),
-            _how(robot),
+            _how(robot) + (", certificate EXPIRED" if _expired(robot) else ""),
         )
         for robot in found
     ]
@@ -76,11 +76,12 @@ def robot(answer: Facts) -> str:
     if facts["connected"]:
         until = dt.datetime.fromisoformat(facts["certificateEnds"])
         days = (until - dt.datetime.now(dt.UTC)).days
+        rest = "EXPIRED: no visitor gets through" if _expired(facts) else f"{many(days, 'day')} from now"
         lines += [
             f"     Software: {printable(facts.get('software') or 'unknown')}",
             f"     Services: {', '.join(service or 'default' for service in facts['services'])}",
             f"  Certificate: {facts['serial']}",
-            f"               until {until:%Y-%m-%d}, {many(days, 'day')} from now",
+            f"               until {until:%Y-%m-%d}, {rest}",
             f"          TLS: {facts['suite']}, by {'the kernel' if facts['kernelTls'] else 'the daemon'}",
             f"     Channels: {facts['standbys']} standing by, {many(facts['waiting'], 'visitor')} waiting",
         ]
@@ -90,7 +91,14 @@ def robot(answer: Facts) -> str:
 def _headline(facts: Facts) -> str:
     if not facts["connected"]:
         return f"{_dot(good=False)} {facts['name']} - not connected, but some streams of it go on"
-    return f"{_dot(good=True)} {facts['name']} - connected from {facts['peer']} for {_ago(facts['seconds'])}"
+    good = not _expired(facts)
+    return f"{_dot(good=good)} {facts['name']} - connected from {facts['peer']} for {_ago(facts['seconds'])}"
+
+
+def _expired(facts: Facts) -> bool:
+    """Whether a robot is connected with a certificate that has expired meanwhile."""
+    until = facts.get("certificateEnds")
+    return until is not None and dt.datetime.fromisoformat(until) <= dt.datetime.now(dt.UTC)
 
 
 def server(facts: Facts) -> str:

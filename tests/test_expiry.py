@@ -11,12 +11,15 @@ from shadow import journal
 from shadow.certificates import Purpose, load_credentials, validity
 from shadow.expiry import Calendar, Term, terms
 from shadow.journal import Event
+from shadow.wallet import Pair
 from tests.support import Authority, now
 
 END = dt.datetime(2030, 6, 1, 12, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)
 SECOND = dt.timedelta(seconds=1)
-TERM = Term("certificate a.crt", END, "make another")
+MINUTE = 60 * SECOND
+BEGIN = END - 730 * DAY
+TERM = Term("certificate a.crt", BEGIN, END, "make another")
 
 Said = list[tuple[Event, int, str, dict[str, Any]]]
 
@@ -67,6 +70,31 @@ def test_once_at_each_stage(said: Said) -> None:
     assert [facts["days"] for _event, _level, _text, facts in said] == [30, 7, 1, 0]
 
 
+@pytest.mark.parametrize(
+    "life",
+    [dt.timedelta(minutes=2), dt.timedelta(hours=1), DAY, 7 * DAY, 30 * DAY, 90 * DAY, 365 * DAY, 3650 * DAY],
+)
+def test_no_warning_while_renewal_is_on_time(own: Authority, said: Said, life: dt.timedelta) -> None:
+    """It is asked for at 70 % of the life at the latest; nothing is said then, nor after it succeeded."""
+    crt, key = own.robot(days=(-life / DAY, 0.001))
+    pair = Pair(load_credentials(own.ca, crt, key, Purpose.ROBOT, now()), crt)
+    begin, end = validity(pair.certificate)
+    calendar = Calendar()
+    calendar.look([Term("it", begin, end, "")], pair.due)
+    calendar.look([Term("it", pair.due, pair.due + life, "")], pair.due)
+    assert (said, calendar.remark) == ([], "")
+
+
+def test_a_short_life_is_warned_of_late(said: Said) -> None:
+    """Of a certificate for ten days, at a quarter, a tenth and a fortieth of that, and at the end."""
+    calendar, life = Calendar(), 10 * DAY
+    for step in range(1001):
+        calendar.look([Term("it", END - life, END, "")], END - life + step * life / 1000)
+    assert [level for _event, level, _text, _facts in said] == [logging.WARNING] * 2 + [logging.ERROR] * 2
+    left = [END - 2.5 * DAY, END - DAY, END - DAY / 4, END]
+    assert [facts["days"] for _event, _level, _text, facts in said] == [(END - when) // DAY for when in left]
+
+
 def test_a_clock_that_jumps(said: Said) -> None:
     """Ahead by years and back: all that is near the end is said again when the end is near again."""
     calendar = Calendar()
@@ -81,14 +109,14 @@ def test_a_clock_that_jumps(said: Said) -> None:
 def test_a_new_certificate_ends_the_matter(said: Said) -> None:
     calendar = Calendar()
     calendar.look([TERM], END - DAY / 2)
-    calendar.look([Term(TERM.what, END + 700 * DAY, TERM.advice)], END - DAY / 2)
+    calendar.look([Term(TERM.what, END - 10 * DAY, END + 700 * DAY, TERM.advice)], END - DAY / 2)
     assert len(said) == 1
     assert calendar.remark == ""
 
 
 def test_the_status_tells_of_the_first_to_end(said: Said) -> None:
     calendar = Calendar()
-    calendar.look([TERM, Term("list b.crl", END - 3 * DAY, "sign it")], END - 9 * DAY)
+    calendar.look([TERM, Term("list b.crl", BEGIN, END - 3 * DAY, "sign it")], END - 9 * DAY)
     assert len(said) == 2
     assert calendar.remark == "; list b.crl expires in 6 days"
 

@@ -244,17 +244,18 @@ def test_the_relays_rounds(tunnel: Tunnel, service: Service, scrape: Scraper) ->
 def test_robots_are_named_only_when_their_certificates_end_soon(
     tunnel: Tunnel, service: Service, scrape: Scraper
 ) -> None:
-    tunnel.authority.robot("long-lived", days=(-1, 31))
+    tunnel.authority.robot("long-lived", days=(-100, 31))
     start(tunnel, service, robot="long-lived")
     with tunnel.visit("long-lived") as visitor:
         visitor.sendall(b"x")
         visitor.recv(1)
         assert not re.search(r'"[^"]*\blong-lived\b', scrape.text())
-    crt, _key = tunnel.authority.robot("short-lived", days=(-1, 29))
+    crt, _key = tunnel.authority.robot("short-lived", days=(-100, 29))
     start(tunnel, service, robot="short-lived")
     ends = {name: value for name, value in scrape().items() if name.startswith("shadow_robot_expiry")}
     until = validity(load_certificates(crt, "robot")[0])[1].timestamp()
     assert ends == {'shadow_robot_expiry_timestamp_seconds{robot="short-lived"}': until}
+    assert scrape()["shadow_robots_expired"] == 0
 
 
 class Fleet:
@@ -275,7 +276,7 @@ class Fleet:
         until = now() + dt.timedelta(days=1, seconds=seconds)
         stream = SimpleNamespace(link=link, up=moved, down=moved)
         return SimpleNamespace(
-            name=name, session=SimpleNamespace(until=until, software="x"), streams=[stream]
+            name=name, session=SimpleNamespace(until=until, warned_from=now(), software="x"), streams=[stream]
         )
 
     def figures(self, page: bytes, name: str) -> list[bytes]:

@@ -260,7 +260,8 @@ def test_no_start_with_a_list_that_cannot_be_read(
 def test_the_commands_that_are_advised_do_what_they_should(own: Authority, tmp_path: Path) -> None:
     """Also where the certificate that ends lies in the CA's folder: nobody is to need --force."""
     folder = ca_folder(own, tmp_path / "ca")
-    own.server(days=(-1, 3.5))
+    own.server(days=(-100, 3.5))
+    own.robot("011", days=(-100, 29.5))
     with Tunnel(own, tmp_path) as tunnel:
         server = tunnel.start_server(f"--crl={make_list(own, days=-1)}")
         client = tunnel.start_client("--lport=9")
@@ -284,7 +285,8 @@ def test_the_commands_that_are_advised_do_what_they_should(own: Authority, tmp_p
 
 def test_an_overdue_list_and_a_certificate_near_its_end_are_warned_of(own: Authority, tmp_path: Path) -> None:
     crl = make_list(own, serial(own, "011"), days=-1)
-    own.server(days=(-1, 3.5))
+    own.server(days=(-100, 3.5))
+    own.robot("012", days=(-100, 29.5))
     with Tunnel(own, tmp_path) as tunnel:
         server = tunnel.start_server(f"--crl={crl}")
         server.wait_for_log(

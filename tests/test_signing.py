@@ -8,8 +8,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from shadow import signing
-from shadow.ca_folder import load_issued
+from shadow import revoking, signing
+from shadow.ca_folder import load_authority, load_issued
 from shadow.certificates import Credentials, Purpose, common_name, has_purpose, load_credentials, validity
 from shadow.errors import ConfigError, LocalError, Refused
 from shadow.frames import Sign
@@ -96,6 +96,33 @@ def test_a_clock_that_was_set_back_renews_nothing(own: Authority, folder: Path) 
     with pytest.raises(Refused, match="expired"):
         renew(folder, asked, now() + dt.timedelta(days=2))
     assert load_issued(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("life", "late", "good"),
+    [(30, 6.9, True), (30, 7.1, False), (9, 2.9, True), (9, 3.1, False), (730, 6.9, True), (730, 7.1, False)],
+)
+def test_who_comes_late(own: Authority, folder: Path, *, life: float, late: float, good: bool) -> None:
+    """By a third of the certificate's life, and a week at most (days)."""
+    asked = request(own, days=(-life + 1, 1))
+    then = now() + dt.timedelta(days=1 + late)
+    if good:
+        assert validity(renew(folder, asked, then))[1] > then
+    else:
+        with pytest.raises(Refused, match=r"\(untrusted\): .*expired"):
+            renew(folder, asked, then)
+
+
+def test_who_comes_late_and_is_revoked(own: Authority, folder: Path) -> None:
+    """Also one that is revoked after its end."""
+    present = credentials(own, days=(-29, 1))
+    then = now() + dt.timedelta(days=2)
+    authority = load_authority(folder, then)
+    made = revoking.make_list(folder, authority, present.chain, present.chain, (then, 30))
+    assert made.added == present.chain
+    made.file.path.write_bytes(made.file.data)
+    with pytest.raises(Refused, match=r"\(revoked\)"):
+        renew(folder, make_request("011", new_key(), present), then)
 
 
 def test_a_certificate_lives_no_longer_than_its_ca(own: Authority, folder: Path) -> None:

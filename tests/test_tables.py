@@ -11,7 +11,7 @@ from shadow import tables
 ROBOT: dict[str, Any] = {
     "name": "011", "connected": True, "peer": "[::1]:40312", "seconds": 7512.3, "services": ["", "web"],
     "suite": "ECDHE-ECDSA-AES128-GCM-SHA256", "kernelTls": True, "serial": "0" * 40, "software": "crab 1",
-    "certificateEnds": "2000-01-02T03:04:05+00:00", "standbys": 2, "waiting": 0, "streams": 1,
+    "certificateEnds": "2100-01-02T03:04:05+00:00", "standbys": 2, "waiting": 0, "streams": 1,
 }  # fmt: skip
 GONE = {
     "name": "robot-2", "connected": False, "services": [], "standbys": 0, "waiting": 0, "streams": 1,
@@ -61,6 +61,14 @@ def test_one_robot() -> None:
     assert text.endswith("1 stream")
     text = tables.robot({"robot": GONE, "streams": []})
     assert text == "○ robot-2 - not connected, but some streams of it go on\n\n0 streams"
+
+
+def test_a_robot_whose_certificate_has_expired() -> None:
+    robot = {**ROBOT, "certificateEnds": "2000-01-02T03:04:05+00:00"}
+    assert tables.robots([robot]).splitlines()[1].endswith("kernel, certificate EXPIRED")
+    assert "until 2000-01-02, EXPIRED: no visitor gets through\n" in tables.robot(
+        {"robot": robot, "streams": []}
+    )
 
 
 def test_the_server() -> None:

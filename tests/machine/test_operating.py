@@ -280,9 +280,19 @@ def test_a_robot_that_is_revoked_does_not_outlive_a_restart(fleet: Fleet, ca: st
     fleet.wait_for_event(cursor, "robot 011: a session of .* ends: .*was revoked on", "-u", SERVER)
 
 
+AGED = """
+import datetime as dt, pathlib, sys
+from shadow import ca_folder, pki
+from shadow.files import write_files
+folder, now = pathlib.Path(sys.argv[1]), dt.datetime.now(dt.UTC)
+pair = pki.issue_robot(ca_folder.load_authority(folder, now), "011", 66, now - dt.timedelta(days=60))
+write_files(ca_folder.leaf_files(folder, folder, "011", pair), force=True)
+"""
+
+
 def test_a_certificate_that_ends_soon_is_in_the_status(fleet: Fleet) -> None:
     fleet.machine.run(
-        f"cp -r /srv/fleet {CA} && shadow-ca --dir {CA} robot 011 --days 6 --force"
+        f"cp -r /srv/fleet {CA} && python3 -c {shlex.quote(AGED)} {CA}"
         f" && cp {CA}/011.crt {CA}/011.key /etc/shadow-tunnel/ && rm -r {CA}"
     )
     cursor = fleet.machine.cursor()
