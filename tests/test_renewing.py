@@ -292,6 +292,24 @@ def test_a_robot_that_is_revoked_cannot_renew(own: Authority, tunnel: Tunnel, si
     assert not (signer.folder / "issued").exists()
 
 
+def test_a_robot_that_comes_late_renews_over_the_session_that_it_has(
+    own: Authority, tunnel: Tunnel, signer: SignerSocket
+) -> None:
+    """The signer was away until after the end: nobody need visit the robot."""
+    works, signer.command = signer.command, [sys.executable, "-c", "raise SystemExit(1)"]
+    server = tunnel.start_server(f"--signer={signer.path}", "--keepalive=0.5")
+    short_lived(own, 90, 80)
+    with serving(echo) as service:
+        client = start_robot(tunnel, f"--lport={service.port}", "--lhost=127.0.0.1", "--standby=0")
+        server.wait_for_log("ERROR: robot 011 is connected, but its certificate expired")
+        signer.command = works
+        client.wait_for_log(RENEWED)
+        server.wait_for_log("robot 011 came back")
+        with tunnel.visit() as visitor:
+            visitor.sendall(b"x")
+            assert visitor.recv(1) == b"x"
+
+
 def test_another_certificate_is_chosen_when_the_one_in_use_has_ended(own: Authority, tunnel: Tunnel) -> None:
     """At the next connection, without a reload: nobody is there to do one."""
     short_lived(own, 8)
