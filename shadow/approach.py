@@ -16,12 +16,13 @@ from dataclasses import dataclass
 
 from . import journal, tls
 from .address import Endpoint, Target, dial
-from .channel import Channel, watch_for_death
+from .channel import Channel
 from .errors import PeerError, Refused, Unreachable
 from .flow import reason_of
 from .frames import Hello, Welcome
 from .greeting import greet
 from .journal import Event
+from .liveness import watch_for_death
 from .resolving import resolve
 
 _REMEMBERED = 600.0  # seconds for which an address that failed comes after those that did not

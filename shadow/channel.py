@@ -98,7 +98,7 @@ class Channel:
         if not self.link.flushed:
             self.link.abort()
             raise PeerError("the peer does not read what we send")
-        # From here on a pause of the reader's is its own business; see Relay.bury_the_dead.
+        # From here on a pause of the reader's is its own business; see liveness.Watch.
         self.link.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
         return self.link
 
@@ -242,27 +242,3 @@ def _unheard(_what: object) -> None:
 
 def _lost(error: OSError) -> PeerError:
     return PeerError(f"connection lost: {reason_of(error)}")
-
-
-def watch_for_death(sock: socket.socket, interval: float) -> None:
-    """Have the kernel find out within three intervals that the peer is gone, idle or not.
-
-    TCP_USER_TIMEOUT is for data that nobody acknowledges (tcp(7)). It also counts the time for which a
-    peer that is well does not *read*, so a connection is relieved of it when it becomes a stream.
-    """
-    keep_probing(sock, interval)
-    milliseconds = 3000 * max(1, round(interval))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-
-
-def keep_probing(sock: socket.socket, interval: float) -> None:
-    """Have the kernel find a dead peer of an idle connection: probe after ``interval``, twice more, the end.
-
-    Small writes are sent at once: people type through it.
-    """
-    seconds = max(1, round(interval))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, seconds)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

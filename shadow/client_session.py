@@ -13,7 +13,7 @@ from . import channel as channels
 from . import link as links
 from .address import Target, remembered_target
 from .approach import Approach, Call
-from .channel import KEEPALIVE_MAX, KEEPALIVE_MIN, Channel, remembered_interval, watch_for_death
+from .channel import KEEPALIVE_MAX, KEEPALIVE_MIN, Channel, remembered_interval
 from .config import ClientConfig
 from .depot import Depot, deal
 from .errors import LocalError, PeerError, Refused
@@ -31,6 +31,7 @@ from .frames import (
 )
 from .journal import Event
 from .link import Link
+from .liveness import watch_for_death
 from .parcel import Letter
 from .protocol import CONTROL, DATA, Keepalive, Party, State
 from .services import Services
@@ -115,7 +116,6 @@ class Session:
         """Have a control channel, welcomed with this keepalive interval."""
         self._control = control
         self._keepalive = Keepalive(interval, self._loop.time())
-        self._services.sweep_every(interval)
         control.on_frame = self._control_frame
         control.on_lost = self._control_lost
 

@@ -17,24 +17,19 @@ until a system call says EAGAIN. How bytes move is left to the subclasses in ``s
 import contextlib
 import enum
 import errno
-import fcntl
 import select
 import socket
-import struct
-import termios
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from .errors import reason
 from .ledger import MOVED, STATE, Entry, Record, State
 from .link import Link
-from .tcp import reset
+from .tcp import reset, unacknowledged
 
 TURN_BUDGET = 2**18  # bytes per direction before the next stream gets its turn
-_CALL_COST = 2**12  # bytes a call is charged at least, so that tiny records cannot buy endless turns
+CALL_COST = 2**12  # bytes a record or call is charged at least: tiny ones must not buy endless turns
 
-_INT = struct.Struct("i")
-_TCP_INFO = struct.Struct("=24xI28xI")  # tcpi_unacked (packets), tcpi_last_ack_recv (milliseconds)
 _READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
@@ -77,21 +72,45 @@ class Flow(ABC):
         done: everything, the end included, has been passed on.
         readable: the source may have something; False once it would block.
         writable: the sink may take something; False once it would block.
+        failure: the source has failed; what came before that may still be there to be taken.
+        urgent: the source may have come to urgent data (tcp(7)).
+        calls: how many records, or system calls, the last ``fill`` has taken.
     """
 
-    __slots__ = ("done", "ended", "moved", "readable", "record", "sink", "source", "writable")
+    __slots__ = (
+        "calls",
+        "done",
+        "ended",
+        "failure",
+        "moved",
+        "readable",
+        "record",
+        "sink",
+        "source",
+        "urgent",
+        "writable",
+    )
 
     def __init__(self, source: Side, sink: Side, record: Record) -> None:
         self.source = source
         self.sink = sink
         self.record = record
         self.readable = self.writable = True
+        self.failure: OSError | None = None
+        self.urgent = False
+        self.calls = 1
         self.moved: int = record[MOVED]
         self.ended = record[STATE] >= State.ENDED
         self.done = record[STATE] == State.DONE
 
     def end(self) -> None:
-        """Note down that the source has said end of file."""
+        """Note down that the source has said end of file.
+
+        Raises:
+            OSError: it only looks so, for the source has failed.
+        """
+        if self.failure is not None:
+            raise self.failure
         if not self.ended:
             self.record[STATE] = State.ENDED
             self.ended = True
@@ -158,11 +177,11 @@ class Flow(ABC):
         try:
             taken = self.fill()
         except OSError as error:
-            raise StreamCut(self.source, error) from error
+            raise StreamCut(self.source, self.failure or error) from error
         if taken:
             self.moved += taken
             self.record[MOVED] = self.moved
-        return max(taken, _CALL_COST)
+        return max(taken, self.calls * CALL_COST)
 
     def _drained(self) -> None:
         try:
@@ -270,14 +289,31 @@ class Pump:
         news = False
         if events & _READABLE and not reader.readable:
             reader.readable = news = True
+        if events & select.EPOLLPRI:
+            reader.urgent = news = True
         if events & _WRITABLE and not writer.writable:
             writer.writable = news = True
-        if events & select.EPOLLERR and reader.ended:
-            # Nobody reads this socket any more, and nobody may be about to write to it: the error would
-            # go unnoticed and the stream would stay for ever.
-            self._cut_if_broken(self.plain if side is Side.PLAIN else self.link.sock, side)
+        if events & select.EPOLLERR:
+            self._note_failure(reader, side)
             news = True
         return news
+
+    def _note_failure(self, reader: Flow, side: Side) -> None:
+        """Look an error up at once: who waits for a slow reader, or for nobody, would not come across it.
+
+        Of what came before a reset, no byte is lost. A peer that has vanished is not waited for.
+        """
+        sock = self.plain if side is Side.PLAIN else self.link.sock
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # which forgets it
+        if number == errno.ECONNRESET and not reader.ended:
+            reader.failure = OSError(number, None)
+        elif number:
+            self.cut = StreamCut(side, OSError(number, None))
+
+    def reads(self, side: Side) -> bool:
+        """Whether all that this side's peer has sent has been taken, so that it may send more."""
+        reader = self.up if side is Side.PLAIN else self.down
+        return reader.ended or not reader.readable
 
     def turn(self, budget: int = TURN_BUDGET) -> bool:
         """Let both directions move bytes; True if there is more to do at once."""
@@ -331,23 +367,6 @@ def is_delivered(sock: socket.socket) -> bool:
     if sock.family == socket.AF_UNIX:
         return True
     return unacknowledged(sock) == 0
-
-
-def unacknowledged(sock: socket.socket) -> int:
-    """Bytes in a TCP socket's send queue, under way or waiting (tcp(7), SIOCOUTQ)."""
-    (queued,) = _INT.unpack(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(_INT.size)))
-    return int(queued)
-
-
-def is_dead(sock: socket.socket, silence: float) -> bool:
-    """Whether data is under way and nothing has been acknowledged for ``silence`` seconds.
-
-    A peer that is well but does not read acknowledges everything it was sent and closes its window: then
-    nothing is under way, and it may take its time (``struct tcp_info``, include/uapi/linux/tcp.h).
-    """
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-    unacked, last_ack_recv = _TCP_INFO.unpack(info)
-    return bool(unacked > 0 and last_ack_recv >= silence * 1000)
 
 
 def shutdown_write(sock: socket.socket) -> None:

@@ -86,32 +86,44 @@ class Records:
         if result != size:
             raise MemoryError("OpenSSL's memory BIO")
 
-    def decrypt(self, output: Buffer, size: int | None = None) -> int:
-        """Plaintext of what OpenSSL was fed, as much as fits; 0 if a record is not complete.
-
-        Args:
-            output: for the plaintext.
-            size: no more than this.
+    def decrypt(self, output: Buffer, size: int) -> int:
+        """Plaintext of what OpenSSL was fed, ``size`` bytes at most; 0 if a record is not complete.
 
         Raises:
             SSL.ZeroReturnError: nothing more comes: close_notify.
             SSL.Error: the connection is broken.
         """
-        room = len(output.view)
-        if size is not None:
-            room = min(room, size)
-        done = 0
-        while done < room and self._failure is None:
-            result = _lib.SSL_read(self._ssl, output.start + done, room - done)
+        return self._decrypt(output, min(len(output.view), size), size)[0]
+
+    def decrypt_some(self, output: Buffer, records: int) -> tuple[int, int]:
+        """Plaintext of what OpenSSL was fed, as much as fits, and of how many records it is.
+
+        A record of one byte costs as much time as thousands of bytes in large ones, so they are counted.
+
+        Args:
+            output: for the plaintext.
+            records: no more than so many.
+
+        Raises:
+            SSL.ZeroReturnError: nothing more comes: close_notify.
+            SSL.Error: the connection is broken.
+        """
+        return self._decrypt(output, len(output.view), records)
+
+    def _decrypt(self, output: Buffer, room: int, records: int) -> tuple[int, int]:
+        done = count = 0
+        while done < room and count < records and self._failure is None:
+            result = _lib.SSL_read(self._ssl, output.start + done, room - done)  # of one record at most
+            count += 1
             if result > 0:
                 done += result
             elif self._starves(result):
                 self.more = False
-                return done
+                return done, count
         if self._failure is not None and not done:
             raise self._failure
         self.more = True
-        return done
+        return done, count
 
     def replies(self, output: Buffer) -> int:
         """How many bytes OpenSSL wants sent, now in ``output``; after reading, of its own accord."""

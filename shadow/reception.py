@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from . import journal, tls
 from .address import describe, source_of
-from .channel import Channel, watch_for_death
+from .channel import Channel
 from .config import ServerConfig
 from .descriptors import Descriptors
 from .errors import CertificateRefused, FrameError, HandshakeError, IdentityError, PeerError, ShadowError
@@ -25,6 +25,7 @@ from .frames import Frame, Hello
 from .journal import Event
 from .link import Link
 from .listener import Acceptor
+from .liveness import watch_for_death
 from .protocol import Party
 from .queueing import Pace, Turns
 

@@ -10,6 +10,7 @@ import collections
 import contextlib
 import errno
 import logging
+import math
 import os
 import select
 import socket
@@ -19,11 +20,13 @@ from collections.abc import Callable
 
 from . import splice, userspace
 from .errors import LocalError
-from .flow import Pump, Side, StreamCut, is_dead
+from .flow import Pump, Side, StreamCut
 from .ledger import Entry, private_entry
 from .link import Link, UserspaceLink
+from .liveness import Watch
+from .tcp import is_tcp
 
-_EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_EVENTS = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _EVENTS_AT_ONCE = 256
 _LINGER = 0.1  # seconds between looks whether the last bytes of a stream have been acknowledged
 
@@ -106,14 +109,6 @@ class Relay:
         for worker in self._workers:
             worker.cut(pump, why)
 
-    def bury_the_dead(self, silence: float) -> None:
-        """Cut the streams whose peer has acknowledged nothing of what is under way for so many seconds.
-
-        Keepalive probes find the dead among idle connections only; see ``flow.is_dead``.
-        """
-        for worker in self._workers:
-            worker.bury_the_dead(silence)
-
     def ping(self) -> None:
         """Wake every thread, so that ``turning`` can tell whether they all still turn."""
         for worker in self._workers:
@@ -178,6 +173,9 @@ class _Worker:
         self._sides: dict[int, tuple[Pump, Side]] = {}
         self._hungry: dict[Pump, None] = {}  # in order of their turns
         self._lingering: dict[Pump, None] = {}
+        self._linger_due = math.inf  # when to look after those
+        self._watches: dict[Pump, list[tuple[Side, Watch]]] = {}
+        self._watch_due = math.inf  # when to look whether their peers are there
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
@@ -210,9 +208,6 @@ class _Worker:
     def answered(self) -> bool:
         return self._turns >= self._pings
 
-    def bury_the_dead(self, silence: float) -> None:
-        self._post(lambda: self._bury(silence))
-
     def stop(self) -> None:
         self._post(self._stop)
 
@@ -235,29 +230,34 @@ class _Worker:
         while not self._stopping:
             events = self._epoll.poll(self._patience, _EVENTS_AT_ONCE)
             spans = self.spans  # asked once: another thread sets it
-            began = time.monotonic() if spans else 0.0
+            now = time.monotonic()
             self._turns += 1
             for descriptor, mask in events:
-                if descriptor == self._wake:
-                    self._read_inbox()
-                elif descriptor in self._sides:  # its stream may have ended earlier in this very round
-                    pump, side = self._sides[descriptor]
-                    if self._guard(pump, pump.ready, side, mask):
-                        self._hungry[pump] = None
+                self._heed(descriptor, mask)
             for pump in list(self._hungry):
                 self._take_turn(pump)
-            for pump in list(self._lingering):
-                self._guard(pump, pump.look_after)
-                self._end_if_over(pump)
+            if now >= self._linger_due:
+                self._look_after_the_lingering(now)
+            if now >= self._watch_due:
+                self._bury_the_dead(now)
             if spans:
-                spans.add(time.monotonic() - began)
+                spans.add(time.monotonic() - now)
 
     @property
     def _patience(self) -> float | None:
-        """Seconds to wait for events: no event tells that a peer has acknowledged the last byte."""
+        """Seconds to wait for events: none tells that a peer has acknowledged the last byte, or is gone."""
         if self._hungry:
             return 0
-        return _LINGER if self._lingering else None
+        due = min(self._linger_due, self._watch_due)
+        return None if due == math.inf else max(0.0, due - time.monotonic())
+
+    def _heed(self, descriptor: int, mask: int) -> None:
+        if descriptor == self._wake:
+            self._read_inbox()
+        elif descriptor in self._sides:  # its stream may have ended earlier in this very round
+            pump, side = self._sides[descriptor]
+            if self._guard(pump, pump.ready, side, mask):
+                self._hungry[pump] = None
 
     def _read_inbox(self) -> None:
         os.eventfd_read(self._wake)
@@ -272,8 +272,18 @@ class _Worker:
 
     def _watch(self, pump: Pump) -> None:
         for sock, side in ((pump.plain, Side.PLAIN), (pump.link.sock, Side.LINK)):
+            # Urgent data is data (RFC 6093): left in its place, or the kernel would take it out.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
             self._sides[sock.fileno()] = (pump, side)
             self._epoll.register(sock, _EVENTS)
+        now = time.monotonic()
+        # The other end of a link is one of us, and probes; a service may be anything.
+        self._watches[pump] = [
+            (side, Watch(sock, now, probes_us=side is Side.LINK))
+            for sock, side in ((pump.link.sock, Side.LINK), (pump.plain, Side.PLAIN))
+            if is_tcp(sock)
+        ]
+        self._expect_look(pump, now)
 
     def _take_turn(self, pump: Pump) -> None:
         # Out and in again: a stream that wants more goes to the end of the queue.
@@ -287,8 +297,16 @@ class _Worker:
             return
         if pump.over:
             self._end(pump)
-        else:
+        elif pump not in self._lingering:
             self._lingering[pump] = None
+            self._linger_due = min(self._linger_due, time.monotonic() + _LINGER)
+
+    def _look_after_the_lingering(self, now: float) -> None:
+        """Not at every wake-up: there may be many, and each is four system calls."""
+        for pump in list(self._lingering):
+            self._guard(pump, pump.look_after)
+            self._end_if_over(pump)
+        self._linger_due = now + _LINGER if self._lingering else math.inf
 
     def _guard(self, pump: Pump, step: Callable[..., bool | None], *arguments: object) -> bool:
         """Run one step of a stream: whatever goes wrong in it ends that stream and nothing else.
@@ -308,16 +326,31 @@ class _Worker:
             pump.cut = StreamCut(None, OSError(errno.ECONNABORTED, why))
             self._end(pump)
 
-    def _bury(self, silence: float) -> None:
-        for pump in {pump for pump, _side in self._sides.values()}:
-            if not pump.over and is_dead(pump.link.sock, silence):
-                error = OSError(errno.ECONNABORTED, f"nothing acknowledged for {silence:g} s")
-                pump.cut = StreamCut(Side.LINK, error)
+    def _bury_the_dead(self, now: float) -> None:
+        self._watch_due = math.inf
+        for pump in list(self._watches):
+            if self._guard(pump, self._has_died, pump, now):
                 self._end(pump)
+            else:
+                self._expect_look(pump, now)
+
+    def _expect_look(self, pump: Pump, now: float) -> None:
+        steps = [watch.step for _side, watch in self._watches[pump]]
+        self._watch_due = min(self._watch_due, now + min(steps, default=math.inf))
+
+    def _has_died(self, pump: Pump, now: float) -> bool:
+        """Cut a stream one of whose peers is gone; whether that is so."""
+        for side, watch in self._watches[pump]:
+            if watch.is_dead(now, reading=pump.reads(side)):
+                error = OSError(errno.ECONNABORTED, f"nothing heard for {watch.patience:g} s")
+                pump.cut = StreamCut(side, error)
+                return True
+        return False
 
     def _forget(self, pump: Pump) -> None:
         self._hungry.pop(pump, None)
         self._lingering.pop(pump, None)
+        self._watches.pop(pump, None)
         for sock in (pump.plain, pump.link.sock):
             self._sides.pop(sock.fileno(), None)
             with contextlib.suppress(OSError):  # one that could not be watched

@@ -29,7 +29,7 @@ from .link import Link
 from .listener import listen_tcp
 from .names import check_robot_name, shorten
 from .pki import alternative_names
-from .protocol import CONTROL, MISSED_MAX, speaks_our_version
+from .protocol import CONTROL, speaks_our_version
 from .reception import Reception
 from .relay import OnEnd, Relay
 from .robots import Robot, Surroundings
@@ -66,7 +66,6 @@ class Server:
         self._doors: Doors | None = None
         self.resumed = {"streams": 0, "sessions": 0}  # of the daemon before us
         self._sockets: list[socket.socket] = []
-        self._sweeper: asyncio.TimerHandle | None = None
         self.terms: list[Term] = []
         self._revoked = Revocations()
         self._settings: tls.Settings = self._load()
@@ -94,7 +93,6 @@ class Server:
         self.resumed["sessions"] = parking.resume(left, self.robots, self._known_robot, self._terms)
         self.reception.open(self._sockets)
         self._doors = Doors(self, vault.store, self.descriptors.ran_out)
-        self._sweep()
         where = ", ".join(describe(sock.getsockname()) for sock in self._sockets)
         text = f"accepting robots on {where}, sockets in {self._config.ldir}"
         if self._config.crl is not None:
@@ -106,11 +104,6 @@ class Server:
                 logging.WARNING,
                 f"encrypting in userspace: {self._no_ktls}",
             )
-
-    def _sweep(self) -> None:
-        """Once in an interval, cut the streams whose robots have vanished."""
-        self._around.vault.relay.bury_the_dead(MISSED_MAX * self._config.keepalive)
-        self._sweeper = asyncio.get_running_loop().call_later(self._config.keepalive, self._sweep)
 
     def reload(self) -> str:
         """Read certificates, CA and revocations again, for new connections; cut off who has been revoked.
@@ -144,8 +137,6 @@ class Server:
 
     async def stop(self) -> None:
         """Accept nobody any more; leave the robots to the next daemon, or end their sessions in order."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
         if self._doors is not None:
             await self._doors.close()
         await self.reception.close()

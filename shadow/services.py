@@ -10,15 +10,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .address import Endpoint, dial
-from .channel import Channel, keep_probing
+from .channel import Channel
 from .ending import Ending, Words, log_end
 from .errors import LocalError, PeerError, Unreachable, printable
 from .flow import Pump
 from .frames import Failed, Frame, Start, Started
 from .journal import Event, Sparing
 from .link import Link
+from .liveness import keep_probing
 from .names import shorten
-from .protocol import MISSED_MAX
 from .relay import OnEnd
 from .resolving import resolve
 from .vault import Vault
@@ -66,27 +66,11 @@ class Services:
         self._unlogged: set[Pump] = set()  # streams that have begun without a line, and end without one
         self._started_log = Sparing(self._loop.time, _STARTS_AT_ONCE, _STARTS_A_MINUTE)
         self._failed_log = Sparing(self._loop.time, _FAILURES_AT_ONCE, _FAILURES_A_MINUTE)
-        self._sweeper: asyncio.TimerHandle | None = None
-        self.sweep_every(SERVICE_KEEPALIVE)  # until the server says what it wants
 
     @property
     def streams(self) -> int:
         """How many streams are running."""
         return len(self._streams)
-
-    def sweep_every(self, interval: float) -> None:
-        """From now on, cut streams whose server has been silent for ``MISSED_MAX`` keepalive intervals.
-
-        Whether there is a session or not: where the network has died there is none, and streams with
-        data under way would otherwise stay until TCP gives up, a quarter of an hour later.
-        """
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        self._sweeper = self._loop.call_later(interval, self._sweep, interval)
-
-    def _sweep(self, interval: float) -> None:
-        self._vault.relay.bury_the_dead(MISSED_MAX * interval)
-        self.sweep_every(interval)
 
     def connect(self, channel: Channel, start: Start, outcome: OnOutcome) -> None:
         """Connect a visitor: answer START on ``channel``, let the relay have it, and say how that went."""

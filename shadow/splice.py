@@ -28,9 +28,10 @@ from collections.abc import Sequence
 
 from . import ktls
 from .errors import LocalError, reason
-from .flow import Flow, Pump, Side, is_writable, shutdown_write, unacknowledged
+from .flow import Flow, Pump, Side, is_writable, shutdown_write
 from .ledger import MARK, STATE, Entry, Record, State
 from .link import Link, check_close_notify, truncated
+from .tcp import written
 
 PAGE = os.sysconf("SC_PAGESIZE")
 RECORD_SLOTS = 17  # pipe slots one record may take: MAX_SKB_FRAGS (include/linux/skbuff.h)
@@ -39,7 +40,6 @@ _BUSY_PIPE = 2**19  # bytes, of a pipe that was found full
 _CHUNK = 2**18  # bytes asked of a plain socket, which gives what it has, or what the pipe has slots for
 _FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 _INT = struct.Struct("i")
-_BYTES_ACKED = struct.Struct("=120xQ")
 
 
 class _Allowance:
@@ -193,6 +193,8 @@ class UpFlow(_SpliceFlow):
         try:
             taken = os.splice(self._source_descriptor, pipe.writer, _CHUNK, None, None, _FLAGS)
         except BlockingIOError:
+            if self.urgent:
+                return self._pass_mark()
             self.readable = False
             return 0
         pipe.held += taken
@@ -201,6 +203,23 @@ class UpFlow(_SpliceFlow):
         elif taken * 2 > pipe.slots * PAGE:
             pipe.grow()
         return taken
+
+    def _pass_mark(self) -> int:
+        """Take one byte by way of this process: splice(2) stops in front of urgent data, for good.
+
+        See ``tcp_read_sock`` (net/ipv4/tcp.c). The pipe is empty, so it takes the byte.
+        """
+        self.urgent = False
+        try:
+            byte = self._plain.recv(1)
+        except BlockingIOError:
+            self.readable = False
+            return 0
+        if not byte:
+            self.end()
+            return 0
+        self._pipe.held += os.write(self._pipe.writer, byte)
+        return 1
 
     def drain(self) -> None:
         """See ``Flow.drain``: all records but the last are announced to have more behind them.
@@ -268,7 +287,7 @@ class DownFlow(_SpliceFlow):
             self._records = 0
         room = max(1, self._room)  # a pipe too small for one takes a part
         total = 0
-        for _ in range(room):
+        for self.calls in range(1, room + 1):
             try:
                 taken = os.splice(source, pipe.writer, request, None, None, _FLAGS)
             except BlockingIOError:
@@ -373,20 +392,3 @@ def _check_pipe(reader: int, writer: int) -> None:
 def _pump(plain: socket.socket, link: Link, up: Pipe, down: Pipe, entry: Entry) -> Pump:
     flows = UpFlow(plain, link, up, entry.up), DownFlow(plain, link, down, entry.down)
     return Pump(plain, link, *flows, entry)
-
-
-def written(sock: socket.socket) -> int:
-    """Bytes ever written to a TCP socket, acknowledged or not; exact up to a constant.
-
-    ``tcpi_bytes_acked`` (include/uapi/linux/tcp.h) and what waits or is under way (tcp(7), SIOCOUTQ).
-    """
-    while True:
-        before = _bytes_acked(sock)
-        queued = unacknowledged(sock)
-        if before == _bytes_acked(sock):  # an acknowledgement in between would be counted twice
-            return before + queued
-
-
-def _bytes_acked(sock: socket.socket) -> int:
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
-    return int(_BYTES_ACKED.unpack(info)[0])

@@ -1,13 +1,14 @@
-"""What the kernel is told and asked of a TCP connection, besides its bytes.
-
-See tcp(7), socket(7), and ``net/ipv4/tcp_timer.c`` for when a connection counts as dead.
-"""
+"""TCP sockets, as against others; see tcp(7)."""
 
 import contextlib
+import fcntl
 import socket
 import struct
+import termios
 
 _LINGER_RESET = struct.pack("ii", 1, 0)  # l_onoff, l_linger: close() sends RST (socket(7), SO_LINGER)
+_BYTES_ACKED = struct.Struct("=120xQ")
+_INT = struct.Struct("i")
 _FAMILIES = frozenset({socket.AF_INET, socket.AF_INET6})
 
 
@@ -21,3 +22,26 @@ def reset(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
     sock.close()
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Bytes in a TCP socket's send queue, under way or waiting (tcp(7), SIOCOUTQ)."""
+    (queued,) = _INT.unpack(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(_INT.size)))
+    return int(queued)
+
+
+def written(sock: socket.socket) -> int:
+    """Bytes ever written to a TCP socket, acknowledged or not; exact up to a constant.
+
+    ``tcpi_bytes_acked`` (include/uapi/linux/tcp.h) and what waits or is under way (tcp(7), SIOCOUTQ).
+    """
+    while True:
+        before = _bytes_acked(sock)
+        queued = unacknowledged(sock)
+        if before == _bytes_acked(sock):  # an acknowledgement in between would be counted twice
+            return before + queued
+
+
+def _bytes_acked(sock: socket.socket) -> int:
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
+    return int(_BYTES_ACKED.unpack(info)[0])

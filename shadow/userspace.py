@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 
 from OpenSSL import SSL
 
-from .flow import Flow, Pump, Side, is_writable, shutdown_write
+from .flow import CALL_COST, TURN_BUDGET, Flow, Pump, Side, is_writable, shutdown_write
 from .ledger import Record, private_entry
 from .libssl import Buffer
 from .link import UserspaceLink, renegotiating, tls_failure, truncated
 
 _CHUNK = 2**17  # bytes per system call: eight full records
+_RECORDS = TURN_BUDGET // CALL_COST  # of one system call's bytes there may be thousands
 _SIZE = _CHUNK + 2**15  # of a buffer: a chunk, its records' overhead, and a record begun in the chunk before
 
 
@@ -113,6 +114,7 @@ class DownFlow(_UserspaceFlow):
 
         OpenSSL first: epoll knows nothing of what is inside it.
         """
+        self.calls = 1
         if self._records.more and ((total := self._decrypt()) or self.ended):
             return total
         ciphertext = self._scratch.ciphertext
@@ -129,7 +131,7 @@ class DownFlow(_UserspaceFlow):
     def _decrypt(self) -> int:
         plaintext = self._scratch.plaintext
         try:
-            total = self._records.decrypt(plaintext)
+            total, self.calls = self._records.decrypt_some(plaintext, _RECORDS)
         except SSL.ZeroReturnError:
             self.end()
             return 0

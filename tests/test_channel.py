@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 
 from shadow import link
-from shadow.channel import UNSENT_MAX, Channel, remembered, watch_for_death
+from shadow.channel import UNSENT_MAX, Channel, remembered
 from shadow.errors import FrameError, LocalError, PeerError
 from shadow.frames import Dial, Frame, Hello, Ping, Pong, Start, Started, Welcome, encode
 from shadow.link import KernelLink, Link
@@ -170,21 +170,6 @@ def test_we_may_not_speak_out_of_turn_either(authority: Authority) -> None:
             ends.channel.send(Start("", "1"))
 
     with_ends(authority, body)
-
-
-def test_the_kernel_watches_for_death_within_three_intervals() -> None:
-    with socket.socket() as sock:
-        watch_for_death(sock, 10.4)
-        values = [
-            sock.getsockopt(socket.IPPROTO_TCP, name)
-            for name in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
-        ]
-        idle, between, count = values
-        assert idle + between * count == 30
-        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30000
-        watch_for_death(sock, 0.1)
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 1
 
 
 def test_openssls_state_cannot_be_left_to_another_process(authority: Authority) -> None:

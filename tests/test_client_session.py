@@ -55,9 +55,6 @@ class Services:
     def __init__(self) -> None:
         self.started: list[tuple[Channel, Start]] = []
 
-    def sweep_every(self, interval: float) -> None:
-        self.interval = interval
-
     def connect(self, channel: Channel, start: Start, _outcome: Callable[[bool], None]) -> None:
         self.started.append((channel, start))
 
@@ -156,7 +153,6 @@ def test_the_server_notices_nothing(authority: Authority, said: list[tuple[Event
         assert scene.control.is_silent
         assert scene.standby.is_silent
         assert (after.since, str(after.target)) == (before.since, "198.51.100.1:4242")
-        assert scene.services.interval == 20.0
         assert said == [(Event.SESSIONS_RESUMED, "robot 011 remains connected to 198.51.100.1:4242")]
         assert not scene.store.kept
         # And everything works: a visitor, a keepalive.

@@ -12,7 +12,6 @@ from shadow.flow import (
     Pump,
     Side,
     StreamCut,
-    is_dead,
     is_delivered,
     is_writable,
     reason_of,
@@ -195,32 +194,6 @@ def test_closing_frees_the_stores_and_aborts_only_after_a_cut() -> None:
     made.close()
     assert link.aborted
     near.close()
-
-
-def test_a_peer_that_does_not_read_is_not_dead() -> None:
-    theirs, ours = tcp_pair()
-    with ours, theirs:
-        assert not is_dead(ours, 0.0), "nothing is under way"
-        ours.setblocking(False)
-        full = 0
-        while full < 3:  # until nothing moves any more: the window is closed
-            try:
-                ours.send(bytes(65536))
-                full = 0
-            except BlockingIOError:
-                full += 1
-                select.select([], [ours], [], 0.2)
-        assert not is_dead(ours, 0.0)
-
-
-def test_data_that_nobody_acknowledges_is_death(monkeypatch: pytest.MonkeyPatch) -> None:
-    info = bytearray(104)
-    info[24:28] = (3).to_bytes(4, "little")  # tcpi_unacked
-    info[56:60] = (90_000).to_bytes(4, "little")  # tcpi_last_ack_recv
-    monkeypatch.setattr(socket.socket, "getsockopt", lambda *_arguments: bytes(info[:60]))
-    with socket.socket() as sock:
-        assert is_dead(sock, 90.0)
-        assert not is_dead(sock, 90.1)
 
 
 def test_is_writable_and_shutdown() -> None:

@@ -32,7 +32,7 @@ class End:
 
     def decrypt(self, output: Buffer | None = None) -> bytes:
         output = output or self.plaintext
-        return bytes(output.view[: self.records.decrypt(output)])
+        return bytes(output.view[: self.records.decrypt(output, len(output.view))])
 
     def goodbye(self) -> bytes:
         self.link.ssl.shutdown()

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import pytest
 from OpenSSL import SSL
 
-from shadow import ktls, tls
+from shadow import ktls, relay, tls
 from shadow.certificates import Purpose
 from shadow.errors import LocalError
 from shadow.flow import Pump, Side, StreamCut
@@ -187,6 +187,43 @@ def test_a_peer_that_goes_away_with_bytes_under_way_is_noticed(stream: Stream) -
     cut = stream.wait_for_end().cut
     assert cut is not None
     assert cut.error.errno == errno.ECONNRESET
+
+
+def test_streams_that_linger_are_looked_after_now_and_then(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not whenever another stream has something to do: there may be hundreds of them."""
+    with Stream(authority, Ktls.OFF) as stream:
+        stream.pump.link.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
+        stream.near.sendall(random_bytes(300_000, 3))
+        stream.near.shutdown(socket.SHUT_WR)
+        stream.far.send_close_notify()
+        wait_for(lambda: stream.pump.up.done and stream.pump.down.done, "both ends to be passed on")
+        looks: list[Pump] = []
+        monkeypatch.setattr(Pump, "look_after", lambda pump: looks.append(pump))  # noqa: PLW0108 - bound
+        began, rounds = time.monotonic(), 0
+        while len(looks) < 3:
+            stream.relay.ping()
+            wait_for(lambda: stream.relay.turning, "the thread to come around")
+            rounds += 1
+            assert len(looks) <= 1 + (time.monotonic() - began) / relay._LINGER
+        assert rounds > 3
+
+
+@pytest.mark.parametrize("tcp", [True, False])
+@pytest.mark.parametrize("mode", MODES)
+def test_urgent_data_is_data(authority: Authority, mode: Ktls, tcp: bool) -> None:  # noqa: FBT001
+    with Stream(authority, mode, tcp=tcp) as stream:
+        expected = b""
+        for number in range(3):
+            for data, flags in ((b"before", 0), (b"%d" % number, socket.MSG_OOB), (b"behind", 0)):
+                stream.near.send(data, flags)
+                expected += data
+            received = b""
+            while len(received) < len(expected):
+                received += read_some(stream.far)
+            assert received == expected
+            expected = b""
 
 
 def test_a_truncated_link_is_an_abort_and_not_an_end_of_file(authority: Authority) -> None:

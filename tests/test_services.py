@@ -110,28 +110,6 @@ def test_services_of_every_kind_at_once(tunnel: Tunnel) -> None:
                 assert exchange(visitor, name.encode()) == name.encode()
 
 
-def test_dead_streams_are_looked_for_without_a_session_too() -> None:
-    looks: list[float] = []
-
-    class Watched:
-        @property
-        def relay(self) -> "Watched":
-            return self
-
-        def bury_the_dead(self, silence: float) -> None:
-            looks.append(silence)
-
-    async def live() -> None:
-        services = Services("011", {}, Watched())  # type: ignore[arg-type]
-        services.sweep_every(60)
-        services.sweep_every(0.01)
-        while len(looks) < 3:
-            await asyncio.sleep(0.01)
-
-    asyncio.run(asyncio.wait_for(live(), DEADLINE))
-    assert looks[0] == pytest.approx(0.03)
-
-
 def test_stopping_leaves_whom_it_was_connecting_to_the_server() -> None:
     """The server finds the channel broken, and offers the visitor another."""
 

@@ -15,8 +15,9 @@ from shadow import ktls, splice
 from shadow.errors import LocalError
 from shadow.flow import Pump
 from shadow.ledger import private_entry
+from shadow.relay import Relay
 from shadow.splice import PAGE, RECORD_SLOTS, DownFlow, UpFlow, make_pipe, make_pump
-from tests.support import random_bytes, tcp_pair
+from tests.support import DEADLINE, random_bytes, tcp_pair
 
 
 class PlainLink:
@@ -300,3 +301,28 @@ def test_the_end_is_told_by_close_notify_then_fin(ends: Ends, monkeypatch: pytes
     monkeypatch.setattr(splice, "is_writable", lambda _sock: False)
     assert not flow.finish()
     flow.close()
+
+
+@pytest.mark.parametrize("tcp", [True, False])
+def test_urgent_data_is_data(tcp: bool) -> None:  # noqa: FBT001
+    """splice(2) stops in front of it for good, and the kernel would take it out of the stream."""
+    ends = Ends()
+    if tcp:
+        ends.near.close()
+        ends.plain.close()
+        ends.near, ends.plain = tcp_pair()
+        ends.plain.setblocking(False)
+    relay = Relay(threads=1)
+    relay.start(ends.plain, ends.link, lambda _pump: None)
+    ends.far.settimeout(DEADLINE)
+    for number in range(3):
+        expected = b""
+        for data, flags in ((b"before", 0), (b"%d" % number, socket.MSG_OOB), (b"behind", 0)):
+            ends.near.send(data, flags)
+            expected += data
+        received = b""
+        while len(received) < len(expected):
+            received += ends.far.recv(100)
+        assert received == expected
+    relay.stop()
+    ends.close()

@@ -3,8 +3,9 @@
 import contextlib
 import socket
 
+from shadow.flow import CALL_COST, TURN_BUDGET
 from shadow.userspace import Scratch, make_pump
-from tests.support import Authority, random_bytes, read_some, userspace_linked
+from tests.support import Authority, random_bytes, read_some, userspace_linked, wait_for, write_all
 
 
 def test_what_openssl_has_already_read_is_not_forgotten(authority: Authority) -> None:
@@ -49,3 +50,30 @@ def test_a_full_sink_stops_the_source(authority: Authority) -> None:
     pump.close()
     near.close()
     robot.sock.close()
+
+
+def test_tiny_records_are_charged_and_bounded(authority: Authority) -> None:
+    """What a peer sends in records of one byte must not hold up the other streams of the thread."""
+    near, plain = socket.socketpair()
+    ours, far = userspace_linked(authority)
+    with near, plain:
+        near.setblocking(False)
+        plain.setblocking(False)
+        pump = make_pump(plain, ours, Scratch())
+        sent = b"".join(b"%d" % (number % 10) for number in range(2000))
+        for number in sent:
+            write_all(far, bytes([number]))
+        wait_for(lambda: len(ours.sock.recv(10**6, socket.MSG_PEEK)) == 30 * len(sent), "all of them")
+        received, turns = b"", 0
+        while len(received) < len(sent):
+            more = pump.down.turn(TURN_BUDGET)
+            with contextlib.suppress(BlockingIOError):
+                while part := near.recv(10**6):
+                    assert len(part) <= TURN_BUDGET // CALL_COST
+                    received += part
+            turns += 1
+            assert more or received == sent
+        assert received == sent
+        assert turns >= len(sent) * CALL_COST / TURN_BUDGET
+        ours.sock.close()
+        far.sock.close()
