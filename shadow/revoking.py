@@ -88,11 +88,11 @@ def find_certificates(
 def alive(
     certificates: Sequence[x509.Certificate], revoked: Container[int], now: dt.datetime
 ) -> list[x509.Certificate]:
-    """Those that have neither expired nor been revoked."""
+    """Those that have not been revoked and can still be used, were it only to be renewed."""
     return [
         certificate
         for certificate in certificates
-        if validity(certificate)[1] > now and certificate.serial_number not in revoked
+        if renewable_until(certificate) > now and certificate.serial_number not in revoked
     ]
 
 
@@ -103,6 +103,8 @@ def ending(
     last: dict[str, x509.Certificate] = {}
     for certificate in alive(certificates, revoked, now):
         name = common_name(certificate)
+        if validity(certificate)[1] <= now:
+            continue
         if name not in last or validity(certificate)[1] > validity(last[name])[1]:
             last[name] = certificate
     return [certificate for certificate in last.values() if validity(certificate)[1] - now <= within]
@@ -133,8 +135,7 @@ def make_list(
     before = load_list(folder, authority.certificate)
     now, days = term[0].replace(microsecond=0), term[1]
     revoked = _still_needed(before, issued, now) if before else {}
-    # Also what has just expired: it could be renewed.
-    added = [one for one in more if renewable_until(one) > now and one.serial_number not in revoked]
+    added = alive(more, revoked, now)
     revoked |= {certificate.serial_number: now for certificate in added}
     number = before.number + 1 if before else 1
     until = now + dt.timedelta(days=days)

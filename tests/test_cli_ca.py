@@ -326,7 +326,7 @@ def test_revoking_one_certificate_of_two(run: Run) -> None:
     first, second = json.loads(good(run("list", "--json")))
     colons = ":".join(first["serial"][place : place + 2] for place in range(0, 40, 2)).upper()
     said = good(run("revoke", "011", "--serial", colons))
-    assert f"still good: 011, {second['serial']}, valid until " in said
+    assert f"not revoked: 011, {second['serial']}, valid until " in said
     revoked = {entry["serial"]: entry["revoked"] for entry in json.loads(good(run("list", "--json")))}
     assert revoked[first["serial"]] is not None
     assert revoked[second["serial"]] is None
@@ -810,12 +810,12 @@ def as_nobody(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 def test_folder_of_somebody_else(run: Run, open_folder: Path) -> None:
     done = as_nobody(open_folder, "init")
     assert (done.returncode, done.stdout) == (78, "")
-    assert done.stderr == f"shadow-ca: cannot write {open_folder}/ca.key: Permission denied\n"
+    assert done.stderr == f"shadow-ca: cannot write {open_folder}/ca.key: Permission denied for user nobody\n"
     assert tree(open_folder) == {}
     good(run(f"--dir={open_folder}", "init"))
     done = as_nobody(open_folder, "robot", "011")
     assert done.returncode == 78
-    assert done.stderr == f"shadow-ca: CA key {open_folder}/ca.key: Permission denied\n"
+    assert done.stderr == f"shadow-ca: CA key {open_folder}/ca.key: Permission denied for user nobody\n"
     assert names(open_folder) == {"ca.crt", "ca.key"}
 
 

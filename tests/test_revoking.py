@@ -14,7 +14,7 @@ from shadow.errors import ConfigError
 from shadow.files import write_files
 from shadow.lineage import successors
 from shadow.pki import Pair
-from shadow.revoking import NewList, _sign, alive, find_certificates, load_list, make_list
+from shadow.revoking import NewList, _sign, alive, ending, find_certificates, load_list, make_list
 from tests.support import now
 
 DAY = dt.timedelta(days=1)
@@ -108,7 +108,9 @@ def test_a_name_that_nobody_has(authority: Pair, tmp_path: Path) -> None:
 def test_what_need_not_be_revoked(authority: Pair, tmp_path: Path) -> None:
     good = issue(tmp_path, authority, "good").certificate
     expired = issue(tmp_path, authority, "expired", 1, now() - 3 * DAY).certificate
-    assert alive([good, expired], (), now()) == [good]
+    lately = issue(tmp_path, authority, "lately", 30, now() - 33 * DAY).certificate
+    assert alive([good, expired, lately], (), now()) == [good, lately]
+    assert ending([good, expired, lately], (), now(), 60 * DAY) == [good]
     assert next_list(tmp_path, authority, good, expired).added == [good]
     again = next_list(tmp_path, authority, good, expired)
     assert (again.added, set(again.revoked)) == ([], {good.serial_number})

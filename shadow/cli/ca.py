@@ -200,7 +200,7 @@ def _revoke(options: argparse.Namespace, now: dt.datetime) -> None:
     named = [certificate for certificate in issued if common_name(certificate) in options.names]
     for certificate in revoking.alive(named, new.revoked, now):
         end = moment(validity(certificate)[1])
-        print(f"still good: {common_name(certificate)}, {serial_of(certificate)}, valid until {end}")
+        print(f"not revoked: {common_name(certificate)}, {serial_of(certificate)}, valid until {end}")
     if new.added:
         _describe_list(new)
     if new.revoked:
