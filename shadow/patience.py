@@ -22,7 +22,7 @@ from .sd_daemon import Memo, Notifier, Store
 _WAIT = 30.0  # seconds
 _LOOK = 0.2  # seconds between looks at the folders
 _FILES = ("SHADOW_CA", "SHADOW_CRT", "SHADOW_CRL")  # beside them are the settings and keys, too
-_STOP = {signal.SIGTERM, signal.SIGINT}
+_STOP = (signal.SIGTERM, signal.SIGINT)
 
 
 class Patience:
@@ -68,13 +68,17 @@ class Patience:
 
     def _wait(self, why: str) -> bool:
         """Wait for a change; True if we have been asked to stop."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+        asked: list[int] = []
+        for number in _STOP:
+            # And not blocked, to be waited for: in another thread of ours they would end us all the same.
+            signal.signal(number, lambda number, _frame: asked.append(number))
         notifier = Notifier()
         notifier.status(f"Cannot start: {why}")
         notifier.close()
         end = time.monotonic() + _WAIT
         while time.monotonic() < end and self._look() == self._seen:
-            if signal.sigtimedwait(_STOP, _LOOK) is not None:
+            time.sleep(_LOOK)
+            if asked:
                 self._memo.clear()
                 return True
         return False

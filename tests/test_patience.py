@@ -123,11 +123,12 @@ def test_it_does_not_wait_for_ever(
     monkeypatch.setattr(patience, "_WAIT", 0.3)
     for name, value in environment(notify, tmp_path, MARK).items():
         monkeypatch.setenv(name, value)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         assert failing(Patience()) == 78
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_without_a_service_manager_nothing_is_remembered(
