@@ -1,15 +1,18 @@
 """Whether the peer of a TCP connection is gone: what the kernel is told, and what is asked of it.
 
-A peer is gone after ``MISSED_MAX`` keepalive intervals in which nothing came from it: a shorter outage
-of the line must cost no stream, whatever it was doing, and after a longer one none may be left when a quarter
-of that time more has passed. The kernel has three ways to find out, and only one at a time is at work on a
+A peer is gone after ``MISSED_MAX`` keepalive intervals in which nothing came from it: a shorter outage of the
+line should cost no stream, whatever it was doing, and after a longer one none may be left when a quarter of
+that time more has passed. The kernel has three ways to find out, and only one at a time is at work on a
 connection (``net/ipv4/tcp_timer.c``):
 
-* **Idle**, half-closed or not: keepalive probes. One that is lost is not sent again, so there must be many,
-  close to each other. They also show our peer that *we* are there.
-* **Data under way** (``tcpi_unacked``): it is sent again at twice the distance each time, and the line may
-  have been back for as long as it was away before that is noticed. ``TCP_USER_TIMEOUT`` bounds the distance:
-  the last time is put at its end. There the connection is cut, unless the limit was raised meanwhile.
+* **Idle**, half-closed or not: keepalive probes, one a second at most. One that is lost is not sent again, so
+  there must be many. They also show our peer that *we* are there. ``TCP_USER_TIMEOUT`` takes the place of
+  their count (``TCP_KEEPCNT``), and setting ``TCP_KEEPIDLE`` sends one at once, if it is time.
+* **Data under way** (``tcpi_unacked``): it is sent again at twice the distance each time, so the line may
+  have been back for as long as it was away before that is noticed. The peer's probes tell earlier, unless it
+  waits for an acknowledgement, too. (``TCP_USER_TIMEOUT`` would bound the distance, and cut off the living:
+  the kernel counts from the first time that anything was sent again, which on a bad line may be long before
+  the silence began. ``TCP_RTO_MAX_MS`` of Linux 6.15 would as well, and has the kernel give up much sooner.)
 * **A closed window** (data in the queue, nothing under way): the persist timer asks for room, in the end
   only once in two minutes, and for ever as long as the peer answers. ``TCP_USER_TIMEOUT`` would cut off a
   peer that is well and takes its time, and keepalive waits. What tells a live peer from a dead one is
@@ -24,23 +27,25 @@ import struct
 
 from .protocol import MISSED_MAX
 
-# tcpi_ca_state, tcpi_probes, tcpi_unacked (packets), tcpi_segs_in, tcpi_notsent_bytes
-_INFO = struct.Struct("=xBxB20xI112xII")
-_LOSS = 3  # tcpi_ca_state from which on something is being sent again: TCP_CA_Recovery, TCP_CA_Loss
-_STEPS = 24  # looks at a connection within its limit
+# tcpi_state, tcpi_probes, tcpi_unacked (packets), tcpi_last_data_recv and tcpi_last_ack_recv (milliseconds),
+# tcpi_segs_in, tcpi_notsent_bytes
+_INFO = struct.Struct("=BxxB20xI24xII80xII")
+_OPTIONS = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+_GONE = frozenset({6, 7})  # TCP_TIME_WAIT, TCP_CLOSE: both have said all (include/net/tcp_states.h)
+_LOOKS = 24  # at a connection within its limit; twice as many once it is silent
 
 
 def keep_probing(sock: socket.socket, interval: float) -> None:
     """Have the kernel find a dead peer of an idle connection.
 
-    Nothing heard for half an interval: a probe; then one each eighth of it, for ``MISSED_MAX`` intervals and
-    one probe more. So whenever the line goes away, ``MISSED_MAX`` intervals later it is still being tried,
-    and half an interval after that it is over. The kernel counts whole seconds: with intervals of less than
-    four it takes up to two seconds longer.
+    Nothing heard for half an interval: a probe; then one a second (with intervals of more than half a minute
+    fewer), for ``MISSED_MAX`` intervals and one probe more. So whenever the line goes away, ``MISSED_MAX``
+    intervals later it is still being tried, and half an interval after that it is over. The kernel counts
+    whole seconds: with intervals of less than four it takes up to two seconds longer.
 
     Small writes are sent at once: people type through it.
     """
-    between = max(1, int(interval / 8))
+    between = math.ceil(interval / 32)  # or there were more than 127, TCP_KEEPCNT's limit
     count = math.ceil(MISSED_MAX * interval / between) + 1
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(interval / 2)))
@@ -63,7 +68,7 @@ def watch_for_death(sock: socket.socket, interval: float) -> None:
 
 
 class Watch:
-    """Looks from time to time whether the peer of a stream's connection is gone; the idle are the kernel's.
+    """Looks from time to time whether the peer of a stream's connection is gone.
 
     How long it may be silent is written in the socket (``keep_probing``), so it is the same in the next
     daemon, whatever that one's settings are.
@@ -74,8 +79,8 @@ class Watch:
     """
 
     __slots__ = (
-        "_calm",
         "_heard",
+        "_idle",
         "_limit",
         "_probes_us",
         "_segments",
@@ -103,45 +108,52 @@ class Watch:
             )
         )
         self._sock = sock
+        self._idle = idle
         self._limit = between * count
         self.patience = self._limit + idle
-        self.step = self._limit / _STEPS
+        self.step = self._limit / _LOOKS
         self._probes_us = probes_us
         self._timeout: int = timeout  # the daemon before us may have left one
         self._segments = -1
-        self._heard = self._calm = now
+        self._heard = now
 
     def is_dead(self, now: float, *, reading: bool) -> bool:
-        """Whether the peer is gone while it owes us something: it was silent for all of ``patience``.
+        """Whether the peer is gone: it was silent for all of ``patience`` while something had to come of it.
 
         Args:
             now: the time.
             reading: what it sends is taken from the socket, so that it is free to send.
         """
         info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
-        state, probes, unacked, segments, unsent = _INFO.unpack(info)
+        state, probes, unacked, data, acknowledged, segments, unsent = _INFO.unpack(info)
+        waits = unsent and not unacked
         # Two that wait for room from each other probe for nothing but that, and in the end rarely.
-        expected = unacked or (unsent and (probes or (reading and self._probes_us)))
+        expected = state not in _GONE and (not waits or probes or (reading and self._probes_us))
         if segments != self._segments or not expected:
             self._segments, self._heard = segments, now
-        if state < _LOSS:
-            self._calm = now
         silence = now - self._heard
-        self._bound_distance(silence if unacked else 0.0)
+        worried = silence >= self._idle + 2 * self._limit / _LOOKS
+        self.step = self._limit / _LOOKS / (2 if worried else 1)
+        # What was heard may be the peer's own probe. Ours count as lost until one is answered, and without a
+        # time the kernel would go by their number.
+        if not (unacked or unsent) and (worried or (probes and self._timeout)):
+            self._probe(silence, min(data, acknowledged))
+        else:
+            self._cut_off_after(0)
         return silence >= self.patience
 
-    def _bound_distance(self, silence: float) -> None:
-        """Let data that is under way be sent again while it makes sense: ever more often before the end.
+    def _probe(self, silence: float, since: int) -> None:
+        """Send a probe, and have the kernel go on until ``patience`` is over, however many are lost.
 
-        The kernel counts from when it sent again for the first time, which may have been long before the
-        silence began. The longest that this can be is what it is told in addition: it must cut off none
-        that was just heard.
+        Args:
+            silence: of the peer, in seconds.
+            since: milliseconds since the peer has last sent data or acknowledged anything, a probe included:
+                what the kernel counts.
         """
-        if silence < self.patience - self._limit:
-            wanted = 0
-        else:
-            seconds = min(self.patience, max(self._limit - 4 * self.step, silence + 2 * self.step))
-            wanted = int(1000 * (seconds + self._heard - self._calm))
-        if wanted != self._timeout:
-            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, wanted)
-            self._timeout = wanted
+        self._cut_off_after(since + int(1000 * (self.patience - silence)))
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, self._idle)
+
+    def _cut_off_after(self, milliseconds: int) -> None:
+        if milliseconds != self._timeout:
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+            self._timeout = milliseconds
