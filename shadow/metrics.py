@@ -28,6 +28,7 @@ from .session import Cause
 _WAITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 
 _VERSIONS_MAX = 16  # of robots' software that have a figure of their own: it is the robots' word
+_VERSIONS_EVER = 128  # the same, since we started: Prometheus keeps each series, gone or not
 _ROBOTS_SHOWN = 100  # of those whose certificates expire soon
 _SLICE = 500  # robots and streams that are looked at without a pause; takes a millisecond or so
 
@@ -95,6 +96,7 @@ class Metrics(logging.Handler):
         self._relay = relay
         self._moved = {"to_robot": 0, "from_robot": 0}  # by streams that have ended
         self._sums = _Sums(dict(self._moved))
+        self._named: set[str] = set()  # software
         self._summing = asyncio.Lock()
         self.registry = CollectorRegistry()
         self._counting = self._make_counters()
@@ -177,7 +179,9 @@ class Metrics(logging.Handler):
         counts = self._server.counts
         yield self._gauge("shadow_robots_connected", "Robots that have a session.", {"": counts["robots"]})
         text = f"Robots that have a session, by what they run: the {_VERSIONS_MAX} most frequent."
-        yield self._gauge("shadow_robots_by_software", text, _most_common(self._sums.software), "software")
+        yield self._gauge(
+            "shadow_robots_by_software", text, _most_common(self._sums.software, self._named), "software"
+        )
         yield self._gauge("shadow_streams_protected", "Streams that outlive us.", {"": counts["protected"]})
         yield self._gauge("shadow_certificates_revoked", "On the lists.", {"": counts["revoked"]})
         reception = self._server.reception
@@ -252,8 +256,13 @@ class Metrics(logging.Handler):
         return family
 
 
-def _most_common(software: collections.Counter[str]) -> dict[str, float]:
-    found: dict[str, float] = dict(software.most_common(_VERSIONS_MAX))
+def _most_common(software: collections.Counter[str], named: set[str]) -> dict[str, float]:
+    """How many robots run what; ``named`` are all that have ever had a figure of their own."""
+    found: dict[str, float] = {}
+    for word, count in software.most_common(_VERSIONS_MAX):
+        if word in named or len(named) < _VERSIONS_EVER:
+            named.add(word)
+            found[word] = count
     rest = software.total() - sum(found.values())
     return {**found, "other": found.get("other", 0) + rest} if rest else found
 

@@ -1,6 +1,7 @@
 """Figures for Prometheus: each counts what it says, and nothing twice."""
 
 import asyncio
+import collections
 import contextlib
 import datetime as dt
 import json
@@ -21,7 +22,7 @@ from shadow import __version__, journal, ktls, signer
 from shadow.certificates import load_certificates, validity
 from shadow.expiry import Term
 from shadow.frames import Unsigned
-from shadow.metrics import Metrics
+from shadow.metrics import _VERSIONS_EVER, Metrics, _most_common
 from shadow.reception import Failure
 from shadow.relay import TURN_BUCKETS
 from shadow.renewal import CODES
@@ -153,6 +154,16 @@ def test_what_robots_run(tunnel: Tunnel, scrape: Scraper) -> None:
         assert max(map(len, found)) == len('shadow_robots_by_software{software=""}') + 64
     figures = scrape.until("shadow_robots_connected", 0)
     assert not any("by_software" in name for name in figures)
+
+
+def test_a_robot_with_a_new_word_each_time_makes_no_endless_series() -> None:
+    named: set[str] = set()
+    shown = [
+        _most_common(collections.Counter({"old": 2, f"word {number}": 1}), named) for number in range(999)
+    ]
+    assert shown[0] == {"old": 2, "word 0": 1}
+    assert shown[-1] == {"old": 2, "other": 1}
+    assert len({name for figures in shown for name in figures}) <= _VERSIONS_EVER + 1
 
 
 def test_who_does_not_pass(tunnel: Tunnel, scrape: Scraper) -> None:

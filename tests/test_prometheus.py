@@ -45,7 +45,7 @@ def test_the_figures_follow_its_conventions(target: str) -> None:
 
 
 def test_the_rules_are_rules() -> None:
-    assert "10 rules found" in promtool("check", "rules", RULES)
+    assert "11 rules found" in promtool("check", "rules", RULES)
 
 
 def series(name: str, values: str) -> str:
@@ -108,6 +108,8 @@ DAY = 86400
             series('shadow_robot_expiry_timestamp_seconds{robot="a"}', f"{13 * DAY}x90"), "80m",
             ["severity: warning, robot: a"],
         ),
+        ("ShadowRobotsExpired", series("shadow_robots_expired", "0x9 3x2 0x9"), "20m", []),
+        ("ShadowRobotsExpired", series("shadow_robots_expired", "0x9 3x9"), "18m", ["severity: critical"]),
         ("ShadowRenewalsFail", series('shadow_renewals_total{code="ok"}', "0+9x90"), "80m", []),
         (
             "ShadowRenewalsFail", series('shadow_renewals_total{code="limit"}', "0+9x90"), "80m",
@@ -182,7 +184,7 @@ def test_it_scrapes_and_evaluates(target: str, tmp_path: Path) -> None:
             assert value('up{job="shadow"}') == 1
             groups = get("rules")["groups"]
             rules = [rule for group in groups for rule in group["rules"]]
-            assert len(rules) == 10
+            assert len(rules) == 11
 
             def healthy() -> bool:
                 return all(

@@ -185,6 +185,7 @@ def test_a_stop_waits_for_no_resolver(tunnel: Tunnel, tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+        sys.stderr.write(log.read_text())  # for whoever reads why it failed
 
 
 def test_a_camera_whose_name_hangs_takes_ssh_from_nobody(tunnel: Tunnel, tmp_path: Path) -> None:
@@ -208,6 +209,7 @@ def test_a_camera_whose_name_hangs_takes_ssh_from_nobody(tunnel: Tunnel, tmp_pat
         finally:
             process.kill()
             process.wait()
+            sys.stderr.write(log.read_text())
 
 
 def test_nothing_uses_asyncios_executor() -> None:
