@@ -17,6 +17,7 @@ from .certificates import DAMAGE, moment, serial_of
 from .errors import ConfigError
 from .files import read_file
 from .keys import key_bytes
+from .names import shorten
 
 LIST_MAX = 2**24  # bytes of a file: more than 300,000 entries, for two CAs while one follows the other
 
@@ -46,6 +47,11 @@ class RevocationList:
     until: dt.datetime
     revoked: Mapping[int, dt.datetime]
 
+    @property
+    def ca(self) -> str:
+        """The CA's name, for a log line."""
+        return shorten(self.issuer.rfc4514_string())
+
     def is_older_than(self, other: "RevocationList") -> bool:
         """True if ``other`` came later from the same CA."""
         return self.key == other.key and (self.number, self.since) < (other.number, other.since)
@@ -66,12 +72,20 @@ class Revocations:
                     return f"certificate {serial_of(certificate)} was revoked on {moment(when)}"
         return None
 
-    def without_going_back(self, before: "Revocations") -> "Revocations":
-        """These lists, but for those of which ``before`` has a later one: that one stays.
+    def without_going_back(
+        self, before: "Revocations", ca: Sequence[x509.Certificate]
+    ) -> tuple["Revocations", list[RevocationList]]:
+        """These lists, but whatever of ``before`` must stay; and what that is.
 
-        An old list, put in the place of a newer one, must not let anybody in again.
+        An old list, put in the place of a newer one, must not let anybody in again. Nor must the list of one
+        CA, put in the place of those of two: what is not there any more stays as long as its CA is trusted.
         """
-        return Revocations([_latest(listed, before.lists) for listed in self.lists])
+        trusted = {key_bytes(authority.public_key()) for authority in ca}
+        here = {listed.key for listed in self.lists}
+        latest = [_latest(listed, before.lists) for listed in self.lists]
+        gone = [listed for listed in before.lists if listed.key in trusted - here]
+        kept = [listed for listed in latest if listed not in self.lists]
+        return Revocations([*latest, *gone]), [*kept, *gone]
 
     @property
     def first(self) -> RevocationList | None:
@@ -84,8 +98,10 @@ class Revocations:
 
     @property
     def numbers(self) -> str:
-        """The numbers of the lists, for a log line."""
-        return " and ".join(str(listed.number) for listed in self.lists)
+        """The numbers of the lists, for a log line; and whose they are, if there are several."""
+        if len(self.lists) == 1:
+            return str(self.lists[0].number)
+        return " and ".join(f"{listed.number} of {listed.ca}" for listed in self.lists)
 
 
 def _latest(listed: RevocationList, others: Sequence[RevocationList]) -> RevocationList:

@@ -217,11 +217,14 @@ class Server:
                 text = f"revocation list {self._config.crl} has vanished; the one in use stays in use"
                 journal.log(Event.LIST_TOO_OLD, logging.WARNING, text)
             return self._revoked
-        kept = found.without_going_back(self._revoked)
-        if kept != found:
-            text = f"revocation list {self._config.crl} is older than the one in use, which stays in use"
+        revoked, kept = found.without_going_back(self._revoked, ca)
+        for listed in kept:
+            text = (
+                f"revocation list {self._config.crl} has an older one, or none, of a CA that is trusted: "
+                f"list {listed.number} of {listed.ca} stays in use"
+            )
             journal.log(Event.LIST_TOO_OLD, logging.WARNING, text)
-        return kept
+        return revoked
 
     @property
     def _who_is_revoked(self) -> str:

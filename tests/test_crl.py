@@ -114,10 +114,23 @@ def test_there_is_no_way_back(
     gone = certificate(authority, "gone")
     old = load(make_list(authority, number=older[0], age=1 - older[1] / 10), authority)
     new = load(make_list(authority, gone.serial_number, number=newer[0], age=1 - newer[1] / 10), authority)
-    assert old.without_going_back(new) == new
-    assert new.without_going_back(old) == new
-    assert old.without_going_back(Revocations()) == old
-    assert new.without_going_back(new) == new
+    ca = [authority.certificate]
+    assert old.without_going_back(new, ca) == (new, list(new.lists))
+    assert new.without_going_back(old, ca) == (new, [])
+    assert old.without_going_back(Revocations(), ca) == (old, [])
+    assert new.without_going_back(new, ca) == (new, [])
+
+
+def test_the_list_of_one_ca_does_not_undo_that_of_another(authority: Authority, tmp_path: Path) -> None:
+    other = Authority(tmp_path / "other", "Other CA")
+    gone = certificate(authority, "gone")
+    old = load(make_list(authority, gone.serial_number), authority)
+    new = load(make_list(other), other)
+    both = [authority.certificate, other.certificate]
+    now_, kept = new.without_going_back(old, both)
+    assert (now_.reason([gone]) is not None, kept) == (True, list(old.lists))
+    # A CA that is trusted no more needs none.
+    assert new.without_going_back(old, [other.certificate]) == (new, [])
 
 
 def test_a_list_that_openssl_has_made(authority: Authority, tmp_path: Path) -> None:

@@ -225,8 +225,10 @@ def _describe_list(new: revoking.NewList) -> None:
 
 
 def _bring_list(new: revoking.NewList) -> None:
-    print(f"next: bring {new.file.path} to the server, as {_PLACE}/{ca_folder.CA_CRL};")
-    print("then there, as root: systemctl reload shadow-server")
+    name = new.file.path.name
+    print(f"next: bring {new.file.path} to the server; then there, as root:")
+    print(f"  install -m 644 {name} {_PLACE}/ && systemctl reload shadow-server")
+    print("(while one CA follows another, that file has the lists of both: CA ROLL-OVER in shadow-ca(1))")
     count = many(len(new.revoked), "certificate")
     print(f'to see that it works: `shadowctl status` says there "Revoked: {count}"')
 
