@@ -27,6 +27,7 @@ from .resolving import resolve
 
 _REMEMBERED = 600.0  # seconds for which an address that failed comes after those that did not
 _PARTS_MAX = 4  # an address has this part of the time at least, and all of it if it is the last one
+_LOOKUP_PART = 10  # of the time, for a lookup that can be done without: a visitor waits for its channel
 _ADDRESSES_MAX = 8  # addresses that are tried in one go; those behind them are the first of the next
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # no address is to blame for these
 
@@ -57,6 +58,7 @@ class Approach:
         """``patience``: seconds for a name to be resolved, for a handshake, and again for WELCOME."""
         self._server = server
         self._patience = patience
+        self._found: list[Target] = []  # by the last lookup that found any
         self._failed: dict[Target, float] = {}  # when; the latest is the last
         self._loop = asyncio.get_running_loop()
 
@@ -65,7 +67,8 @@ class Approach:
 
         Args:
             call: what it is for.
-            known: the only address to be tried, unless it has failed lately: then all are.
+            known: the only address to be tried, unless it has failed lately: then all are, those of the
+                last lookup if the name server does not answer at once.
 
         Raises:
             Refused: the server said no; other addresses of it are not asked.
@@ -79,12 +82,14 @@ class Approach:
         return await self._try_all(self._in_order(line)[:_ADDRESSES_MAX], call, known)
 
     async def _addresses(self, known: Target | None) -> list[Target]:
+        """Those of the server; with a ``known`` one a dead name server holds up nothing for long."""
+        within = self._patience if known is None else self._patience / _LOOKUP_PART
         try:
-            found = await resolve(self._server, self._patience)
+            self._found = await resolve(self._server, within)
         except Unreachable:
             if known is None:
                 raise
-            found = []
+        found = self._found
         return found if known is None or known in found else [*found, known]
 
     async def _try_all(self, line: list[Target], call: Call, known: Target | None) -> float:

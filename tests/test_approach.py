@@ -52,6 +52,7 @@ class World:
         self.welcomed: list[Target] = []
         self.took: list[float] = []
         self.asked = 0
+        self.lookups: list[float] = []  # how long each would have waited
         for name in ("resolve", "dial", "greet"):
             monkeypatch.setattr(approach, name, getattr(self, f"_{name}"))
         monkeypatch.setattr(approach, "watch_for_death", lambda _sock, _interval: None)
@@ -59,9 +60,10 @@ class World:
         monkeypatch.setattr("asyncio.timeout", self._timeout)
         self._within = 0.0
 
-    async def _resolve(self, server: Endpoint, _within: float) -> list[Target]:
+    async def _resolve(self, server: Endpoint, within: float) -> list[Target]:
         assert server == SERVER
         self.asked += 1
+        self.lookups.append(within)
         if not self.found:
             raise Unreachable("cannot resolve server.example: no answer")
         return list(self.found)
@@ -212,6 +214,37 @@ def test_without_a_name_server_the_address_in_use_remains(monkeypatch: pytest.Mo
     world.found = []
     world.between = lambda: world.at.update({ONE: "server"})  # type: ignore[method-assign]
     assert [type(error) for error in world.run(ONE, ONE)] == [PeerError, type(None)]
+
+
+def test_a_dead_name_server_does_not_hold_up_data_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or after a single failure the visitors would be turned away, each after the wait for a lookup."""
+    world = World(monkeypatch, one="server", two="server")
+    calls = 0
+
+    def between() -> None:
+        nonlocal calls
+        calls += 1
+        world.found = []
+        world.at[ONE] = "silent" if calls == 1 else "server"
+        world.at[TWO] = "nobody" if calls == 2 else "server"
+
+    world.between = between  # type: ignore[method-assign]
+    raised = world.run(None, ONE, ONE, None)
+    assert [type(error) for error in raised] == [type(None), PeerError, type(None), Unreachable]
+    assert world.lookups == [12.0, 1.2, 12.0], "only who has no address has all the time"
+    assert world.welcomed == [ONE, ONE]
+
+
+def test_without_a_name_server_the_other_addresses_remain_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, one="server", two="server")
+
+    def between() -> None:
+        world.found = []
+        world.at[ONE] = "nobody"
+
+    world.between = between  # type: ignore[method-assign]
+    assert [type(error) for error in world.run(None, ONE, ONE)] == [type(None), Unreachable, type(None)]
+    assert world.welcomed == [ONE, TWO]
 
 
 def test_a_refused_data_channel_does_not_discredit_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
