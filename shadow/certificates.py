@@ -123,6 +123,12 @@ def renewable_until(certificate: x509.Certificate) -> dt.datetime:
     return end + min(_GRACE_MAX, (end - start) / _GRACE_SHARE)
 
 
+def judged_at(certificate: x509.Certificate, now: dt.datetime) -> dt.datetime:
+    """The time to judge a robot's certificate by where it can be renewed: it may come a little late."""
+    last = validity(certificate)[1] - dt.timedelta(seconds=1)  # see ``check_validity``
+    return min(now, last) if now < renewable_until(certificate) else now
+
+
 def serial_of(certificate: x509.Certificate) -> str:
     """The serial number as our logs, lists and file names have it."""
     return f"{certificate.serial_number:040x}"

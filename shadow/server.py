@@ -298,7 +298,7 @@ class Server:
         Raises:
             PeerError: it would not be let in today.
         """
-        tls.check_again(link, self._settings)
+        tls.check_again(link, self._settings, renews=self.signer.there)
         if why := self._revocation(link):
             raise Refused("revoked", why)
         return self._robot(check_robot_name(common_name(link.certificate)))

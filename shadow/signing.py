@@ -21,10 +21,10 @@ from .certificates import (
     Purpose,
     common_name,
     has_purpose,
+    judged_at,
     load_certificates,
     moment,
     parse_certificate,
-    renewable_until,
     serial_of,
     validity,
 )
@@ -108,19 +108,13 @@ def _identify(
     if not has_purpose(present, Purpose.ROBOT):
         raise Refused("bad-request", "the certificate is not a robot's")
     store = make_store(authorities)
-    store.set_time(_judged_at(present, now))
+    store.set_time(judged_at(present, now))
     try:
         chain = verify_chain(store, [present])
     except crypto.X509StoreContextError as error:
         raise Refused("untrusted", f"the present certificate is not good here: {error}") from error
     check_proof(request, present)
     return chain, name
-
-
-def _judged_at(present: x509.Certificate, now: dt.datetime) -> dt.datetime:
-    """When the present certificate must be, or have been, good: a robot may come a little late."""
-    last = validity(present)[1] - dt.timedelta(seconds=1)  # see ``check_validity``
-    return min(now, last) if now < renewable_until(present) else now
 
 
 def _revocations(folder: Path, authorities: Sequence[x509.Certificate]) -> Revocations:

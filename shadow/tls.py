@@ -8,6 +8,7 @@ registered anywhere: under ``MemoryDenyWriteExecute=`` cffi cannot make one.
 
 import asyncio
 import contextlib
+import datetime as dt
 import enum
 import functools
 import socket
@@ -19,7 +20,7 @@ from OpenSSL import SSL, crypto
 
 from . import ktls
 from .address import is_ip_address
-from .certificates import DAMAGE, Credentials, Purpose, alternative_names, has_purpose
+from .certificates import DAMAGE, Credentials, Purpose, alternative_names, has_purpose, judged_at
 from .chains import SHOWN_MAX, make_store, present, trust, verified_chain, verify_chain
 from .errors import CertificateRefused, HandshakeError, IdentityError, LocalError
 from .hostnames import is_for
@@ -128,8 +129,14 @@ async def handshake(sock: socket.socket, settings: Settings) -> Link:
     return _hand_over(sock, connection, settings, chain, last_flight)
 
 
-def check_again(link: Link, settings: Settings) -> None:
+def check_again(link: Link, settings: Settings, *, renews: bool = False) -> None:
     """Make sure that a peer who was let in once would be let in today; its chain is today's then.
+
+    Args:
+        link: the connection to the peer.
+        settings: today's.
+        renews: the peer can have its certificate renewed, so it may have expired a little while ago, see
+            ``judged_at``.
 
     Raises:
         IdentityError: it would not; the message says why.
@@ -137,7 +144,12 @@ def check_again(link: Link, settings: Settings) -> None:
     """
     if settings.ktls is Ktls.OFF:
         raise LocalError("--ktls=off, and it is encrypted by the kernel")
+    now = dt.datetime.now(dt.UTC)
+    at = judged_at(link.certificate, now) if renews else now
     store = _store(tuple(settings.ca))
+    if at < now:  # in a store of its own: once set, the time stays
+        store = make_store(settings.ca)
+        store.set_time(at)
     try:
         link.chain = verify_chain(store, link.chain)
     except crypto.X509StoreContextError as error:

@@ -1,7 +1,9 @@
 """Certificates that expire while their robots are connected: who is told, and what may still be done."""
 
+import asyncio
 import contextlib
 import datetime as dt
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +12,18 @@ from typing import Any
 import pytest
 
 from shadow.certificates import Purpose, load_certificates, load_credentials, renewable_until, validity
+from shadow.config import parse_server
+from shadow.errors import IdentityError
 from shadow.frames import encode
+from shadow.link import KernelLink
 from shadow.pki import new_key
+from shadow.relay import Relay
 from shadow.renewal import make_request
+from shadow.sd_daemon import Store
+from shadow.server import Server
 from shadow.tables import robot as paragraph
 from shadow.tables import robots as table
+from shadow.vault import Vault
 from tests.call import Call
 from tests.peer import PING, PONG, REFUSED, WELCOME, Peer, client_context
 from tests.signer_socket import SignerSocket, ca_folder
@@ -113,3 +122,28 @@ def test_the_while_is_over_some_day(own: Authority, tunnel: Tunnel, signer: Sign
         assert body["text"].startswith("its certificate expired on ")
         server.wait_for_log("robot 011 disconnected: its certificate expired on ")
     assert now() >= last
+
+
+@pytest.mark.parametrize(
+    ("late", "renews", "good"), [(0.5, True, True), (0.5, False, False), (1.5, True, False)], ids=str
+)
+def test_the_while_outlives_a_restart_of_the_server(
+    own: Authority, tmp_path: Path, *, late: float, renews: bool, good: bool
+) -> None:
+    """The daemon before has left a robot whose certificate, of three days, expired so many days ago."""
+    crt, _key = own.issue("late", "011", Purpose.ROBOT, days=(-3 - late, -late))
+    pair = own.server()
+    words = [f"--ca={own.ca}", f"--crt={pair[0]}", f"--key={pair[1]}", f"--ldir={tmp_path}"]
+    words += [f"--signer={tmp_path / 'signer.sock'}"] if renews else []
+    left = KernelLink(socket.socket(), "suite", load_certificates(crt, "robot"))
+
+    async def admit() -> str:
+        relay = Relay()
+        try:
+            return Server(parse_server(words, {}), Vault(relay, Store()))._known_robot(left).name
+        finally:
+            relay.stop()
+            left.sock.close()
+
+    with contextlib.nullcontext() if good else pytest.raises(IdentityError, match="expired"):
+        assert asyncio.run(admit()) == "011"

@@ -1,6 +1,7 @@
 """The handshake, both ends ours: who is let in, what is agreed on, and what stays unread."""
 
 import asyncio
+import contextlib
 import dataclasses
 import socket
 from pathlib import Path
@@ -296,6 +297,26 @@ def test_who_was_let_in_once_is_checked_again(authority: Authority, tmp_path: Pa
         tls.check_again(left_by(expired), today)
     with pytest.raises(IdentityError, match="not a robot's"):
         tls.check_again(left_by(authority.server()[0]), today)
+
+
+@pytest.mark.parametrize(
+    ("days", "renews", "good"),
+    [((-3, -0.5), True, True), ((-3, -0.5), False, False), ((-3, -2), True, False), ((1, 3), True, False)],
+)
+def test_who_was_let_in_once_and_can_have_its_certificate_renewed(
+    authority: Authority, days: tuple[float, float], *, renews: bool, good: bool
+) -> None:
+    """It may have expired, for a third of its life; and nobody else profits by that."""
+    ours = load_credentials(authority.ca, *authority.server(), Purpose.SERVER, now())
+    today = tls.Settings(tls.make_context(ours), Purpose.SERVER, Ktls.AUTO, ca=ours.ca)
+    crt, _key = authority.issue("late", "011", Purpose.ROBOT, days=days)
+    late = left_by(crt)
+    with contextlib.nullcontext() if good else pytest.raises(IdentityError, match="not good any more: "):
+        tls.check_again(late, today, renews=renews)
+    if good:
+        assert late.chain[1:] == ours.ca
+    with pytest.raises(IdentityError, match="not good any more: "):
+        tls.check_again(left_by(crt), today)
 
 
 def test_kernel_tls_switched_off_ends_what_the_kernel_encrypts(authority: Authority) -> None:
