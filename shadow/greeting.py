@@ -40,10 +40,11 @@ async def greet(link: Link, hello: Hello, welcomed: OnWelcome, timeout: float) -
     channel = Channel(link, Party.ROBOT, on_frame, on_lost)
     try:
         channel.send(hello)
-        async with asyncio.timeout(timeout):
-            await answer
-    except TimeoutError:
-        raise PeerError(f"no WELCOME within {timeout:g} s") from None
+        # Not wait_for() or timeout(): both may come too late by the time that `welcomed` has been called.
+        await asyncio.wait([answer], timeout=timeout)
+        if not answer.done():
+            raise PeerError(f"no WELCOME within {timeout:g} s")
+        answer.result()
     finally:
         if not (answer.done() and not answer.cancelled() and answer.exception() is None):
             channel.abort()

@@ -164,11 +164,14 @@ class Outlet(logging.Handler):
                 self._condition.wait(self._gate.patience(now))
 
     def _written(self) -> None:
-        """There is room again: what was lost was lost behind all that waits now."""
+        """One is on its way: what was lost was lost behind all that waits now."""
         with self._condition:
             if self._untold:
-                count, self._untold = self._untold, 0
-                self._put(self._tell_lost(count))
+                # Past the limit, which it may be at: else the number itself would be lost.
+                line = self._encode(self._tell_lost(self._untold))
+                self._untold = 0
+                self._lines.append(line)
+                self._bytes += len(line)
 
 
 class Stream(Sink):

@@ -83,13 +83,21 @@ class Vault:
         """
         slot = self._take_slot() if link.in_kernel else None
         if self._ledger is None or slot is None:
-            return self.relay.start(plain, link, on_end)
+            return self._start_unprotected(plain, link, on_end)
         try:
             return self.relay.start(
                 plain, link, on_end, self._ledger.entry(slot), lambda pump: self._keep(pump, slot, facts)
             )
         except LocalError:
             self._ledger.give_back(slot)
+            raise
+
+    def _start_unprotected(self, plain: socket.socket, link: Link, on_end: OnEnd) -> Pump:
+        try:
+            return self.relay.start(plain, link, on_end)
+        except LocalError:
+            if link.in_kernel:
+                self.unprotected -= 1
             raise
 
     def ended(self, pump: Pump) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 
@@ -46,6 +47,20 @@ def play(*answers: Welcome | Refusal | Start) -> list[object]:
 def test_what_comes_right_behind_welcome_finds_the_new_owner() -> None:
     welcome, start = Welcome(1, "an id"), Start("", "1")
     assert play(welcome, start) == [welcome, start]
+
+
+def test_a_welcome_that_comes_with_the_end_of_the_deadline_counts_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a machine that stood still: when it goes on, both are there."""
+    say = FrameEnd.say
+
+    async def say_and_stand_still(end: FrameEnd, *frames: Welcome | Refusal | Start) -> None:
+        await say(end, *frames)
+        time.sleep(0.7)
+
+    monkeypatch.setattr(FrameEnd, "say", say_and_stand_still)
+    assert play(Welcome(1, "an id")) == [Welcome(1, "an id")]
 
 
 def test_a_refusal_is_raised() -> None:

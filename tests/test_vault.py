@@ -156,10 +156,15 @@ def test_nothing_is_kept_of_what_has_ended(store: Store, ends: Ends) -> None:
     daemon.stop()
 
 
-def test_past_the_limit_streams_run_unprotected(authority: Authority, said: list[tuple[Event, str]]) -> None:
+def test_past_the_limit_streams_run_unprotected(
+    authority: Authority, said: list[tuple[Event, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise LocalError("no descriptors left")
+
     store = Store(limit=2)
     crt, _key = authority.robot()
-    three = [Ends(x509.load_pem_x509_certificate(crt.read_bytes())) for _ in range(3)]
+    *three, four = [Ends(x509.load_pem_x509_certificate(crt.read_bytes())) for _ in range(4)]
     daemon = Daemon(store)
     for ends in three:
         daemon.start(ends)
@@ -169,10 +174,15 @@ def test_past_the_limit_streams_run_unprotected(authority: Authority, said: list
     three[2].far.close()
     daemon.reap()
     assert daemon.vault.unprotected == 1
+    # One that does not come about is none of them.
+    monkeypatch.setattr(daemon.vault.relay, "start", refuse)
+    with pytest.raises(LocalError):
+        daemon.start(four)
+    assert daemon.vault.unprotected == 1
     daemon.stop()
     with pytest.raises(ConnectionResetError):  # nobody goes on with it
         three[1].far.recv(1)
-    for ends in three:
+    for ends in [*three, four]:
         ends.close()
     store.close()
 

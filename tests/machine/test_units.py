@@ -160,7 +160,7 @@ def test_it_comes_back_for_ever_and_no_more_slowly(fleet: Fleet, release: str) -
     ("values", "status", "words"),
     [
         ({"rhost": "localhost", "rport": 99999}, 78, "SHADOW_RPORT in the environment"),
-        ({}, 2, "--rhost is missing"),
+        ({}, 2, "SHADOW_RHOST and SHADOW_RPORT are missing in /etc/shadow-tunnel/client.env"),
     ],
 )
 def test_a_wrong_setting_is_said_once_and_a_robot_stays_down(

@@ -632,6 +632,8 @@ def throughput_splice() -> Any:
     """MiB/s of splicing: TLS to pipe to TLS, as a relay between two others does."""
     left, right = tls(), tls()
     block, total = bytes(256 << 10), 48 << 20
+    for end in (left[1], right[0]):
+        end.setblocking(True)  # splice(2) knows no timeout, and a slow machine may fill what it writes to
 
     def send() -> None:
         for _ in range(total // len(block)):
