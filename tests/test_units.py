@@ -2,6 +2,7 @@
 
 import configparser
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -107,3 +108,137 @@ def test_the_key_is_handed_over_and_never_named_where_others_read(name: str) -> 
     assert f"\nSetCredential={loaded[1]}:{NOT_THERE.decode()}\n" in read(name)
     assert re.search("^Environment=SHADOW_KEY=%d/", read(name), re.MULTILINE)
     assert "--key" not in read(name)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """What stands for /var/lib/shadow-tunnel."""
+    folder = tmp_path / "lib" / "state"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def make_folder(name: str, state: Path, tmp_path: Path) -> str:
+    """What the client's unit does before its daemon starts; returns how it called chown(1)."""
+    command = re.search(r"^ExecStartPre=((?:.*\\\n)*.*)$", read("shadow-client@.service"), re.MULTILINE)
+    assert command is not None
+    prefix, *words = re.split("(?<=:)", command[1].replace("\\\n", " "), maxsplit=1)
+    # Not the service manager's business if it fails, as root, and the shell's variables are its own.
+    assert prefix == "-+:"
+    words = [word.replace("/proc/1/root%S/shadow-tunnel", str(state)) for word in shlex.split(words[0])]
+    bin_folder = fake(tmp_path, chown='echo "$@"')
+    return subprocess.run(
+        [name if word == "%i" else word for word in words],
+        env={"PATH": f"{bin_folder}:/usr/bin:/bin"}, capture_output=True, text=True, check=False,
+    ).stdout  # fmt: skip
+
+
+def test_a_robots_folder_is_made_for_its_daemon(state: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert make_folder("0-1.1", state, tmp_path) == f"-h shadow-tunnel: {state}/0-1.1\n"
+        assert (state / "0-1.1").stat().st_mode & 0o7777 == 0o700
+
+
+@pytest.mark.parametrize("name", [".", "..", ".hidden", "a..b", "..a"])
+def test_no_name_leads_out_of_the_robots_folders(name: str, state: Path, tmp_path: Path) -> None:
+    assert make_folder(name, state, tmp_path) == ""
+    assert list(state.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["there", "missing"])
+def test_a_link_in_the_place_of_a_robots_folder_is_not_followed(
+    target: str, state: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "there").mkdir(mode=0o755)
+    (state / "011").symlink_to(tmp_path / target)
+    said = make_folder("011", state, tmp_path)
+    # Of the link itself (-h), or not at all.
+    assert said in {"", f"-h shadow-tunnel: {state}/011\n"}
+    assert (tmp_path / "there").stat().st_mode & 0o777 == 0o755
+    assert not (tmp_path / "missing").exists()
+
+
+def test_the_server_does_not_see_what_robots_have_renewed() -> None:
+    renewed = re.search("^Environment=SHADOW_STATE=(.*)/%i$", read("shadow-client@.service"), re.MULTILINE)
+    assert renewed is not None
+    assert f"\nInaccessiblePaths=-{renewed[1]}\n" in read("shadow-server.service")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("ca.crl", 0o644), ("ca.crt", 0o644), ("server.crt", 0o644), ("server.key", 0o600)]
+)
+@pytest.mark.parametrize("copied_as", [0o600, 0o644])
+def test_whatever_umask_root_had(name: str, mode: int, copied_as: int, tmp_path: Path) -> None:
+    folder = tmp_path / "etc/shadow-tunnel"
+    folder.mkdir(parents=True)
+    (folder / name).touch()
+    (folder / name).chmod(copied_as)
+    (folder / "elsewhere.crl").symlink_to(tmp_path / "secret")
+    (tmp_path / "secret").touch(mode=0o600)
+    lines = re.findall("^z .*$", (CHECKOUT / "lib/tmpfiles.d/shadow-tunnel.conf").read_text(), re.MULTILINE)
+    mine = "\n".join(line.replace(" root root ", " - - ") for line in lines)
+    (tmp_path / "rules.conf").write_text(mine + "\n")
+    subprocess.run(
+        ["systemd-tmpfiles", "--create", f"--root={tmp_path}", str(tmp_path / "rules.conf")],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert (folder / name).stat().st_mode & 0o777 == mode
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def upgrade(tmp_path: Path, state: Path, owner: int, running: str = "") -> list[str]:
+    """Run the package's postinst as an upgrade does; returns what it has called, of what is not its own."""
+    bin_folder = fake(
+        tmp_path,
+        chown='echo chown "$@"',
+        stat=f"echo {owner}",
+        systemctl=f'echo systemctl "$@" >&2; [ "$1" != list-units ] || printf "{running}"',
+    )
+    fake(tmp_path, **{"deb-systemd-invoke": ":"})
+    script = (CHECKOUT / "debian/shadow-tunnel.postinst").read_text()
+    script = script.replace("/var/lib/shadow-tunnel", str(state)).replace(
+        "/run/systemd/system", str(tmp_path)
+    )
+    done = subprocess.run(
+        ["/bin/sh", "-s", "configure", "0.0.9"], input=script,
+        env={"PATH": f"{bin_folder}:/usr/bin:/bin"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def fake(tmp_path: Path, **programs: str) -> Path:
+    folder = tmp_path / "bin"
+    folder.mkdir(exist_ok=True)
+    for name, body in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def test_an_upgrade_removes_links_that_a_daemon_may_have_laid(state: Path, tmp_path: Path) -> None:
+    (state / "011").symlink_to("/etc")
+    (state / "012").mkdir()
+    (state / "012/pair.pem").symlink_to("/etc/passwd")  # read by the daemon, as itself
+    assert upgrade(tmp_path, state, owner=998) == [f"chown -h root:root {state}"]
+    assert sorted(path.name for path in state.iterdir()) == ["012"]
+    assert (state / "012/pair.pem").is_symlink()
+    assert state.stat().st_mode & 0o7777 == 0o711
+
+
+def test_links_of_roots_own_stay(state: Path, tmp_path: Path) -> None:
+    (state / "011").symlink_to("/srv/011")
+    assert upgrade(tmp_path, state, owner=0) == []
+    assert (state / "011").is_symlink()
+
+
+def test_an_upgrade_makes_the_folders_of_robots_that_go_on_with_the_old_version(
+    state: Path, tmp_path: Path
+) -> None:
+    (state / "012").symlink_to(tmp_path / "missing")
+    units = "".join(
+        rf"shadow-client@{name}.service loaded active running Shadow\n" for name in ["011", "012", ".."]
+    )
+    assert upgrade(tmp_path, state, owner=0, running=units) == [f"chown -h shadow-tunnel: {state}/011"]
+    assert (state / "011").stat().st_mode & 0o7777 == 0o700
+    assert not (tmp_path / "missing").exists()
