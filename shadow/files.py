@@ -49,13 +49,31 @@ class NewFile:
         path: where; folders that are missing on the way are made, for the owner alone.
         data: all of it.
         mode: permission bits, ``PUBLIC`` or ``PRIVATE``.
-        within: a folder around it, if what root writes there is to belong to the owner of that folder.
+        within: a folder around it, if what root writes there is to belong to the owner of that folder; on
+            the way from there to the file no link is followed.
     """
 
     path: Path
     data: bytes
     mode: int
     within: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """An open folder, by descriptor, and the one to whose owner belongs what root writes there."""
+
+    descriptor: int
+    within: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    """A file written under a name of no meaning, in the same open folder as its real name."""
+
+    path: Path
+    folder: int
+    temporary: str
 
 
 def read_file(path: Path, what: str, limit: int = READ_MAX) -> bytes:
@@ -145,34 +163,40 @@ def write_files(files: Sequence[NewFile], *, force: bool) -> None:
     """Write all of ``files``, or none: what was there before is there again when this raises.
 
     Only a process killed half-way leaves hidden files behind (``.NAME.….new``), private ones unreadable
-    to others; the next attempt is not bothered by them. Symbolic links at a target are never followed.
+    to others; the next attempt is not bothered by them. Symbolic links at a target are never followed, and
+    none between a folder that ``within`` names and the target.
 
     Args:
         files: what to write, in this order; no path may come twice.
         force: replace what is already there.
 
     Raises:
-        ConfigError: a file is already there and ``force`` is not set, or a folder cannot be written to.
+        ConfigError: a file is already there and ``force`` is not set, or a folder cannot be written to, or
+            is a link.
         LocalError: the machine failed (disk full).
     """
     for file in files:
         _check_target(file.path, force=force)
     # Left in reverse: names are taken back first, then temporary files, then the folders they were in.
-    with ExitStack() as folders, ExitStack() as leftovers, ExitStack() as undo:
+    with ExitStack() as opened, ExitStack() as made, ExitStack() as leftovers, ExitStack() as undo:
+        folders: dict[tuple[Path, Path | None], _Folder] = {}
         staged = []
         for file in files:
-            _make_folders(file.path, folders, file.within)
-            staged.append(_stage(file, leftovers))
-        _flush(files, staged)
-        for file, temporary in zip(files, staged, strict=True):
+            place = file.path.parent, file.within
+            if place not in folders:
+                folders[place] = _open_folder(*place, opened, made)
+            staged.append(_stage(file, folders[place], leftovers))
+        _flush(staged)
+        for one in staged:
             if force:
-                _replace(temporary, file.path, leftovers, undo)
+                _replace(one, leftovers, undo)
             else:
-                _name(temporary, file.path, undo)
-        for folder in dict.fromkeys(file.path.parent for file in files):
-            _sync(folder, folder)
+                _name(one, undo)
+        for (path, _within), folder in folders.items():
+            with _explained(path):
+                os.fsync(folder.descriptor)
         undo.pop_all()
-        folders.pop_all()
+        made.pop_all()
 
 
 def _check_target(path: Path, *, force: bool) -> None:
@@ -190,88 +214,136 @@ def _already_there(path: Path) -> ConfigError:
     return ConfigError(f"{path} is already there; nothing was written")
 
 
-def _make_folders(path: Path, undo: ExitStack, within: Path | None = None) -> None:
+def _make_folders(path: Path, undo: ExitStack) -> None:
     with _explained(path):
         missing = list(itertools.takewhile(lambda folder: not folder.exists(), path.parents))
     for folder in reversed(missing):
         with _explained(folder):
             folder.mkdir(FOLDER)
             undo.callback(_quietly, folder.rmdir)
-            if within in folder.parents:
-                with _opened(folder, os.O_DIRECTORY | os.O_NOFOLLOW) as descriptor:
-                    _hand_over(descriptor, within)
 
 
-def _hand_over(descriptor: int, within: Path | None) -> None:
+def _open_folder(path: Path, within: Path | None, opened: ExitStack, made: ExitStack) -> _Folder:
+    """Open a folder, made if it is missing.
+
+    From ``within`` on it goes from one open folder to the next, and follows no link: whom that folder belongs
+    to could have root write elsewhere, and be given that, even by a link made between a look and the writing.
+    """
+    top = path if within is None else within
+    _make_folders(top / "it", made)
+    with _explained(top):
+        outer = descriptor = opened.enter_context(_opened(top, os.O_DIRECTORY))
+    for folder in _between(top, path):
+        with _explained(folder):
+            new = _made_in(descriptor, folder.name, made)
+            try:
+                inner = _opened(folder.name, os.O_DIRECTORY | os.O_NOFOLLOW, descriptor)
+                descriptor = opened.enter_context(inner)
+            except OSError:
+                if _is_link(folder.name, descriptor):
+                    why = f"a symbolic link, which is not followed in the folder {top}"
+                    raise ConfigError(f"{folder} is {why}; nothing was written") from None
+                raise
+            if new:
+                _hand_over(descriptor, outer)
+    return _Folder(descriptor, None if within is None else outer)
+
+
+def _between(top: Path, path: Path) -> list[Path]:
+    """The folders on the way down from ``top`` to ``path``, itself included."""
+    return [folder for folder in reversed([path, *path.parents]) if top in folder.parents]
+
+
+def _made_in(descriptor: int, name: str, undo: ExitStack) -> bool:
+    """Make a folder in an open one, unless there is anything of that name."""
+    try:
+        os.mkdir(name, FOLDER, dir_fd=descriptor)
+    except FileExistsError:
+        return False
+    undo.callback(_quietly, lambda: os.rmdir(name, dir_fd=descriptor))
+    return True
+
+
+def _is_link(name: str, descriptor: int) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
+
+
+def _hand_over(descriptor: int, within: int | None) -> None:
     """Give what root has made to whom the folder around it belongs, who has to go on with it later."""
-    if within is not None and os.geteuid() == 0 and (owner := within.stat()).st_uid != 0:
+    if within is not None and os.geteuid() == 0 and (owner := os.fstat(within)).st_uid != 0:
         with contextlib.suppress(PermissionError):  # root of a name space, or without that capability
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
-def _stage(file: NewFile, leftovers: ExitStack) -> Path:
+def _stage(file: NewFile, folder: _Folder, leftovers: ExitStack) -> _Staged:
     """Write the bytes under a name of no meaning."""
-    temporary = _temporary(file.path, "new")
+    staged = _Staged(file.path, folder.descriptor, _temporary(file.path, "new"))
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with _explained(file.path):
         # Registered before it exists: an interrupt between the two lines must not leave it behind.
-        leftovers.callback(_quietly, temporary.unlink)
-        with os.fdopen(os.open(temporary, flags, file.mode), "wb") as stream:
-            _hand_over(stream.fileno(), file.within)
+        leftovers.callback(_quietly, lambda: os.unlink(staged.temporary, dir_fd=staged.folder))
+        descriptor = os.open(staged.temporary, flags, file.mode, dir_fd=staged.folder)
+        with os.fdopen(descriptor, "wb") as stream:
+            _hand_over(stream.fileno(), folder.within)
             stream.write(file.data)
-    return temporary
+    return staged
 
 
-def _flush(files: Sequence[NewFile], staged: Sequence[Path]) -> None:
+def _flush(staged: Sequence[_Staged]) -> None:
     """Put staged files on the disk. Of many some at once: a disk takes them together, as quick as one."""
-    names = [file.path for file in files]
-    if len(files) <= _FLUSHED_AT_ONCE:
-        list(map(_sync, names, staged))
+    if len(staged) <= _FLUSHED_AT_ONCE:
+        list(map(_sync, staged))
     else:
         with ThreadPoolExecutor(_FLUSHED_AT_ONCE) as pool:
-            list(pool.map(_sync, names, staged))
+            list(pool.map(_sync, staged))
 
 
-def _name(temporary: Path, path: Path, undo: ExitStack) -> None:
+def _name(staged: _Staged, undo: ExitStack) -> None:
     """Give a staged file its name, unless that is taken: link(2) decides and acts in one step."""
+    folder, name = staged.folder, staged.path.name
     try:
-        with _explained(path):
-            path.hardlink_to(temporary)
+        with _explained(staged.path):
+            os.link(staged.temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
     except ConfigError as error:
         if isinstance(error.__cause__, FileExistsError):
-            raise _already_there(path) from error
+            raise _already_there(staged.path) from error
         raise
-    undo.callback(_quietly, path.unlink)
+    undo.callback(_quietly, lambda: os.unlink(name, dir_fd=folder))
 
 
-def _replace(temporary: Path, path: Path, leftovers: ExitStack, undo: ExitStack) -> None:
+def _replace(staged: _Staged, leftovers: ExitStack, undo: ExitStack) -> None:
     """Put a staged file in the place of another, which keeps a second name until all is done."""
-    backup = _temporary(path, "old")
-    with _explained(path):
+    folder, name = staged.folder, staged.path.name
+    backup = _temporary(staged.path, "old")
+    with _explained(staged.path):
         try:
-            leftovers.callback(_quietly, backup.unlink)
-            os.link(path, backup, follow_symlinks=False)
+            leftovers.callback(_quietly, lambda: os.unlink(backup, dir_fd=folder))
+            os.link(name, backup, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
         except FileNotFoundError:
-            undo.callback(_quietly, path.unlink)
+            undo.callback(_quietly, lambda: os.unlink(name, dir_fd=folder))
         else:
-            undo.callback(_quietly, lambda: backup.replace(path))
-        temporary.replace(path)
+            undo.callback(_quietly, lambda: os.replace(backup, name, src_dir_fd=folder, dst_dir_fd=folder))
+        os.replace(staged.temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
-def _temporary(path: Path, kind: str) -> Path:
+def _temporary(path: Path, kind: str) -> str:
     # The name is cut: NAME itself may be as long as the file system allows.
-    return path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.{kind}")
+    return f".{path.name[:64]}.{secrets.token_hex(8)}.{kind}"
 
 
-def _sync(name: Path, path: Path) -> None:
-    """Make what was written to ``path``, a file or the names in a folder, survive a power cut."""
-    with _explained(name), _opened(path) as descriptor:
+def _sync(staged: _Staged) -> None:
+    """Make what was written survive a power cut."""
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK  # somebody may have put a link there, or a FIFO
+    with _explained(staged.path), _opened(staged.temporary, flags, staged.folder) as descriptor:
         os.fsync(descriptor)
 
 
 @contextlib.contextmanager
-def _opened(path: Path, flags: int = 0) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+def _opened(path: Path | str, flags: int, folder: int | None = None) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags, dir_fd=folder)
     try:
         yield descriptor
     finally:

@@ -835,6 +835,24 @@ def test_root_and_the_owner_of_the_folder_take_turns(run: Run, open_folder: Path
     assert {path.stat().st_uid for path in Path("elsewhere").rglob("*")} == {0}
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="needs a second user")
+def test_root_gives_nothing_away_behind_a_link(run: Run, open_folder: Path) -> None:
+    """The owner of the CA's folder could otherwise have root make a file of theirs in any folder."""
+    os.chown(open_folder, NOBODY, NOBODY)
+    assert as_nobody(open_folder, "init").returncode == 0
+    closed = Path("closed")
+    closed.mkdir(0o700)
+    (open_folder / "issued").symlink_to(closed.absolute())
+    code, _said, why = run(f"--dir={open_folder}", "robot", "011", "--out=elsewhere")
+    assert code == 78
+    assert why == (
+        f"shadow-ca: {open_folder}/issued is a symbolic link, which is not followed in the folder "
+        f"{open_folder}; nothing was written\n"
+    )
+    assert tree(closed) == {}
+    assert not Path("elsewhere").exists()
+
+
 # --- bad usage ---
 
 

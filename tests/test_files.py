@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -228,6 +228,57 @@ def test_force_replaces_a_link_not_what_it_points_to(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_bytes() == b"precious"
     assert not (tmp_path / "a").is_symlink()
     assert tree(tmp_path) == ["a", "precious"]
+
+
+@pytest.mark.parametrize("link", ["top/sub", "top/sub/deep"])
+@pytest.mark.parametrize("force", [False, True])
+def test_no_link_is_followed_on_the_way_from_the_folder_around(
+    tmp_path: Path, link: str, *, force: bool
+) -> None:
+    (tmp_path / "elsewhere/deep").mkdir(parents=True)
+    (tmp_path / link).parent.mkdir(parents=True)
+    (tmp_path / link).symlink_to(tmp_path / "elsewhere")
+    top = tmp_path / "top"
+    files = [NewFile(top / "new/a", b"x", PUBLIC, top), NewFile(top / "sub/deep/a", b"x", PUBLIC, top)]
+    before = tree(tmp_path)
+    with pytest.raises(ConfigError, match=rf"{tmp_path / link} is a symbolic link, .*; nothing was written"):
+        write_files(files, force=force)
+    assert tree(tmp_path) == before
+
+
+def test_the_folder_around_may_itself_be_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "top").symlink_to("real")
+    top = tmp_path / "top"
+    write_files(
+        [NewFile(top / "sub/a", b"x", PUBLIC, top), NewFile(top / "b", b"x", PUBLIC, top)], force=False
+    )
+    assert (tmp_path / "real/sub/a").read_bytes() == (tmp_path / "real/b").read_bytes() == b"x"
+
+
+def test_a_link_made_after_the_look_leads_nowhere(tmp_path: Path) -> None:
+    """What is written stays in the folder that was opened, whatever has its name by then."""
+    top, elsewhere = tmp_path / "top", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def look(event: str, name: str) -> None:
+        if (event, name) == ("c_call", "fsync") and not (top / "moved").exists():
+            (top / "sub").rename(top / "moved")
+            (top / "sub").symlink_to(elsewhere)
+
+    with watching(look):
+        write_files([NewFile(top / "sub/a", b"x", PUBLIC, top)], force=False)
+    assert (tree(elsewhere), tree(top / "moved")) == ([], ["a"])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_descriptor_is_left(tmp_path: Path, *, fails: bool) -> None:
+    top = tmp_path / "top"
+    names = ["sub/a", "other/a", *(["x" * 256] if fails else [])]
+    before = sorted(Path("/proc/self/fd").iterdir())
+    with pytest.raises(ConfigError) if fails else nullcontext():
+        write_files([NewFile(top / name, b"x", PUBLIC, top) for name in names], force=False)
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
 def test_force_replaces(tmp_path: Path) -> None:
