@@ -138,6 +138,15 @@ def load_issued(folder: Path, known: Sequence[x509.Certificate] = ()) -> list[x5
     return sorted(found, key=_age)
 
 
+def load_copies(folder: Path) -> list[x509.Certificate]:
+    """What CAs in ``folder`` have issued, those of former ones as well, in no order.
+
+    Raises:
+        ConfigError: a file is damaged.
+    """
+    return [_load_copy(path) for path in issued_paths(folder)]
+
+
 def issued_paths(folder: Path) -> list[Path]:
     """The files with the copies of all certificates that CAs in ``folder`` have issued.
 

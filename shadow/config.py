@@ -16,6 +16,7 @@ from .address import Endpoint, parse_endpoint, parse_host, parse_port
 from .errors import ConfigError, ShadowError, UsageError
 from .hostnames import parse_reference
 from .names import DEFAULT_SERVICE, check_robot_name, check_service_name
+from .sd_daemon import passes_socket
 from .tls import Ktls
 from .usage import PREFIX, main_parser
 
@@ -23,20 +24,21 @@ _EPILOG = """\
 Every option --some-thing can also come from the environment as SHADOW_SOME_THING; the command line wins.
 """
 _SERVER_EPILOG = """\
-Exit status: 0 asked to stop, 2 usage, 71 the machine (the port is taken), 75 the clock, 78 a file or a
-setting is wrong.
+Exit status: 0 asked to stop, 2 usage, 71 the machine (the port is taken), 74 it cannot be printed,
+75 the clock, 78 a file or a setting is wrong.
 
 example:
   shadow-server --lport=2222 --ldir=. --ca=ca.crt --crt=server.crt --key=server.key
 """
 _CLIENT_EPILOG = """\
-Exit status: 0 asked to stop, 2 usage, 71 the machine, 78 a file or a setting is wrong; with --once also
-69 nobody is there, 75 the clock, 76 it is not our server, 77 the server said no.
+Exit status: 0 asked to stop, 2 usage, 71 the machine, 74 it cannot be printed, 78 a file or a setting is
+wrong; with --once also 69 nobody is there, 75 the clock, 76 it is not our server, 77 the server said no.
 
 example:
   shadow-client --rhost=::1 --rport=2222 --robot=011 --lport=22 --ca=ca.crt --crt=client.crt --key=client.key
 """
 _SECONDS_MAX = 10800  # TCP_KEEPIDLE ends at 32767 (tcp(7)), and a connect timeout counts three times
+SERVER_SOCKET = "shadow-server"  # FileDescriptorName= of its socket unit
 _NONE: Mapping[str, str] = {}
 _T = TypeVar("_T")
 
@@ -94,6 +96,7 @@ class _Options:
         self._environment = environment
         self._settings = f"/etc/shadow-tunnel/{program.removeprefix('shadow-')}.env"
         self._needed: dict[str, str] = {}  # with what their values are called
+        self._needed_here: list[str] = []  # beside them
         self.parser = main_parser(program, description, f"{_EPILOG}{epilog}")
         self._group = self.parser.add_argument_group("needed")
 
@@ -101,6 +104,10 @@ class _Options:
         """Declare ``flag`` with a value that has to be given."""
         self._needed[flag] = metavar
         self._add(self._group, flag, parse, metavar, text)
+
+    def need_here(self, flag: str) -> None:
+        """An option of ``add`` has to be given, too, as things are; the usage does not say so."""
+        self._needed_here.append(flag)
 
     def add(
         self, flag: str, parse: Callable[[str], object], metavar: str, text: str, *, default: object = None
@@ -140,18 +147,17 @@ class _Options:
 
         Args:
             arguments: they, or None for those of the process.
-            one_of: flags, with what their values are called; when something is missing, and all of these
-                are, they are named with it.
+            one_of: flags, with what their values are called; one of these two has to be given.
 
         Raises:
             UsageError: one is wrong, or something that is needed is missing; all of it is named.
         """
         self.parser.usage = self._usage(one_of)
         values: argparse.Namespace = self.parser.parse_args(arguments)
-        missing = [flag for flag in self._needed if getattr(values, _destination(flag)) is None]
-        if missing:
-            if one_of and not any(getattr(values, _destination(flag)) for flag in one_of):
-                missing.append(next(iter(one_of)))
+        groups = [[flag] for flag in (*self._needed, *self._needed_here)] + ([[*one_of]] if one_of else [])
+        some = (name for name, value in vars(values).items() if value not in (None, []))
+        given = {name.removesuffix("_environment") for name in some}
+        if missing := [flags for flags in groups if given.isdisjoint(map(_destination, flags))]:
             raise UsageError(self._complaint(missing))
         return values
 
@@ -160,14 +166,13 @@ class _Options:
         either = " | ".join(f"{flag}={metavar}" for flag, metavar in one_of.items())
         return " ".join(["%(prog)s", *words, *([f"{{{either}}}"] if either else []), "[OPTION]..."])
 
-    def _complaint(self, missing: Sequence[str]) -> str:
-        flags, variables = _listed(missing), _listed([variable_name(flag) for flag in missing])
+    def _complaint(self, missing: Sequence[Sequence[str]]) -> str:
+        variables = [[variable_name(flag) for flag in flags] for flags in missing]
         are = "is" if len(missing) == 1 else "are"
-        if (
-            "NOTIFY_SOCKET" in self._environment
-        ):  # systemd has started us: what is missing belongs into a file
-            return f"{variables} {are} missing in {self._settings} (or {flags} on the command line)"
-        return f"{flags} {are} missing (or {variables} in the environment)"
+        if "NOTIFY_SOCKET" in self._environment:  # systemd has started us: it belongs into a file
+            there = f"{_listed(variables)} {are} missing in {self._settings}"
+            return f"{there} (or {_listed(missing, 1)} on the command line)"
+        return f"{_listed(missing)} {are} missing (or {_listed(variables, 1)} in the environment)"
 
     def _from_environment(self, flag: str, parse: Callable[[str], _T], default: _T) -> _T:
         name = variable_name(flag)
@@ -180,8 +185,9 @@ class _Options:
             raise ConfigError(f"{name} in the environment: {error}") from error
 
 
-def _listed(words: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
+def _listed(groups: Sequence[Sequence[str]], most: int = 2) -> str:
+    """``a``, ``a and b``, ``a, b and c (or d)``: of each group the first, or two, one of which is enough."""
+    words = [" (or ".join(group[:most]) + ")" * (len(group[:most]) - 1) for group in groups]
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
@@ -294,6 +300,8 @@ def parse_server(
     options.need("--ldir", Path, "FOLDER", "folder for the robots' sockets")
     _need_files(options)
     options.add("--lport", parse_port, "PORT", "TCP port to listen on; needed unless systemd passes a socket")
+    if not passes_socket(SERVER_SOCKET, environment):
+        options.need_here("--lport")
     options.add_switch("-4", "--ipv4", text="listen on IPv4 only")
     options.add_switch("-6", "--ipv6", text="listen on IPv6 only (default: both)")
     options.add("--crl", Path, "FILE", "file with the CA's list of revoked certificates")
@@ -389,6 +397,4 @@ def _services(values: argparse.Namespace) -> dict[str, Endpoint]:
         if name in services:
             raise UsageError(f"--service {name} is given twice")
         services[name] = endpoint
-    if not services:
-        raise UsageError("nothing to offer: give --lport, or --service NAME=HOST:PORT")
     return services

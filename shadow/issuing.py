@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from .ca_folder import index_path, leaf_files, load_issued
+from .ca_folder import index_path, leaf_files, load_copies, load_issued
 from .certificates import (
     Purpose,
     common_name,
@@ -16,9 +16,11 @@ from .certificates import (
 )
 from .errors import ConfigError, IdentityError
 from .files import NewFile, is_there, read_file, write_files
+from .journal import many
 from .keys import key_bytes
 from .names import check_robot_name, shorten
 from .pki import Pair
+from .usage import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +80,21 @@ def hand_out(folder: Path, leaves: Sequence[Leaf], *, renew: bool, force: bool) 
     Args:
         folder: the CA's; the caller holds the lock on it.
         leaves: what to write.
-        renew: replace what this CA has given the same owner before, and nothing else.
+        renew: replace what this CA has given the same owner before, which there has to be, and nothing else.
         force: replace whatever is there.
 
     Returns:
         What was written.
 
     Raises:
-        ConfigError: something is in the way.
+        ConfigError: something is in the way, or there is nothing to renew.
         LocalError: the machine failed (disk full).
     """
     if not force:
         for leaf in leaves:
             _check_place(folder, leaf, renew=renew)
+    if renew:  # a certificate that is in its place, and has been looked at, is on record
+        _check_issued(folder, [leaf for leaf in leaves if force or not is_there(leaf.crt, "certificate")])
     files = [
         file for leaf in leaves for file in leaf_files(folder, leaf.base.parent, leaf.base.name, leaf.pair)
     ]
@@ -108,6 +112,25 @@ def _check_place(folder: Path, leaf: Leaf, *, renew: bool) -> None:
         raise ConfigError(f"{there[0]} is already there; nothing was written{hint}")
     if why:
         raise ConfigError(f"{there[0]} is not replaced, and nothing was written: {why}")
+
+
+def _check_issued(folder: Path, leaves: Sequence[Leaf]) -> None:
+    """A name that nobody has may be misspelled; and who has none is told something else to do next."""
+    if not leaves:
+        return
+    known = {_owner(one) for one in load_copies(folder)}
+    never = [owner for leaf in leaves if (owner := _owner(leaf.pair.certificate)) not in known]
+    if not never:
+        return
+    is_server, name = never[0]
+    who = "a server" if is_server else shorten(name)
+    if len(never) > 1:
+        who += f", nor to {many(len(never) - 1, 'other')}"
+    near = "" if is_server else did_you_mean(name, sorted(name for server, name in known if not server))
+    raise ConfigError(
+        f"nothing was ever issued to {who}, and nothing was written{near or ';'} "
+        f"without --renew {'one' if is_server else 'a new robot'} gets its first certificate"
+    )
 
 
 def _why_not_replaced(folder: Path, leaf: Leaf) -> str | None:

@@ -8,7 +8,7 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import sdnotify
 from systemd import daemon as _daemon
@@ -174,6 +174,17 @@ class Memo:
             self.is_set = False
 
 
+def passes_socket(name: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether ``listening_sockets`` will find any; to be asked before ``Store`` takes what was passed."""
+    if environment.get("LISTEN_PID") != str(os.getpid()) or environment.get("LISTEN_FDS", "0") == "0":
+        return False
+    return any(map(_chosen(name), environment.get("LISTEN_FDNAMES", "").split(":")))
+
+
+def _chosen(name: str) -> Callable[[str], bool]:
+    return lambda its_name: its_name in {name, "unknown", ""}
+
+
 def listening_sockets(name: str, store: Store) -> list[socket.socket]:
     """The listening sockets that systemd passed under ``FileDescriptorName=name``.
 
@@ -182,7 +193,7 @@ def listening_sockets(name: str, store: Store) -> list[socket.socket]:
     Raises:
         ConfigError: what was passed is not a listening stream socket.
     """
-    passed = store.take(lambda its_name: its_name in {name, "unknown", ""})
+    passed = store.take(_chosen(name))
     return [_listening_socket(descriptor, its_name) for its_name, descriptor in passed]
 
 

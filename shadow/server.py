@@ -15,12 +15,12 @@ from . import depot, journal, parking, sd_daemon, tls
 from .address import describe
 from .certificates import Purpose, common_name, load_credentials
 from .channel import Channel
-from .config import ServerConfig
+from .config import SERVER_SOCKET, ServerConfig
 from .crl import Revocations, find_revocations
 from .depot import Depot
 from .descriptors import Descriptors
 from .doors import Doors
-from .errors import ConfigError, IdentityError, Refused, ShadowError
+from .errors import ConfigError, IdentityError, Refused, ShadowError, UsageError
 from .expiry import Term, terms
 from .flow import Pump
 from .frames import Hello, Refusal
@@ -40,7 +40,6 @@ from .vault import Vault
 
 _COME_BACK = 60.0  # seconds for which a robot that there is no room for should stay away
 
-SOCKET_NAME = "shadow-server"
 """``FileDescriptorName=`` of the socket unit."""
 
 
@@ -78,13 +77,13 @@ class Server:
         """Listen; when this returns, robots are accepted.
 
         Raises:
-            ConfigError: no port, neither from systemd nor by ``--lport``.
+            UsageError: no port, neither from systemd nor by ``--lport``.
             LocalError: the port is taken.
         """
-        self._sockets = sd_daemon.listening_sockets(SOCKET_NAME, self._around.vault.store)
+        self._sockets = sd_daemon.listening_sockets(SERVER_SOCKET, self._around.vault.store)
         if not self._sockets:
             if self._config.lport is None:
-                raise ConfigError("no socket from systemd and no --lport: nothing to listen on")
+                raise UsageError("no socket from systemd and no --lport: nothing to listen on")
             self._sockets = listen_tcp(self._config.lport, ipv4=self._config.ipv4, ipv6=self._config.ipv6)
         vault = self._around.vault
         # Before all else that can wait: so long streams stand still, and robots and visitors wait.

@@ -421,6 +421,45 @@ def test_a_new_certificate_with_a_new_key(run: Run, tmp_path: Path) -> None:
     assert {"011.crt", "011.key"} < names(tmp_path)
 
 
+@pytest.mark.parametrize("more", [(), ("--force",), ("--out=elsewhere",)])
+@pytest.mark.parametrize(
+    ("words", "who"),
+    [
+        (
+            ("robot", "012"),
+            "'012', and nothing was written; did you mean 011? without --renew a new robot gets",
+        ),
+        (("robot", "011", "012"), "'012', and nothing was written; did you mean 011?"),
+        (
+            ("robot", "x", "011", "y"),
+            "'x', nor to 1 other, and nothing was written; without --renew a new robot",
+        ),
+        (("server", "a.example"), "a server, and nothing was written; without --renew one gets its first"),
+    ],
+)
+def test_who_has_nothing_is_not_renewed(
+    run: Run, tmp_path: Path, words: tuple[str, ...], who: str, more: tuple[str, ...]
+) -> None:
+    good(run("init"))
+    good(run("robot", "011"))
+    before = tree(tmp_path)
+    said = bad(run(*words, "--renew", *more), 78)
+    assert f"shadow-ca: nothing was ever issued to {who}" in said
+    assert tree(tmp_path) == before
+    good(run(*words[:1], "021" if words[0] == "robot" else "a.example"))  # as it says
+
+
+def test_what_a_former_ca_has_issued_here_is_renewed(run: Run, tmp_path: Path) -> None:
+    """The new one's certificate stands first in ca.crt, and its key in the place of the old one."""
+    good(run("init"))
+    good(run("robot", "011", "--out=elsewhere"))
+    good(run("--dir=new", "init"))
+    Path("ca.crt").write_bytes(Path("new/ca.crt").read_bytes() + Path("ca.crt").read_bytes())
+    Path("ca.key").write_bytes(Path("new/ca.key").read_bytes())
+    good(run("robot", "011", "--renew"))
+    load_credentials(tmp_path / "new/ca.crt", Path("011.crt"), Path("011.key"), Purpose.ROBOT, now())
+
+
 def test_a_new_server_certificate(run: Run) -> None:
     good(run("init"))
     good(run("server", "a.example", "b.example", "::1"))
@@ -612,7 +651,7 @@ def test_a_revocation_that_is_killed_at_any_step(run: Run, tmp_path: Path) -> No
 @pytest.mark.usefixtures("quick_disk")
 @pytest.mark.parametrize("words", [["robot", "011", "--renew"], ["robot", "011"]])
 def test_issuing_that_is_killed_at_any_step(run: Run, tmp_path: Path, words: list[str]) -> None:
-    """What got out is on record, and the same command with --renew puts everything in order."""
+    """What got out is on record, and then the same command with --renew puts everything in order."""
     good(run("--dir=whole", "init"))
     if "--renew" in words:
         good(run("--dir=whole", "robot", "011"))
@@ -620,11 +659,11 @@ def test_issuing_that_is_killed_at_any_step(run: Run, tmp_path: Path, words: lis
         folder = tmp_path / str(step)
         shutil.copytree("whole", folder)
         more = killed(step, [f"--dir={folder}", *words])
+        issued = json.loads(good(run(f"--dir={folder}", "list", "--json")))
         if (folder / "011.crt").exists():
             made = serial_of(load_certificates(folder / "011.crt", "robot")[0])
-            issued = json.loads(good(run(f"--dir={folder}", "list", "--json")))
             assert made in {entry["serial"] for entry in issued}
-        good(run(f"--dir={folder}", "robot", "011", "--renew"))
+        good(run(f"--dir={folder}", "robot", "011", *(["--renew"] if issued else [])))
         load_credentials(folder / "ca.crt", folder / "011.crt", folder / "011.key", Purpose.ROBOT, now())
         if not more:
             break

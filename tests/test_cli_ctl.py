@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from shadow.cli import ctl
+from tests import parsers
 from tests.support import CHECKOUT, DEADLINE, Daemon, Tunnel, echo, serving, wait_for
 
 Run = Callable[..., tuple[int, str, str]]
@@ -390,3 +392,16 @@ def test_a_server_that_is_away(run: Run, tunnel: Tunnel, words: str) -> None:
     status, output, errors = run(*words.split())
     assert (status, output, errors.count("\n")) == (69, "", 1)
     assert str(tunnel.ldir) in errors or "is not connected" in errors
+
+
+@pytest.mark.parametrize("command", parsers.subparsers("shadowctl"))
+def test_the_help_of_each_command_has_examples_and_the_exit_statuses(command: str) -> None:
+    text = parsers.subparsers("shadowctl")[command].format_help()
+    assert "Exit status: 0 done, 2 usage, 69 " in text
+    assert "74 it cannot be\nprinted" in text
+    examples = re.findall(r"^  shadowctl (.*)$", text, re.M)
+    assert examples
+    for example in examples:
+        words = shlex.split(example)
+        assert words[0] == command
+        assert callable(parsers.parser("shadowctl").parse_args(words).run)

@@ -1,5 +1,6 @@
 """Settings: command line, environment, defaults, and what is said about wrong ones."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -123,13 +124,34 @@ def test_all_that_is_missing_is_named_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         parse_client(["--ca=ca.crt"], {"SHADOW_RPORT": "22"})
     assert str(caught.value) == (
-        "--rhost, --robot, --crt, --key and --lport are missing "
+        "--rhost, --robot, --crt, --key and --lport (or --service) are missing "
         "(or SHADOW_RHOST, SHADOW_ROBOT, SHADOW_CRT, SHADOW_KEY and SHADOW_LPORT in the environment)"
     )
-    with pytest.raises(UsageError, match=r"^--rhost is missing"):
-        parse_client(
-            [word for word in CLIENT if not word.startswith(("--rhost", "--lport"))] + ["--service=a=b:1"], {}
-        )
+    rest = [word for word in CLIENT if not word.startswith(("--rhost", "--lport"))]
+    for words, environment in (
+        ([*rest, "--service=a=b:1"], {}),
+        (rest, {"SHADOW_SERVICE": "a=b:1"}),
+        (rest, {"SHADOW_LPORT": "22"}),
+    ):
+        with pytest.raises(UsageError, match=r"^--rhost is missing"):
+            parse_client(words, environment)
+
+
+def test_the_servers_port_is_missing_like_all_else_unless_systemd_passes_a_socket() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_server([], {"SHADOW_CA": "ca.crt", "SHADOW_CRT": "crt"})
+    assert str(caught.value) == (
+        "--ldir, --key and --lport are missing "
+        "(or SHADOW_LDIR, SHADOW_KEY and SHADOW_LPORT in the environment)"
+    )
+    with pytest.raises(UsageError, match=r"^--lport is missing \(or SHADOW_LPORT in the environment\)$"):
+        parse_server(SERVER[1:], {})
+    passed = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "shadow-server"}
+    assert parse_server(SERVER[1:], passed).lport is None
+    with pytest.raises(UsageError, match=r"^--ldir is missing"):
+        parse_server(SERVER[2:], passed)
+    with pytest.raises(UsageError, match=r"^SHADOW_LPORT is missing in /etc/shadow-tunnel/server.env"):
+        parse_server(SERVER[1:], {**passed, "LISTEN_FDNAMES": "cannot-start", "NOTIFY_SOCKET": "/x"})
 
 
 def test_under_systemd_the_file_is_named() -> None:
@@ -169,8 +191,13 @@ def test_an_address_holds_no_port(host: str) -> None:
 
 
 def test_nothing_to_offer() -> None:
-    with pytest.raises(UsageError, match="nothing to offer: give --lport"):
-        parse_client([word for word in CLIENT if not word.startswith("--lport")], {})
+    rest = [word for word in CLIENT if not word.startswith("--lport")]
+    with pytest.raises(
+        UsageError, match=r"^--lport \(or --service\) is missing \(or SHADOW_LPORT in the env"
+    ):
+        parse_client(rest, {})
+    with pytest.raises(UsageError, match=r"^SHADOW_LPORT \(or SHADOW_SERVICE\) is missing in .*client.env"):
+        parse_client(rest, {"NOTIFY_SOCKET": "/run/systemd/notify"})
 
 
 @pytest.mark.parametrize(
@@ -205,6 +232,7 @@ def test_help_tells_what_is_needed_and_shows_an_example(
     assert not re.search(r"--(\S+) \1\b", text, re.IGNORECASE)  # no value that is called like its option
     assert "--ktls auto|require|off" in text
     assert "Exit status: 0 " in text
+    assert "74 it cannot be printed" in text
     _program, *words = text.partition("example:\n")[2].split()
     parse(words, {})
 

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from shadow.ca_folder import index_file
 from shadow.certificates import Purpose, load_certificates, load_credentials
 from shadow.cli import ca
 from shadow.config import parse_server
 from shadow.errors import Refused
+from shadow.files import write_files
 from shadow.link import KernelLink
 from shadow.pki import alternative_names
 from shadow.relay import Relay
@@ -150,7 +152,7 @@ def test_a_revoked_intermediate_of_what_is_resumed(own: Authority, tmp_path: Pat
     crt, _key = middle.robot()
     words = f"--ca={ca}", f"--ldir={tmp_path}", f"--crl={make_list(own, middle.certificate.serial_number)}"
     pair = own.server()
-    config = parse_server([*words, f"--crt={pair[0]}", f"--key={pair[1]}"], {})
+    config = parse_server([*words, f"--crt={pair[0]}", f"--key={pair[1]}", "--lport=1"], {})
     left = KernelLink(socket.socket(), "suite", load_certificates(crt, "robot"))
     if shown == "both":
         left.chain = [*left.chain, middle.certificate]
@@ -260,8 +262,8 @@ def test_no_start_with_a_list_that_cannot_be_read(
 def test_the_commands_that_are_advised_do_what_they_should(own: Authority, tmp_path: Path) -> None:
     """Also where the certificate that ends lies in the CA's folder: nobody is to need --force."""
     folder = ca_folder(own, tmp_path / "ca")
-    own.server(days=(-100, 3.5))
-    own.robot("011", days=(-100, 29.5))
+    for crt, _key in (own.server(days=(-100, 3.5)), own.robot("011", days=(-100, 29.5))):
+        write_files([index_file(folder, load_certificates(crt, "it")[0])], force=False)
     with Tunnel(own, tmp_path) as tunnel:
         server = tunnel.start_server(f"--crl={make_list(own, days=-1)}")
         client = tunnel.start_client("--lport=9")

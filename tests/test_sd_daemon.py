@@ -10,7 +10,7 @@ import pytest
 
 from bench.processes import free_port
 from shadow.errors import ConfigError
-from shadow.sd_daemon import Notifier, Store, watchdog_interval
+from shadow.sd_daemon import Notifier, Store, passes_socket, watchdog_interval
 from tests.support import CHECKOUT
 
 
@@ -117,6 +117,23 @@ def test_a_socket_without_a_name_counts() -> None:
     poke(port)
     output, _errors = process.communicate(timeout=60)
     assert output.split() == [str(port), "False", "1"]
+
+
+@pytest.mark.parametrize(
+    ("more", "wanted"),
+    [
+        ({}, True),
+        ({"LISTEN_FDNAMES": "stored:shadow-server"}, True),
+        ({"LISTEN_FDNAMES": "unknown"}, True),
+        ({"LISTEN_FDNAMES": "stored:cannot-start"}, False),
+        ({"LISTEN_FDS": "0"}, False),
+        ({"LISTEN_PID": "1"}, False),
+    ],
+)
+def test_whether_a_socket_is_passed_is_known_beforehand(more: dict[str, str], *, wanted: bool) -> None:
+    environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+    assert passes_socket("shadow-server", {**environment, **more}) is wanted
+    assert not passes_socket("shadow-server", {})
 
 
 def test_a_socket_that_does_not_listen_is_refused(tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from shadow.config import variable_name
+from shadow.config import SERVER_SOCKET, variable_name
 from shadow.errors import ConfigError, UsageError
 from shadow.presence import NOT_THERE
-from shadow.server import SOCKET_NAME
 from tests.support import CHECKOUT
 
 UNITS = CHECKOUT / "units"
@@ -98,7 +97,7 @@ def test_the_sockets_name_is_the_one_the_server_asks_for() -> None:
     parser = configparser.ConfigParser(strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string(read("shadow-server.socket"))
-    assert parser["Socket"]["FileDescriptorName"] == SOCKET_NAME
+    assert parser["Socket"]["FileDescriptorName"] == SERVER_SOCKET
 
 
 @pytest.mark.parametrize("name", SERVICES)

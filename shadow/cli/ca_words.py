@@ -17,11 +17,11 @@ LIST_DAYS = 365  # an old list still counts; that a newer one is due is only a w
 _DIR_VARIABLE = "SHADOW_CA_DIR"
 _STATUSES = """\
 exit status: 0 done, 2 usage, 78 a file or the CA is at fault, 75 the clock, 71 the machine (disk full,
-or another shadow-ca at work)"""
+or another shadow-ca at work), 74 it cannot be printed"""
 _EPILOG = f"""\
 DIR is the CA's folder: --dir, else {_DIR_VARIABLE} in the environment, else the current folder.
 Whoever has DIR/ca.key can make robots and servers: keep it off the server, and back it up.
-No file is replaced, unless it is a certificate of the same owner and you say --renew.
+No file is replaced, unless you say --renew, and it is a certificate or key of the same owner; or --force.
 
 examples:
   shadow-ca --dir ca init
@@ -107,7 +107,7 @@ def _add_robots(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     either.add_argument(
         "--from", dest="source", type=Path, metavar="FILE",
-        help="the names are in FILE, one a line; # begins a comment",
+        help="the names are in FILE, one a line; lines that begin with # do not count",
     )  # fmt: skip
 
 
@@ -169,7 +169,9 @@ def _add_leaf(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the files go (default: DIR)")
     parser.add_argument("--basename", type=_basename, metavar="BASE", help="BASE.crt and BASE.key instead")
     parser.add_argument(
-        "--renew", action="store_true", help="put a new key and certificate in the place of the one before"
+        "--renew",
+        action="store_true",
+        help="put a new key and certificate in the place of those that the same owner had before",
     )
 
 

@@ -25,11 +25,13 @@ _SUFFIX = ".robot"  # of the names that ssh is given; see etc/ssh/ssh_config.d
 _LOG_LINES = 10
 _JSON = "--json"
 _LOOK_AGAIN = 0.5  # seconds, while waiting for a robot whose server is not there either
+_STATUSES = """\
+Exit status: 0 done, 2 usage, 69 the robot or the server is not there, 71 the machine, 74 it cannot be
+printed, 76 a server of another version, 77 not permitted, 78 what was asked for makes no sense."""
 _EPILOG = f"""\
 Looking takes membership of the group shadow-tunnel; disconnect and reload take root or the group
 shadow-tunnel-admin; logs take the group adm or systemd-journal.
-Exit status: 0 done, 2 usage, 69 the robot or the server is not there, 71 the machine, 74 it cannot be
-printed, 76 a server of another version, 77 not permitted, 78 what was asked for makes no sense.
+{_STATUSES}
 The folder is that of {_FOLDER_VARIABLE} in the environment, if --dir is not given.
 
 examples:
@@ -213,22 +215,34 @@ def _parser() -> argparse.ArgumentParser:
     _add_global(parser, Path(os.environ.get(_FOLDER_VARIABLE) or _FOLDER), json_too=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    _command(commands, "list", _list, "list the robots that are connected")
+    _command(commands, "list", _list, "list the robots that are connected", "list", "list --json")
 
-    status = _command(commands, "status", _status, "tell about a robot, or about the server")
+    status = _command(
+        commands, "status", _status, "tell about a robot, or about the server", "status", "status 011"
+    )
     status.add_argument("robot", nargs="?", metavar="NAME", help="the robot; without it the server")
 
-    streams = _command(commands, "streams", _streams, "list who visits whom")
+    streams = _command(commands, "streams", _streams, "list who visits whom", "streams", "streams 011")
     streams.add_argument("robot", nargs="?", metavar="NAME", help="only the visitors of this robot")
 
-    watch = _command(commands, "watch", _watch, "show what happens, until you stop it")
+    watch = _command(commands, "watch", _watch, "show what happens, until you stop it", "watch", "watch 011")
     watch.add_argument("robot", nargs="?", metavar="NAME", help="only what concerns this robot")
 
-    logs = _command(commands, "logs", _logs, "show what the journal has about a robot")
+    logs = _command(
+        commands,
+        "logs",
+        _logs,
+        "show what the journal has about a robot",
+        "logs 011 -f",
+        "logs 011 --since=-1h",
+    )
     _add_robot(logs)
     logs.add_argument("words", nargs=argparse.REMAINDER, metavar="OPTION", help="for journalctl, e.g. -f")
 
-    connect = _command(commands, "connect", _connect, "join standard input and output to a robot's service")
+    connect = _command(
+        commands, "connect", _connect, "join standard input and output to a robot's service",
+        "connect 011", "connect 011 web",
+    )  # fmt: skip
     _add_robot(connect)
     connect.add_argument(
         "service", nargs="?", default="", metavar="SERVICE", help="(default: the default one)"
@@ -237,15 +251,21 @@ def _parser() -> argparse.ArgumentParser:
         "--fdpass", action="store_true", help="hand the connection over and leave (ssh: ProxyUseFdpass=yes)"
     )
 
-    wait = _command(commands, "wait", _wait, "wait until a robot is connected")
+    wait = _command(
+        commands, "wait", _wait, "wait until a robot is connected",
+        "wait 011", "wait 011 --timeout=60",
+    )  # fmt: skip
     _add_robot(wait)
     wait.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="give up then (default: never)")
 
-    disconnect = _command(commands, "disconnect", _disconnect, "end a robot's session and streams")
+    disconnect = _command(
+        commands, "disconnect", _disconnect, "end a robot's session and streams",
+        "disconnect 011", "disconnect --stream 1f",
+    )  # fmt: skip
     disconnect.add_argument("which", metavar="NAME", help="the robot, or with --stream a stream's number")
     disconnect.add_argument("--stream", action="store_true", help="end one stream, and nothing else")
 
-    _command(commands, "reload", _reload, "have the server read certificates and revocations again")
+    _command(commands, "reload", _reload, "have the server read certificates and revocations again", "reload")
     return parser
 
 
@@ -258,8 +278,10 @@ def _command(
     name: str,
     run: Callable[[argparse.Namespace], None],
     text: str,
+    *examples: str,
 ) -> argparse.ArgumentParser:
-    parser = usage.add_command(commands, name, run, text)
+    lines = "\n".join(f"  shadowctl {example}" for example in examples)
+    parser = usage.add_command(commands, name, run, text, f"examples:\n{lines}\n\n{_STATUSES}")
     # Once more, for those who write them behind the command; SUPPRESS: do not undo the ones before it.
     _add_global(parser, argparse.SUPPRESS, json_too=argparse.SUPPRESS)
     return parser

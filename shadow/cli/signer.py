@@ -31,7 +31,8 @@ example:
   systemctl enable --now shadow-ca-signer.socket
 
 exit status: 0 answered, with a certificate or with no; 2 usage, 76 what came is not a request,
-78 a file or the CA is at fault, 75 the clock, 71 the machine (disk full, or shadow-ca at work for long)
+78 a file or the CA is at fault, 75 the clock, 71 the machine (disk full, or shadow-ca at work for long),
+74 a help cannot be printed
 """
 
 
