@@ -63,7 +63,8 @@ class Client:
         self._move: asyncio.Task[None] | None = None
         self._settings: tls.Settings | None = None
         try:
-            self._settings = self._load()
+            # Over a session that is left for us an expired certificate can be renewed, and over no other.
+            self._settings = self._load(late=depot.is_left(vault.store))
         except ClockError:
             if config.once:
                 raise
@@ -140,8 +141,8 @@ class Client:
             return f"{self._detail}; {streams}"
         return f"Dialling {self._config.server}, {streams}"
 
-    def _load(self) -> tls.Settings:
-        return self._settings_for(self._wallet.load(dt.datetime.now(dt.UTC)))
+    def _load(self, *, late: bool = False) -> tls.Settings:
+        return self._settings_for(self._wallet.load(dt.datetime.now(dt.UTC), late=late))
 
     def _settings_for(self, pair: Pair) -> tls.Settings:
         config, credentials = self._config, pair.credentials

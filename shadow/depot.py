@@ -66,9 +66,18 @@ class Depot:
             self._packer = None
 
 
+def is_left(store: Store) -> bool:
+    """True if the daemon before us has left anything that nobody has collected."""
+    return store.was_passed(_is_ours)
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(_PREFIX) and name[1:].isdecimal()
+
+
 def collect(store: Store) -> Iterator[Letter]:
     """The letters of the daemon before us, in the order in which they were put in."""
-    passed = store.take(lambda name: name.startswith(_PREFIX) and name[1:].isdecimal())
+    passed = store.take(_is_ours)
     for name, descriptor in sorted(passed, key=lambda entry: int(entry[0][1:])):
         store.count(1)
         errors = []

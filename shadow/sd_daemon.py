@@ -109,6 +109,10 @@ class Store:
         self._passed = [(descriptor, name) for descriptor, name in self._passed if not wanted(name)]
         return taken
 
+    def was_passed(self, wanted: Callable[[str], object]) -> bool:
+        """True if one of the passed descriptors that nobody has taken has a name that is wanted."""
+        return any(wanted(name) for _descriptor, name in self._passed)
+
     def count(self, number: int) -> None:
         """Descriptors that came out of the store are in it still."""
         self._count += number

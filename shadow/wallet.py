@@ -17,7 +17,9 @@ one is used if neither is good any more.
 
 import contextlib
 import datetime as dt
+import functools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,8 @@ from .certificates import (
     Credentials,
     Purpose,
     common_name,
+    judged_at,
+    load_certificates,
     load_credentials,
     load_private_key,
     parse_certificate,
@@ -41,6 +45,8 @@ from .files import PRIVATE, PUBLIC, NewFile, write_files
 from .journal import Event
 from .keys import PrivateKey, key_bytes
 from .pki import key_pem, new_key
+
+_Clock = Callable[[Path], dt.datetime]  # the time to judge the certificate of a file by
 
 _DUE = 2 / 3  # of a certificate's life
 _SPREAD = 1 / 30  # of it: robots that were baked on the same day do not come in the same hour
@@ -88,20 +94,33 @@ class Wallet:
         """True if there is a place for renewed certificates."""
         return self._state is not None
 
-    def load(self, now: dt.datetime) -> Pair:
+    def load(self, now: dt.datetime, *, late: bool = False) -> Pair:
         """Read everything again, and choose what is in use from now on.
+
+        Args:
+            now: the present, aware.
+            late: if none is any good, one will do that has expired and may still be renewed.
 
         Raises:
             ConfigError, ClockError: none of the pairs is any good; it is the operator's that is complained
                 about. What was chosen before stays.
         """
-        found = [self._stored("pair.pem", "pair.pem", now)]
+        try:
+            return self._choose(lambda _crt: now)
+        except ConfigError as error:
+            if late:
+                with contextlib.suppress(ShadowError):
+                    return self._choose(functools.partial(_late, now))
+            raise error
+
+    def _choose(self, at: _Clock) -> Pair:
+        found = [self._stored("pair.pem", "pair.pem", at)]
         fault: ShadowError | None = None
         try:
-            found.append(self._load(self._files.crt, self._files.key, now))
+            found.append(self._load(self._files.crt, self._files.key, at))
         except ShadowError as error:
             fault = error
-        following = self._stored("next.crt", "next.key", now)
+        following = self._stored("next.crt", "next.key", at)
         good = [pair for pair in found if pair] or [pair for pair in [following] if pair]
         if not good:
             raise fault or ConfigError("no certificate")
@@ -110,12 +129,12 @@ class Wallet:
         self.next = following if following and following.certificate != used else None
         return self.current
 
-    def _stored(self, crt: str, key: str, now: dt.datetime) -> Pair | None:
+    def _stored(self, crt: str, key: str, at: _Clock) -> Pair | None:
         """A pair in the state folder, if there is one that can be used."""
         if self._state is None or not (self._state / crt).exists():
             return None
         try:
-            return self._load(self._state / crt, self._state / key, now)
+            return self._load(self._state / crt, self._state / key, at)
         except ShadowError as error:
             text = f"robot {self._robot}: a renewed certificate is of no use: {error}"
             if text not in self._said:
@@ -123,8 +142,8 @@ class Wallet:
                 journal.log(Event.RENEWAL_FAILED, logging.WARNING, text, robot=self._robot, code="unusable")
             return None
 
-    def _load(self, crt: Path, key: Path, now: dt.datetime) -> Pair:
-        credentials = load_credentials(self._files.ca, crt, key, Purpose.ROBOT, now)
+    def _load(self, crt: Path, key: Path, at: _Clock) -> Pair:
+        credentials = load_credentials(self._files.ca, crt, key, Purpose.ROBOT, at(crt))
         try:
             name = common_name(credentials.chain[0])
         except IdentityError as error:  # our own file, no peer's
@@ -167,7 +186,7 @@ class Wallet:
         path = self._path("next.crt")
         self._write(NewFile(path, certificate.public_bytes(Encoding.PEM), PUBLIC))
         try:
-            self.next = self._load(path, self._path("next.key"), now)
+            self.next = self._load(path, self._path("next.key"), lambda _crt: now)
         except ShadowError as error:
             self._remove("next.crt")
             raise PeerError(f"the new certificate is of no use: {error}") from error
@@ -211,6 +230,10 @@ class Wallet:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise LocalError(f"cannot remove {path}: {file_reason(error)}") from error
+
+
+def _late(now: dt.datetime, crt: Path) -> dt.datetime:
+    return judged_at(load_certificates(crt, "certificate")[0], now)
 
 
 def _pem(key: PrivateKey, chain: list[x509.Certificate]) -> bytes:

@@ -25,6 +25,9 @@ class Store:
         self._passed = [entry for entry in self._passed if not wanted(entry[0])]
         return taken
 
+    def was_passed(self, wanted: Callable[[str], object]) -> bool:
+        return any(wanted(name) for name, _descriptor in self._passed)
+
     def count(self, _number: int) -> None:
         pass
 

@@ -16,20 +16,25 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from shadow.address import Endpoint, Target
 from shadow.approach import Approach
+from shadow.certificates import Purpose, load_certificates
 from shadow.channel import Channel
+from shadow.client import Client
 from shadow.client_session import Session
 from shadow.config import ClientConfig, Files
 from shadow.depot import Depot, collect
-from shadow.errors import IdentityError
+from shadow.errors import ConfigError, IdentityError
 from shadow.frames import Hello, Ping, Start, Welcome
 from shadow.journal import Event
 from shadow.link import KernelLink, Link
 from shadow.parcel import Letter
 from shadow.protocol import CONTROL, DATA, Party
+from shadow.relay import Relay
 from shadow.tls import Ktls
+from shadow.vault import Vault
 from tests.frame_end import FrameEnd
 from tests.store import Store
 from tests.support import Authority, tcp_pair
@@ -306,3 +311,32 @@ def test_a_robot_that_had_to_queue_lets_others_in_first(
 
     monkeypatch.setattr(random, "uniform", uniform)
     play(authority, check)
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_robot_whose_certificate_expired_lately_keeps_its_session(
+    authority: Authority, *, left: bool
+) -> None:
+    """Over it, and over no other, it can have its certificate renewed; without it, it says what is wrong."""
+    pair = authority.issue("late", "011", Purpose.ROBOT, days=(-4, -0.5))
+    files = Files(authority.ca, *pair)
+    config = replace(CONFIG, server_name="localhost", files=files)
+
+    async def body(scene: Scene) -> None:
+        scene.fingerprint = load_certificates(pair[0], "robot")[0].fingerprint(hashes.SHA256()).hex()
+        if left:
+            assert scene.leave(scene.begin())
+            scene.store.start_again()
+        relay = Relay()
+        scene.store.limit = 0  # for streams
+        try:
+            client = Client(config, Vault(relay, scene.store))  # type: ignore[arg-type]
+            client._resume_session()
+            assert client.session is not None
+            assert isinstance(await scene.control.hear(), Ping)
+            client.session.close()
+        finally:
+            relay.stop()
+
+    with contextlib.nullcontext() if left else pytest.raises(ConfigError, match="expired"):
+        play(authority, body)

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from shadow import files, wallet
-from shadow.certificates import Credentials, Purpose, load_certificates
+from shadow.certificates import Credentials, Purpose, load_certificates, validity
 from shadow.config import Files
 from shadow.errors import ClockError, ConfigError, LocalError, PeerError
 from shadow.journal import Event
@@ -319,3 +319,28 @@ def test_a_folder_that_may_not_be_written_to(scene: Scene) -> None:
     scene.state.write_text("not a folder")
     with pytest.raises(LocalError, match="cannot write"):
         scene.wallet().key_to_ask_for()
+
+
+@pytest.mark.parametrize("renewed", [False, True])
+def test_late_is_better_than_none(scene: Scene, *, renewed: bool) -> None:
+    """By a third of the certificate's life; and only who says so is served late."""
+    if renewed:
+        scene.renew()
+    it = Wallet(scene.files, scene.state, "011")
+    latest = load_certificates(scene.state / "pair.pem", "certificate")[0] if renewed else given(scene)
+    end = validity(latest)[1]
+    then = end + dt.timedelta(days=0.3)
+    with pytest.raises(ConfigError, match="expired"):
+        it.load(then)
+    it.load(then, late=True)
+    assert used(it) == latest
+    with pytest.raises(ConfigError, match="expired"):
+        Wallet(scene.files, scene.state, "011").load(end + dt.timedelta(days=0.4), late=True)
+
+
+def test_what_is_good_goes_before_what_is_late(scene: Scene) -> None:
+    crt, key = scene.authority.issue("short", "011", Purpose.ROBOT, days=(-0.3, -0.01))
+    scene.renew()
+    it = Wallet(Files(scene.files.ca, crt, key), scene.state, "011")
+    it.load(now(), late=True)
+    assert used(it) == load_certificates(scene.state / "pair.pem", "certificate")[0]
