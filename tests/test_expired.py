@@ -133,7 +133,7 @@ def test_the_while_outlives_a_restart_of_the_server(
     """The daemon before has left a robot whose certificate, of three days, expired so many days ago."""
     crt, _key = own.issue("late", "011", Purpose.ROBOT, days=(-3 - late, -late))
     pair = own.server()
-    words = [f"--ca={own.ca}", f"--crt={pair[0]}", f"--key={pair[1]}", f"--ldir={tmp_path}"]
+    words = [f"--ca={own.ca}", f"--crt={pair[0]}", f"--key={pair[1]}", f"--ldir={tmp_path}", "--lport=1"]
     words += [f"--signer={tmp_path / 'signer.sock'}"] if renews else []
     left = KernelLink(socket.socket(), "suite", load_certificates(crt, "robot"))
 
