@@ -110,6 +110,8 @@ class Event(enum.StrEnum):
     """A certificate is not valid yet; most likely this machine's clock is wrong."""
     UNKNOWN_SETTING = "c572d9555f5d48f286cbdf4688673f8d"
     """A variable looks like a setting of ours and is none."""
+    SETTINGS_CHANGED = "cb7e024b44f540c8a8010589a2bd87bb"
+    """A reload finds settings that only a restart takes."""
     FAILED = "15fa5bc3e54b49128c7fbb93d468f959"
     """The daemon cannot go on."""
 

@@ -43,8 +43,9 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            near = did_you_mean(str(value), map(str, action.choices))
-            raise argparse.ArgumentError(action, f"{value!r} is not one of {', '.join(action.choices)}{near}")
+            known = [str(choice) for choice in action.choices]
+            text = f"{value!r} is not one of {', '.join(known)}{did_you_mean(str(value), known)}"
+            raise argparse.ArgumentError(action, text)
 
 
 Commands = argparse._SubParsersAction  # noqa: SLF001 - what add_subparsers() returns has no public name

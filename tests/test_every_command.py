@@ -23,7 +23,7 @@ PRINTING = (
     *(f"{program} --version" for program in PROGRAMS),
     "shadowctl list", "shadowctl list --json", "shadowctl status", "shadowctl status 011",
     "shadowctl streams", "shadowctl status --json", "shadowctl connect 011", "shadowctl disconnect 011",
-    "shadow-ca --dir=new init", "shadow-ca --dir=ca robot 012",
+    "shadow-ca --dir=F\u00fcchse init", "shadow-ca --dir=ca robot 012",
     "shadow-ca --dir=ca server localhost", "shadow-ca --dir=ca list", "shadow-ca --dir=ca list --json",
     "shadow-ca --dir=ca revoke 011", "shadow-ca --dir=ca crl", "shadow-ca quickstart new",
 )  # fmt: skip

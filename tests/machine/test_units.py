@@ -318,6 +318,25 @@ def test_reload_reads_certificates_again_and_cuts_nobody(fleet: Fleet) -> None:
     assert fleet.pid(SERVER) == before
 
 
+def test_a_reload_names_the_settings_that_it_does_not_take(fleet: Fleet) -> None:
+    fleet.start("011")
+    cursor = fleet.machine.cursor()
+    fleet.machine.run(["systemctl", "reload", SERVER, CLIENT])
+    for unit in (SERVER, CLIENT):
+        fleet.wait_for_event(cursor, "^reloaded", "-u", unit)
+    assert "a reload does not take" not in fleet.machine.run(f"journalctl --cursor='{cursor}'").stdout
+    fleet.machine.run("echo SHADOW_KEEPALIVE=7 >>/etc/shadow-tunnel/server.env")
+    fleet.settings("client@011", standby=3, stanbdy=4)
+    fleet.machine.run(["systemctl", "reload", SERVER, CLIENT])
+    fleet.wait_for_event(cursor, "a reload does not take SHADOW_KEEPALIVE, changed", "-u", SERVER)
+    fleet.wait_for_event(
+        cursor, "a reload does not take SHADOW_STANBDY, SHADOW_STANDBY, changed", "-u", CLIENT
+    )
+    fleet.wait_for_event(
+        cursor, "'SHADOW_STANBDY' in the environment is no setting; did you mean", "-u", CLIENT
+    )
+
+
 def test_an_encrypted_key_by_a_drop_in(fleet: Fleet) -> None:
     here = "/etc/shadow-tunnel"
     fleet.machine.run(

@@ -1,0 +1,66 @@
+"""What the units run before a reload: names the settings that a reload does not take.
+
+A daemon cannot see that its settings have changed: its environment is what it was started with. But whatever
+systemd runs for a reload gets an environment made anew, of the unit and its files as they are by then
+(systemd.exec(5), ``EnvironmentFile=``). So a process of its own compares that with the daemon's.
+"""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from .. import journal
+from ..errors import LocalError, UsageError, reason
+from ..journal import Event
+from ..usage import PREFIX
+from . import door
+
+_NAME = "shadow-reload"  # in the journal
+_OURS = re.compile(f"{PREFIX}[A-Z0-9_]{{1,32}}")  # a process can write what it likes into its environment
+_ENVIRONMENT_MAX = 2**21  # bytes; more than a process may have by default (execve(2))
+
+
+def main() -> int:
+    """Compare, and log what is different; return the exit status."""
+    sys.argv[:] = [_NAME]
+    return door.run(_NAME, _main)
+
+
+def _main() -> None:
+    pid = os.environ.get("MAINPID", "")
+    if not pid.isdecimal():
+        raise UsageError("there is no MAINPID in the environment: systemd runs this program for a reload")
+    names = changed(_environment_of(int(pid)), os.environ)
+    if names:
+        journal.setup()
+        text = f"a reload does not take {', '.join(names)}, changed since the start"
+        journal.log(Event.SETTINGS_CHANGED, logging.WARNING, f"{text}: restart the unit for that")
+
+
+def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The names of settings that are not what they were; an empty one is as good as none."""
+    ours = {name for name in {*before, *now} if _OURS.fullmatch(name)}
+    return sorted(name for name in ours if before.get(name, "") != now.get(name, ""))
+
+
+def _environment_of(pid: int) -> dict[str, str]:
+    """What a process was started with (proc_pid_environ(5)).
+
+    Raises:
+        LocalError: it is not there, or not ours to look at.
+    """
+    try:
+        with Path(f"/proc/{pid}/environ").open("rb") as file:
+            data = file.read(_ENVIRONMENT_MAX)
+    except OSError as error:
+        text = f"cannot tell whether settings have changed: process {pid}: {reason(error)}"
+        raise LocalError(text) from error
+    words = (os.fsdecode(word).partition("=") for word in data.split(b"\0"))
+    return {name: value for name, _, value in words}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
