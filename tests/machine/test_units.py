@@ -1,6 +1,7 @@
 """The units on a real systemd: how they start, fail, come back, and are locked up."""
 
 import re
+import time
 
 import pytest
 
@@ -217,11 +218,12 @@ def test_a_server_that_cannot_start_takes_its_time_and_comes_back(fleet: Fleet, 
         run(f"mv {ETC}/{what} /srv/away")
     run("systemctl start shadow-server.socket shadow-client@{011,012,013}")  # they knock all the time
     fleet.wait_for(SERVER, "StatusText", "^Cannot start: ", timeout=300)
-    begun = attempts(fleet, cursor)
+    begun, began = attempts(fleet, cursor), time.monotonic()
     # The socket's limit is 20 in 2 s. By now it would have been started again and again.
     run("for _ in {1..30}; do timeout 1 bash -c 'exec 3<>/dev/tcp/localhost/2222; echo >&3'; sleep 0.3; done")
     assert begun == 2
-    assert attempts(fleet, cursor) <= 4
+    half_minutes = (time.monotonic() - began) / 30
+    assert attempts(fleet, cursor) <= begun + half_minutes + 1
     assert fleet.show("shadow-server.socket", "ActiveState") == "active"
     # Whoever asks for a start is told at once, and the next start is a first one.
     again = fleet.machine.cursor()
@@ -254,8 +256,9 @@ def test_a_key_that_cannot_be_decrypted_does_not_close_the_port(fleet: Fleet) ->
     )
     fleet.machine.run("systemctl start shadow-server.socket shadow-client@{011,012}")
     fleet.wait_for(SERVER, "NRestarts", "^([3-9]|[0-9]{2,})$")
-    assert fleet.show(SERVER, "ExecMainStatus") == "243"
-    fleet.wait_for(SERVER, "NRestarts", "^([3-9][0-9]|[0-9]{3,})$")  # the socket's limit is 20 in 2 s
+    fleet.wait_for(SERVER, "ExecMainStatus", "^243$")  # 0 while it is started once more
+    # The socket's limit is 20 in 2 s.
+    fleet.wait_for(SERVER, "NRestarts", "^([3-9][0-9]|[0-9]{3,})$", timeout=300)
     assert fleet.show("shadow-server.socket", "ActiveState") == "active"
     fleet.machine.run(f"rm /etc/systemd/system/{SERVER}.d/test.conf; systemctl daemon-reload")
     for robot in ("011", "012"):
