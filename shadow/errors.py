@@ -146,3 +146,8 @@ class Refused(PeerError):
         self.code = code
         self.text = text
         self.retry_after = retry_after
+
+
+def no_thread(what: str, error: Exception) -> LocalError:
+    """The error for a thread that cannot be started; Python says so by a RuntimeError."""
+    return LocalError(f"cannot start {what}: {error} (TasksMax= or LimitNOFILE= of the unit, ulimit -u)")

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Hashable
 from typing import TextIO
 
-from .errors import printable
+from .errors import no_thread, printable
 from .outlet import JOURNALD, Journald, Outlet, Stream, native
 from .queueing import Pace
 from .quota import PAUSE, Held, Quota, Rate
@@ -162,23 +162,31 @@ class Sparing:
         return True
 
 
+def _make_outlet(stream: TextIO | None) -> Outlet:
+    if stream is not None and is_journal(stream, os.environ.get("JOURNAL_STREAM", "")):
+        return Outlet(Journald(JOURNALD), encode_native, _Gate(), _lost_record)
+    lines = logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%H:%M:%S")
+    return Outlet(
+        Stream(stream),
+        lambda record: f"{lines.format(record)}\n".encode(errors="backslashreplace"),
+        _Gate(),
+        _lost_record,
+    )
+
+
 def setup(stream: TextIO | None = None) -> None:
     """Send events to the journal if systemd gave us one, else as plain lines to ``stream`` (stderr).
 
     Whoever reads them may be as slow as he likes; see ``outlet``.
+
+    Raises:
+        LocalError: there is no thread to be had for that.
     """
     close()
-    stream = stream or sys.stderr
-    if stream is not None and is_journal(stream, os.environ.get("JOURNAL_STREAM", "")):
-        outlet = Outlet(Journald(JOURNALD), encode_native, _Gate(), _lost_record)
-    else:
-        lines = logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%H:%M:%S")
-        outlet = Outlet(
-            Stream(stream),
-            lambda record: f"{lines.format(record)}\n".encode(errors="backslashreplace"),
-            _Gate(),
-            _lost_record,
-        )
+    try:
+        outlet = _make_outlet(stream or sys.stderr)
+    except RuntimeError as error:
+        raise no_thread("the log's thread", error) from error
     for logger in (LOGGER, logging.getLogger("asyncio")):  # which would write to stderr by itself, and wait
         logger.handlers[:] = [outlet]
         logger.propagate = False

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 
 from . import splice, userspace
-from .errors import LocalError
+from .errors import LocalError, no_thread
 from .flow import Pump, Side, StreamCut
 from .ledger import Entry, private_entry
 from .link import Link, UserspaceLink
@@ -52,8 +52,7 @@ class Relay:
                 self._workers.append(_Worker(f"relay-{number}"))
         except (RuntimeError, OSError) as error:
             self.stop()
-            text = f"cannot start {count} threads: {error} (TasksMax= or LimitNOFILE= of the unit, ulimit -u)"
-            raise LocalError(text) from error
+            raise no_thread(f"{count} threads", error) from error
 
     @property
     def streams(self) -> int:

@@ -9,11 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from shadow import journal
+from shadow.errors import LocalError
 from shadow.journal import Event, Sparing, is_journal, journal_fields, limits_of
 from shadow.quota import PAUSE
 from tests.journald import as_journald, hear
@@ -135,6 +137,7 @@ def test_what_a_peer_causes_again_and_again_is_counted_and_summed_up(
 
 UNREAD = """
 import sys
+import threading
 from pathlib import Path
 from shadow import journal
 journal.JOURNALD = Path(sys.argv.pop(1))
@@ -200,3 +203,12 @@ def test_what_a_peer_can_repeat_at_will_is_counted_and_not_written(said: list[tu
         "one more (997 more before it were not logged)",
         "and now (1 more before it were not logged)",
     ]  # fmt: skip
+
+
+def test_a_log_without_a_thread_is_an_error_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(LocalError, match=r"cannot start the log's thread: can't start new .*TasksMax="):
+        journal.setup(io.StringIO())

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import journal
-from ..errors import OutputError, ShadowError, reason
+from ..errors import LocalError, OutputError, ShadowError, reason
 from ..journal import Event
 from ..usage import unknown_variables
 
@@ -113,8 +113,9 @@ def _mend_streams() -> _Output:
 
 def _complain(text: str, event: Event = Event.FAILED, level: int = logging.ERROR) -> None:
     if journal.is_journal(sys.stderr, os.environ.get("JOURNAL_STREAM", "")):
-        journal.setup()
-        journal.log(event, level, text)
-    else:
-        with contextlib.suppress(OSError):  # there is nobody left to tell
-            print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(LocalError):  # no thread for that: then as it is
+            journal.setup()
+            journal.log(event, level, text)
+            return
+    with contextlib.suppress(OSError):  # there is nobody left to tell
+        print(text, file=sys.stderr, flush=True)
