@@ -136,8 +136,11 @@ def test_a_burst_of_visitors_leaves_no_standbys_behind(tunnel: Tunnel, service: 
         for _ in range(300):
             crowd.enter_context(tunnel.visit())
         wait_for(lambda: facts(tunnel)["streams"] > 30, "some to be served")
-    wait_for(lambda: open_descriptors(server.process.pid) <= before, "all to be as before")
-    assert facts(tunnel)["standbys"] <= 2
+    # Both at once: while some channels go, others may be on their way.
+    wait_for(
+        lambda: open_descriptors(server.process.pid) <= before and facts(tunnel)["standbys"] <= 2,
+        "all to be as before",
+    )
 
 
 def test_the_log_hears_of_it_once_and_how_it_was(
