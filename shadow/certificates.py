@@ -178,6 +178,11 @@ def alternative_names(certificate: x509.Certificate) -> list[x509.GeneralName]:
         return []
 
 
+def host_names(certificate: x509.Certificate) -> list[str]:
+    """The host names and addresses that a certificate is for, as text."""
+    return [str(getattr(name, "value", name)) for name in alternative_names(certificate)]
+
+
 def load_certificates(path: Path, what: str) -> list[x509.Certificate]:
     """The certificates of a PEM file, in its order, at least one.
 

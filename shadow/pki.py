@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from . import certificates
 from .certificates import Purpose, moment, validity
 from .errors import ConfigError
 from .keys import PrivateKey
@@ -259,8 +258,3 @@ def key_pem(key: PrivateKey) -> bytes:
 def fingerprint(certificate: x509.Certificate) -> str:
     """SHA-256 of a certificate, the way ``openssl x509 -fingerprint -sha256`` shows it."""
     return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
-
-
-def alternative_names(certificate: x509.Certificate) -> list[str]:
-    """The host names and addresses that a certificate is for."""
-    return [str(getattr(name, "value", name)) for name in certificates.alternative_names(certificate)]

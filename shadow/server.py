@@ -13,7 +13,7 @@ from cryptography import x509
 
 from . import depot, journal, parking, sd_daemon, tls
 from .address import describe
-from .certificates import Purpose, common_name, load_credentials
+from .certificates import Purpose, common_name, host_names, load_credentials
 from .channel import Channel
 from .config import SERVER_SOCKET, ServerConfig
 from .crl import Revocations, find_revocations
@@ -28,7 +28,6 @@ from .journal import Event
 from .link import Link
 from .listener import listen_tcp
 from .names import check_robot_name, shorten
-from .pki import alternative_names
 from .protocol import CONTROL, speaks_our_version
 from .reception import Reception
 from .relay import OnEnd, Relay
@@ -196,7 +195,7 @@ class Server:
         )
         context = tls.make_context(credentials)
         revoked = self._load_revocations(credentials.ca)
-        renewal = shlex.join(["shadow-ca", "server", *alternative_names(credentials.chain[0]), "--renew"])
+        renewal = shlex.join(["shadow-ca", "server", *host_names(credentials.chain[0]), "--renew"])
         found = terms(credentials, files.crt, files.ca, f"`{renewal}`")
         if revoked.first is not None:
             what, advice = f"revocation list {self._config.crl}", "make a new one with `shadow-ca crl`"

@@ -20,7 +20,7 @@ from OpenSSL import SSL, crypto
 
 from . import ktls
 from .address import is_ip_address
-from .certificates import DAMAGE, Credentials, Purpose, alternative_names, has_purpose, judged_at
+from .certificates import DAMAGE, Credentials, Purpose, alternative_names, has_purpose, host_names, judged_at
 from .chains import SHOWN_MAX, make_store, present, trust, verified_chain, verify_chain
 from .errors import CertificateRefused, HandshakeError, IdentityError, LocalError
 from .hostnames import is_for
@@ -296,10 +296,9 @@ def _fault(certificate: x509.Certificate, settings: Settings) -> tuple[int, str]
         return None
     if not has_purpose(certificate, Purpose.SERVER):
         return _UNSUPPORTED_CERTIFICATE, "the peer's certificate is not a server's (serverAuth)"
-    found = alternative_names(certificate)
-    if is_for(settings.server_name, found):
+    if is_for(settings.server_name, alternative_names(certificate)):
         return None
-    names = ", ".join(str(getattr(name, "value", name)) for name in found[:8]) or "no host at all"
+    names = ", ".join(host_names(certificate)[:8]) or "no host at all"
     return _CERTIFICATE_UNKNOWN, (
         f"the server's certificate is not for {settings.server_name} but for {names} "
         "(--server-name says which name to expect)"

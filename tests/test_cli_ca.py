@@ -24,6 +24,7 @@ from shadow.certificates import (
     Credentials,
     Purpose,
     common_name,
+    host_names,
     load_certificates,
     load_credentials,
     serial_of,
@@ -718,7 +719,7 @@ def test_quickstart(run: Run, tmp_path: Path) -> None:
     )
     robot = load_credentials(demo / "ca.crt", demo / "client.crt", demo / "client.key", Purpose.ROBOT, now())
     assert common_name(robot.chain[0]) == "011"
-    hosts = pki.alternative_names(server.chain[0])
+    hosts = host_names(server.chain[0])
     assert hosts[:3] == ["localhost", "127.0.0.1", "::1"]
     assert hosts[-2:] == ["tunnel.example.com", "192.0.2.7"]
     assert "--robot=011" in said
@@ -753,7 +754,7 @@ def test_quickstart_on_a_machine_of_any_name(
     # Giving the test machine another name would be rude.
     monkeypatch.setattr("socket.gethostname", lambda: name)
     good(run("quickstart", "."))
-    assert (name in pki.alternative_names(load_certificates(Path("server.crt"), "server")[0])) is listed
+    assert (name in host_names(load_certificates(Path("server.crt"), "server")[0])) is listed
 
 
 # --- what is not overwritten, and what is not left behind ---

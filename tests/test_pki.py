@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shadow import ca_folder, pki
+from shadow import ca_folder, certificates, pki
 from shadow.certificates import (
     Purpose,
     common_name,
@@ -270,7 +270,7 @@ def test_any_text_is_a_host_or_an_error(text: str) -> None:
 def test_any_hosts(hosts: list[object]) -> None:
     texts = [str(host) for host in hosts]
     certificate = pki.issue_server(CA, texts, 30, NOW).certificate
-    assert pki.alternative_names(certificate) == list(dict.fromkeys(texts))
+    assert certificates.host_names(certificate) == list(dict.fromkeys(texts))
     assert common_name(certificate) == texts[0]
 
 
@@ -279,12 +279,12 @@ def test_first_name_too_long_for_a_common_name() -> None:
     assert common_name(pki.issue_server(CA, [long, "short"], 30, NOW).certificate) == "short"
     certificate = pki.issue_server(CA, [long], 30, NOW).certificate
     assert common_name(certificate) == "server"
-    assert pki.alternative_names(certificate) == [long]
+    assert certificates.host_names(certificate) == [long]
 
 
 def test_same_name_twice() -> None:
     certificate = pki.issue_server(CA, ["a", "A", "::1", "0::1"], 30, NOW).certificate
-    assert pki.alternative_names(certificate) == ["a", "::1"]
+    assert certificates.host_names(certificate) == ["a", "::1"]
 
 
 def test_no_host() -> None:

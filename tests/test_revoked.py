@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 
 from shadow.ca_folder import index_file
-from shadow.certificates import Purpose, load_certificates, load_credentials
+from shadow.certificates import Purpose, host_names, load_certificates, load_credentials
 from shadow.cli import ca
 from shadow.config import parse_server
 from shadow.errors import Refused
 from shadow.files import write_files
 from shadow.link import KernelLink
-from shadow.pki import alternative_names
 from shadow.relay import Relay
 from shadow.sd_daemon import Store
 from shadow.server import Server
@@ -281,7 +280,7 @@ def test_the_commands_that_are_advised_do_what_they_should(own: Authority, tmp_p
             assert ca.main([f"--dir={folder}", *shlex.split(words)]) == 0
     before = load_certificates(own.server()[0], "server")[0]
     new = load_credentials(own.ca, folder / "server.crt", folder / "server.key", Purpose.SERVER, now())
-    assert alternative_names(new.chain[0]) == alternative_names(before)
+    assert host_names(new.chain[0]) == host_names(before)
     load_credentials(own.ca, folder / "011.crt", folder / "011.key", Purpose.ROBOT, now())
 
 

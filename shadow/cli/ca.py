@@ -11,7 +11,16 @@ from pathlib import Path
 from cryptography import x509
 
 from .. import ca_folder, issuing, pki, revoking, tables
-from ..certificates import Purpose, common_name, has_purpose, load_certificates, moment, serial_of, validity
+from ..certificates import (
+    Purpose,
+    common_name,
+    has_purpose,
+    host_names,
+    load_certificates,
+    moment,
+    serial_of,
+    validity,
+)
 from ..errors import ConfigError, UsageError
 from ..files import NewFile, is_there, made_folder, write_files
 from ..issuing import Leaf
@@ -86,8 +95,8 @@ def _names_lost(leaf: Leaf) -> list[str]:
     """Names of the certificate before that the new one is not for."""
     if not is_there(leaf.crt, "certificate"):
         return []
-    before = pki.alternative_names(load_certificates(leaf.crt, "certificate")[0])
-    present = pki.alternative_names(leaf.pair.certificate)
+    before = host_names(load_certificates(leaf.crt, "certificate")[0])
+    present = host_names(leaf.pair.certificate)
     return [name for name in before if name not in present]
 
 
@@ -265,7 +274,7 @@ def _entry(certificate: x509.Certificate, revoked: Mapping[int, dt.datetime], no
     return {
         "name": common_name(certificate),
         "purpose": _purpose(certificate),
-        "hosts": pki.alternative_names(certificate),
+        "hosts": host_names(certificate),
         "serial": serial_of(certificate),
         "fingerprint": pki.fingerprint(certificate),
         "certificateBegins": start.isoformat(),
@@ -289,7 +298,7 @@ def _purpose(certificate: x509.Certificate) -> str:
 
 
 def _describe(kind: str, pair: pki.Pair) -> None:
-    hosts = pki.alternative_names(pair.certificate)
+    hosts = host_names(pair.certificate)
     names = ", ".join(hosts) or common_name(pair.certificate)
     print(f"{kind} {names}, valid until {moment(validity(pair.certificate)[1])}")
     print(f"  SHA-256 {pki.fingerprint(pair.certificate)}")
