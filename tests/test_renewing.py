@@ -146,6 +146,7 @@ def test_a_signer_that_is_killed_at_any_step(
         r"certificate of robot 011 not renewed: refused \(no-signer\): the signer (failed|cannot)"
     )
     server.wait_for_log(r"robot 011: certificate not renewed \('no-signer'\)")
+    wait_for(lambda: signer.statuses, "the signer's status")  # known a moment after its connection's end
     assert signer.statuses[0] == -signal.SIGKILL
     signer.command = works
     client.wait_for_log(RENEWED)

@@ -32,10 +32,13 @@ def test_the_kernel_encrypts_both_directions_on_both_ends(fleet: Fleet, cipher: 
     with fleet.machine.background(fleet.ssh("cat"), user="alice") as visitor:
         assert visitor.ask(b"hello\n") == b"hello\n"
         expected = [TLS_1_2, CIPHERS[cipher]]
+        for port in ("sport", "dport"):  # control, a stream, one at least that stands by
+            listed = f"ss -tineOH state established '( {port} = {PORT} )'"
+            fleet.machine.wait_until(f"(( $({listed} | grep -c 'rxconf: sw txconf: sw') >= 3 ))")
         ends = [fleet.connections(unit) for unit in (SERVER, CLIENT)]
         said = fleet.machine.run(["ss", "-tineOH", "state", "established", f"( sport = {PORT} )"]).stdout
     for connections in ends:
-        assert len(connections) >= 3  # control, a stream, one at least that stands by
+        assert len(connections) >= 3
         for connection in connections:
             assert connection["sends"] == expected
             assert connection["receives"] == expected

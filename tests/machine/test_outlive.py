@@ -129,6 +129,18 @@ def test_without_the_store_a_transfer_is_lost(data: Fleet, service: Background) 
     service.process.stdout.readline()
 
 
+def test_what_systemd_keeps_is_what_the_server_says(data: Fleet, service: Background, release: str) -> None:
+    """FileDescriptorStoreMax= alone in a drop-in: since systemd 254 it says so itself."""
+    del service
+    data.drop_in(SERVER, "[Service]\nFileDescriptorStoreMax=2\n")
+    data.machine.run(f"systemctl stop {SERVER}; systemctl start {SERVER}")
+    data.wait_for_robot()
+    with visitor(data, "--slow", MIB), visitor(data, "--slow", MIB), visitor(data, "--slow", MIB):
+        data.wait_for(SERVER, "StatusText", "3 streams")
+        kept = "2 not kept over a restart" in data.show(SERVER, "StatusText")
+        assert kept is (release != "bookworm")
+
+
 @pytest.mark.timeout(1500, func_only=True)
 @pytest.mark.parametrize(
     ("kills", "streams", "size", "slow", "pause"),

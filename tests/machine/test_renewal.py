@@ -171,8 +171,8 @@ def test_a_disk_that_is_full(signer: Fleet) -> None:
 
 
 def test_a_folder_that_cannot_be_written_to_keeps_no_robot_away(signer: Fleet) -> None:
-    """An image whose /var is read-only, or has no such folder."""
-    signer.machine.run("mv /var/lib/shadow-tunnel /var/lib/away")
+    """An image whose /var is read-only."""
+    signer.machine.run("mount -t tmpfs -o ro none /var/lib/shadow-tunnel")
     try:
         short_lived(signer, 120, 80)
         cursor = signer.machine.cursor()
@@ -180,7 +180,22 @@ def test_a_folder_that_cannot_be_written_to_keeps_no_robot_away(signer: Fleet) -
         signer.wait_for_event(cursor, "not renewed: cannot write .*: Read-only file system", "-u", CLIENT)
         assert signer.machine.run(signer.ssh("id -un"), user=OPERATOR).stdout == f"{OPERATOR}\n"
     finally:
-        signer.machine.run("systemctl stop 'shadow-client@*'; mv /var/lib/away /var/lib/shadow-tunnel")
+        signer.machine.run("systemctl stop 'shadow-client@*'; umount /var/lib/shadow-tunnel")
+
+
+def test_a_folder_that_is_missing_is_made(signer: Fleet) -> None:
+    """An image whose /var starts out empty; the service manager makes it, as the place of a mount."""
+    folder, away = "/var/lib/shadow-tunnel", "/var/lib/away"
+    signer.machine.run(f"mv {folder} {away}")
+    try:
+        short_lived(signer, 120, 80)
+        cursor = signer.machine.cursor()
+        signer.start("011")
+        signer.wait_for_event(cursor, RENEWED, "-u", CLIENT)
+        signer.machine.wait_until(f"[[ $(ls {STATE}) == pair.pem ]]")
+        assert signer.machine.run(f"stat -c '%a %U' {STATE}").stdout == "700 shadow-tunnel\n"
+    finally:
+        signer.machine.run(f"systemctl stop 'shadow-client@*'; rm -rf {folder}; mv {away} {folder}")
 
 
 @pytest.mark.slow

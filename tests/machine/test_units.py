@@ -370,3 +370,29 @@ def test_everything_is_back_after_a_reboot_or_a_power_cut(fleet: Fleet, machine:
         fleet.wait_for_robot(robot)
         assert machine.run(fleet.ssh("id -un", robot=robot), user="alice").stdout == "alice\n"
     assert machine.run("systemctl --failed --plain --no-legend").stdout == ""
+
+
+def test_too_few_tasks_are_an_error_of_one_line(fleet: Fleet) -> None:
+    """With one, the service manager itself cannot hand over the key: it needs a process for that."""
+    fleet.drop_in(CLIENT, "[Service]\nTasksMax=2\n")
+    cursor = fleet.machine.cursor()
+    fleet.machine.run(["systemctl", "start", "--no-block", CLIENT])
+    fleet.wait_for_event(cursor, "cannot start .*TasksMax=", "-u", CLIENT)
+    fleet.wait_for(CLIENT, "ExecMainStatus", "^71$")
+    assert "Traceback" not in "".join(event["MESSAGE"] for event in fleet.events(cursor, "-u", CLIENT))
+
+
+@pytest.mark.api
+def test_the_apis_socket_does_not_come_back_alone_and_nobody_else_notices(fleet: Fleet) -> None:
+    """systemd makes no socket for a service that runs (socket_start, src/core/socket.c)."""
+    fleet.settings("server", keepalive=10)
+    fleet.start("011")
+    server, cursor = fleet.pid(SERVER), fleet.machine.cursor()
+    assert fleet.machine.run("systemctl restart shadow-server-api.socket", check=False).returncode != 0
+    assert fleet.pid(SERVER) == server
+    assert fleet.machine.run("shadowctl list", check=False).returncode != 0
+    assert fleet.machine.run(fleet.ssh("true"), user="alice").returncode == 0
+    fleet.machine.run(["systemctl", "restart", SERVER])
+    assert "011" in fleet.machine.run("shadowctl list").stdout
+    ended = [event for event in fleet.events(cursor, "-u", SERVER) if "disconnected" in event["MESSAGE"]]
+    assert ended == []
