@@ -39,8 +39,10 @@ class Answers:
             Unreachable: no server, or one without an API.
             NotPermitted: this user may not ask.
         """
+        import importlib.resources  # noqa: PLC0415 - `connect` does without, and is to be quick
+
         try:
-            import varlink  # noqa: PLC0415 - `connect` does without, and is to be quick
+            import varlink  # noqa: PLC0415 - neither with that
         except ImportError as error:
             text = (
                 "the Python library varlink is missing (Debian: python3-varlink; Debian 12: from backports)"
@@ -53,7 +55,7 @@ class Answers:
             sock = dial(self._path)
         except OSError as error:
             raise _explained(error, self._path) from error
-        text = Path(__file__).with_name(f"{API}.varlink").read_text("ascii")
+        text = importlib.resources.files("shadow").joinpath(f"{API}.varlink").read_text("ascii")
         self._calls = varlink.SimpleClientInterfaceHandler(varlink.Interface(text), _Line(sock, until))
 
     def close(self) -> None:

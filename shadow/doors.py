@@ -6,12 +6,12 @@ whoever asks.
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from . import api, journal, sd_daemon
 from .answering import Answerer
 from .journal import Event
 from .sd_daemon import Store
+from .server import Server
 
 METRICS_NAME = "shadow-metrics"
 """``FileDescriptorName=`` of the metrics' socket unit; the API's is in ``api``."""
@@ -20,11 +20,11 @@ METRICS_NAME = "shadow-metrics"
 class Doors:
     """Those that are open."""
 
-    def __init__(self, server: Any, store: Store, on_exhausted: Callable[[OSError], None]) -> None:
+    def __init__(self, server: Server, store: Store, on_exhausted: Callable[[OSError], None]) -> None:
         """Open those that there are sockets for.
 
         Args:
-            server: what is asked: ``operations.Operated`` and ``metrics.Measured``.
+            server: what is asked.
             store: has the sockets.
             on_exhausted: hears of it when accepting has to pause.
 
@@ -46,7 +46,7 @@ class Doors:
             await door.close()
 
 
-def _make_api(server: Any) -> Answerer:
+def _make_api(server: Server) -> Answerer:
     try:
         from .operations import Operations, make_service  # noqa: PLC0415 - it needs what may be missing
     except ImportError:  # Debian 12 has it in backports only
@@ -56,7 +56,7 @@ def _make_api(server: Any) -> Answerer:
     return api.Api(make_service(Operations(server)))
 
 
-def _make_metrics(server: Any) -> Answerer:
+def _make_metrics(server: Server) -> Answerer:
     from .scrape import Exhibition  # noqa: PLC0415 - most servers are not scraped
 
     try:
@@ -65,4 +65,4 @@ def _make_metrics(server: Any) -> Answerer:
         why = "the Python library prometheus_client is missing (Debian: python3-prometheus-client)"
         journal.log(Event.METRICS_UNAVAILABLE, logging.WARNING, f"nobody can scrape this server: {why}")
         return Exhibition(None)
-    return Exhibition(Metrics(server, server.relay).page)
+    return Exhibition(Metrics(server).page)

@@ -12,17 +12,16 @@ import heapq
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from . import __version__, journal
-from .expiry import Term
 from .journal import Event
-from .reception import Failure, Reception
-from .relay import TURN_BUCKETS, Relay
-from .robots import Robot
+from .reception import Failure
+from .relay import TURN_BUCKETS
+from .server import Server
 from .session import Cause
 
 _WAITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
@@ -58,30 +57,6 @@ class _Sums:
     software: collections.Counter[str] = field(default_factory=collections.Counter)
 
 
-class Measured(Protocol):
-    """What is measured: a server."""
-
-    @property
-    def robots(self) -> Mapping[str, Robot]:
-        """By their names."""
-
-    @property
-    def reception(self) -> Reception:
-        """Where robots come in."""
-
-    @property
-    def resumed(self) -> Mapping[str, int]:
-        """Streams and sessions of the daemon before it; they went on before there were metrics."""
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Robots, streams, protected ones, revoked certificates."""
-
-    @property
-    def terms(self) -> Sequence[Term]:
-        """What it uses that ends."""
-
-
 class Metrics(logging.Handler):
     """Everything that is measured; a handler of the log.
 
@@ -89,11 +64,11 @@ class Metrics(logging.Handler):
         registry: prometheus_client's.
     """
 
-    def __init__(self, server: Measured, relay: Relay) -> None:
+    def __init__(self, server: Server) -> None:
         """Count from now on."""
         super().__init__(logging.DEBUG)
         self._server = server
-        self._relay = relay
+        self._relay = server.relay
         self._moved = {"to_robot": 0, "from_robot": 0}  # by streams that have ended
         self._sums = _Sums(dict(self._moved))
         self._named: set[str] = set()  # software
@@ -101,7 +76,7 @@ class Metrics(logging.Handler):
         self.registry = CollectorRegistry()
         self._counting = self._make_counters()
         self.registry.register(self)
-        relay.measure_turns()
+        self._relay.measure_turns()
         journal.LOGGER.addHandler(self)
 
     async def page(self, accept: str) -> tuple[str, bytes]:

@@ -6,54 +6,31 @@ times; ``_continues`` says that there is more to come.
 
 import asyncio
 import datetime as dt
+import importlib.resources
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import varlink
 
 from . import __version__, daemon
 from .api import Caller
 from .errors import ShadowError
-from .expiry import Term
 from .frames import Refusal
 from .names import API
 from .overview import Facts, find_stream, robot_facts, streams_of
 from .robots import Robot
+from .server import Server
 from .session import Cause
 
 _BATCH = 100  # in one reply
 _ONE_REPLY_MAX = 1000  # in the only reply that somebody gets who did not ask for more
 
 
-class Operated(Protocol):
-    """What is operated: a server."""
-
-    @property
-    def robots(self) -> Mapping[str, Robot]:
-        """By their names."""
-
-    @property
-    def status(self) -> str:
-        """A line for humans."""
-
-    @property
-    def terms(self) -> Sequence[Term]:
-        """What it uses that ends."""
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Robots, streams, protected ones, revoked certificates."""
-
-    def reload(self) -> str:
-        """Read files again."""
-
-
 class Operations:
     """The interface's methods."""
 
-    def __init__(self, server: Operated) -> None:
+    def __init__(self, server: Server) -> None:
         self._server = server
 
     def GetStatus(self) -> Facts:
@@ -134,7 +111,9 @@ class Operations:
 
 def make_service(handler: object) -> Any:
     """What reads and answers calls, one at a time; ``handler`` has the interface's methods."""
-    service = varlink.Service("Shadow", "shadow-server", __version__, "", str(Path(__file__).parent))
+    service = varlink.Service(
+        "Shadow", "shadow-server", __version__, "", str(importlib.resources.files("shadow"))
+    )
     service.interface(API)(lambda: handler)
     return service
 

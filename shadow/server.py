@@ -6,8 +6,8 @@ import datetime as dt
 import logging
 import shlex
 import socket
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from cryptography import x509
 
@@ -19,7 +19,6 @@ from .config import SERVER_SOCKET, ServerConfig
 from .crl import Revocations, find_revocations
 from .depot import Depot
 from .descriptors import Descriptors
-from .doors import Doors
 from .errors import ConfigError, IdentityError, Refused, ShadowError, UsageError
 from .expiry import Term, terms
 from .flow import Pump
@@ -32,6 +31,7 @@ from .protocol import CONTROL, speaks_our_version
 from .reception import Reception
 from .relay import OnEnd, Relay
 from .robots import Robot, Surroundings
+from .sd_daemon import Store
 from .session import Cause
 from .signer import Signer
 from .sockets import check_folder
@@ -39,14 +39,30 @@ from .vault import Vault
 
 _COME_BACK = 60.0  # seconds for which a robot that there is no room for should stay away
 
-"""``FileDescriptorName=`` of the socket unit."""
+
+class Endpoints(Protocol):
+    """What is answered beside the robots while a server runs."""
+
+    async def close(self) -> None:
+        """Answer nobody any more."""
+
+
+OpenEndpoints = Callable[["Server", Store, Callable[[OSError], None]], Endpoints]
+"""Opens them for a server, with systemd's sockets; tells the last one when accepting has to pause."""
 
 
 class Server:
     """One server; ``start`` it, then it runs until ``stop``."""
 
-    def __init__(self, config: ServerConfig, vault: Vault) -> None:
+    def __init__(
+        self, config: ServerConfig, vault: Vault, open_endpoints: OpenEndpoints | None = None
+    ) -> None:
         """Check everything that can be checked without accepting anybody.
+
+        Args:
+            config: the settings.
+            vault: for streams, and with the store.
+            open_endpoints: what else is answered; raises ConfigError for sockets that are none.
 
         Raises:
             ConfigError: a file or folder is wrong.
@@ -61,7 +77,8 @@ class Server:
         self._around = Surroundings(config, vault, self.signer, self._robot_is_empty, self.descriptors)
         self.robots: dict[str, Robot] = {}
         self.reception = Reception(config, lambda: self._settings, self._dispatch, self.descriptors)
-        self._doors: Doors | None = None
+        self._open_endpoints = open_endpoints
+        self._endpoints: Endpoints | None = None
         self.resumed = {"streams": 0, "sessions": 0}  # of the daemon before us
         self._sockets: list[socket.socket] = []
         self.terms: list[Term] = []
@@ -90,7 +107,8 @@ class Server:
         left = depot.collect(vault.store)
         self.resumed["sessions"] = parking.resume(left, self.robots, self._known_robot, self._terms)
         self.reception.open(self._sockets)
-        self._doors = Doors(self, vault.store, self.descriptors.ran_out)
+        if self._open_endpoints is not None:
+            self._endpoints = self._open_endpoints(self, vault.store, self.descriptors.ran_out)
         where = ", ".join(describe(sock.getsockname()) for sock in self._sockets)
         text = f"accepting robots on {where}, sockets in {self._config.ldir}"
         if self._config.crl is not None:
@@ -135,8 +153,8 @@ class Server:
 
     async def stop(self) -> None:
         """Accept nobody any more; leave the robots to the next daemon, or end their sessions in order."""
-        if self._doors is not None:
-            await self._doors.close()
+        if self._endpoints is not None:
+            await self._endpoints.close()
         await self.reception.close()
         await self.signer.close()
         self.descriptors.close()

@@ -20,10 +20,10 @@ from shadow import api, journal
 from shadow.api import Api
 from shadow.operations import make_service
 from tests.call import INTERFACE, Call
-from tests.support import Daemon, Tunnel, echo, serving, wait_for
+from tests.support import CHECKOUT, Daemon, Tunnel, echo, serving, wait_for
 
 T = TypeVar("T")
-INTERFACE_FILE = Path(api.__file__).with_name(f"{INTERFACE}.varlink")
+INTERFACE_FILE = CHECKOUT / "shadow" / f"{INTERFACE}.varlink"
 
 
 @pytest.fixture

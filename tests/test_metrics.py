@@ -314,7 +314,7 @@ def test_a_large_fleet_is_counted_in_slices_and_few_of_it_are_named() -> None:
             await asyncio.sleep(0)
 
     async def scenario() -> bytes:
-        metrics = Metrics(cast("Any", fleet), cast("Any", fleet.relay))
+        metrics = Metrics(cast("Any", fleet))
         busy = asyncio.ensure_future(others())
         _kind, page = await metrics.page("")
         busy.cancel()
@@ -336,7 +336,7 @@ def test_bytes_never_go_back_though_a_stream_ends_while_it_is_counted() -> None:
     fleet = Fleet(2)
 
     async def scenario() -> tuple[list[bytes], list[bytes], list[bytes]]:
-        metrics = Metrics(cast("Any", fleet), cast("Any", fleet.relay))
+        metrics = Metrics(cast("Any", fleet))
         before = fleet.figures((await metrics.page(""))[1], "shadow_bytes_total")
         fleet.robots["00001"].streams.clear()  # its end has not been logged yet
         meanwhile = fleet.figures((await metrics.page(""))[1], "shadow_bytes_total")
@@ -356,7 +356,7 @@ def test_no_signer_chooses_what_there_are_figures_of() -> None:
     fleet = Fleet(0)
 
     async def scenario() -> list[bytes]:
-        metrics = Metrics(cast("Any", fleet), cast("Any", fleet.relay))
+        metrics = Metrics(cast("Any", fleet))
         for number in range(1000):
             signer._log("011", Unsigned(f"word-{number}", ""))
         for code in CODES:

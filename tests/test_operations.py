@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import varlink
@@ -206,7 +206,7 @@ def test_reload(tmp_path: Path) -> None:
     ("method", "parameters"), [("Disconnect", {"robot": "011", "stream": None}), ("Reload", {})]
 )
 def test_steering_is_for_administrators(method: str, parameters: dict[str, Any]) -> None:
-    made = Operations(SimpleNamespace(robots={"011": None}))
+    made = Operations(cast("Any", SimpleNamespace(robots={"011": None})))
     with pytest.raises(varlink.VarlinkError) as caught:
         getattr(made, method)(**parameters, _request=SimpleNamespace(may_steer=False, uid=1000))
     assert caught.value.error() == "org.varlink.service.PermissionDenied"
@@ -241,7 +241,7 @@ def test_a_robot_that_leaves_while_it_is_listed() -> None:
         f"{number:03}": SimpleNamespace(name=f"{number:03}", session=None, streams={})
         for number in range(250)
     }
-    made = Operations(SimpleNamespace(robots=robots))
+    made = Operations(cast("Any", SimpleNamespace(robots=robots)))
 
     async def scenario() -> list[str]:
         replies = made.List(_more=True)

@@ -1,16 +1,14 @@
 """What is told of robots fits the interface that says so."""
 
 import re
-from pathlib import Path
 
 import pytest
 from varlink.scanner import Interface
 
-from shadow import api
 from tests.call import INTERFACE, Call
-from tests.support import Tunnel, echo, serving
+from tests.support import CHECKOUT, Tunnel, echo, serving
 
-TEXT = Path(api.__file__).with_name(f"{INTERFACE}.varlink").read_text()
+TEXT = (CHECKOUT / "shadow" / f"{INTERFACE}.varlink").read_text()
 
 
 def fields(name: str) -> set[str]:

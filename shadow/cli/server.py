@@ -4,6 +4,7 @@ import functools
 
 from .. import daemon
 from ..config import parse_server
+from ..doors import Doors
 from ..patience import Patience
 from ..server import Server
 from . import door
@@ -12,7 +13,11 @@ from . import door
 def main() -> int:
     """Run the server; return the exit status."""
     patience = Patience()
-    attempt = patience.watch(lambda: daemon.run(functools.partial(Server, parse_server()), patience.started))
+
+    def run() -> None:
+        daemon.run(functools.partial(Server, parse_server(), open_endpoints=Doors), patience.started)
+
+    attempt = patience.watch(run)
     return patience.leave(door.run("shadow-server", attempt))
 
 
