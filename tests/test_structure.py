@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.support import CHECKOUT
 
 PACKAGE = CHECKOUT / "shadow"
@@ -157,6 +159,17 @@ def test_shell_scripts_are_clean() -> None:
 def test_scripts_can_be_executed() -> None:
     scripts = {path for path in files() if path.read_bytes()[:3] == b"#!/"}
     assert [path for path in scripts if not os.access(path, os.X_OK)] == []
+
+
+@pytest.mark.parametrize("command", ["shadow-ca", "shadow-client", "shadow-server", "shadowctl"])
+def test_the_commands_of_the_checkout_are_one_script(command: str, tmp_path: Path) -> None:
+    """They run from anywhere, by a link of somebody's too."""
+    assert (CHECKOUT / command).readlink() == Path("scripts/start")
+    (tmp_path / command).symlink_to(CHECKOUT / command)
+    done = subprocess.run(
+        [tmp_path / command, "--version"], capture_output=True, text=True, check=True, cwd="/"
+    )
+    assert done.stdout.startswith(f"{command} ")
 
 
 def test_no_paths_of_somebodys_machine() -> None:
