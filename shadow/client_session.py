@@ -30,6 +30,7 @@ from .frames import (
     Welcome,
 )
 from .journal import Event
+from .lines import Line
 from .link import Link
 from .liveness import watch_for_death
 from .parcel import Letter
@@ -73,6 +74,7 @@ class Session:
         self._approach = approach
         self._control: Channel | None = None
         self._id = ""
+        self._line: Line | None = None
         self._door: Target | None = None  # to which the last data channel went
         self._keepalive = Keepalive(config.connect_timeout, self._loop.time())
         self._timer: asyncio.TimerHandle | None = None
@@ -116,6 +118,8 @@ class Session:
         """Have a control channel, welcomed with this keepalive interval."""
         self._control = control
         self._keepalive = Keepalive(interval, self._loop.time())
+        self._line = self._services.lines.of(control.link.sock)
+        self._heard()
         control.on_frame = self._control_frame
         control.on_lost = self._control_lost
 
@@ -235,8 +239,14 @@ class Session:
 
     # Control channel
 
+    def _heard(self) -> None:
+        now = self._loop.time()
+        self._keepalive.heard(now)
+        if self._line is not None:
+            self._line.heard(now, self._keepalive.interval)
+
     def _control_frame(self, frame: Frame) -> None:
-        self._keepalive.heard(self._loop.time())
+        self._heard()
         if isinstance(frame, Dial):
             self._standbys.dial(frame.count)
         elif isinstance(frame, Refusal):
@@ -259,7 +269,10 @@ class Session:
             return
         if self._control is not None:
             self._control.send(Ping(round(now_, 3)))
-        self._timer = self._loop.call_later(self._keepalive.interval, self._keep_alive)
+        # A server that says nothing is given up when it is time, and not an interval later: see Line.
+        self._timer = self._loop.call_at(
+            min(now_ + self._keepalive.interval, self._keepalive.deadline), self._keep_alive
+        )
 
     def _end(self, error: PeerError) -> None:
         self._standbys.close()

@@ -24,6 +24,7 @@ from collections.abc import Callable
 
 from .errors import reason
 from .ledger import MOVED, STATE, Entry, Record, State
+from .lines import Line
 from .link import Link
 from .tcp import reset, unacknowledged
 
@@ -210,11 +211,12 @@ class Pump:
         up: plain to link.
         down: link to plain.
         entry: what is known of it, in memory that may outlive the process.
+        line: that of the link, if anybody knows it.
         kept: somebody else has copies of its descriptors, and will go on when this process ends.
         on_end: called once, from the relay's thread, when the stream is over and its sockets are closed.
     """
 
-    __slots__ = ("_cut", "_well", "down", "entry", "kept", "link", "on_end", "plain", "up")
+    __slots__ = ("_cut", "_well", "down", "entry", "kept", "line", "link", "on_end", "plain", "up")
 
     def __init__(self, plain: socket.socket, link: Link, up: Flow, down: Flow, entry: Entry) -> None:
         self.plain = plain
@@ -222,6 +224,7 @@ class Pump:
         self.up = up
         self.down = down
         self.entry = entry
+        self.line: Line | None = None
         self.kept = False
         self._cut: StreamCut | None = None
         self._well = False

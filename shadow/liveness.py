@@ -18,6 +18,13 @@ connection (``net/ipv4/tcp_timer.c``):
   peer that is well and takes its time, and keepalive waits. What tells a live peer from a dead one is
   whether anything comes: answers (``tcpi_probes`` counts those that are due), or the peer's own probes.
 
+So a stream may not notice that its line is back before it would count as dead. But the session does, and the
+robot's other streams, which share what they hear (``Line``). While the line is there, a stream that waits for
+more than probes is dead only when the kernel has tried three times in vain to reach its peer: one may be a
+lost packet, and so may the next. Two minutes are the greatest distance (``TCP_RTO_MAX``), so that is over
+some six minutes after the limit at most. However often the line goes away again, in the end the kernel
+itself gives up (``net.ipv4.tcp_retries2``).
+
 See tcp(7), socket(7), ``struct tcp_info`` in include/uapi/linux/tcp.h.
 """
 
@@ -25,14 +32,16 @@ import math
 import socket
 import struct
 
+from .lines import UNNOTICED, Line
 from .protocol import MISSED_MAX
 
-# tcpi_state, tcpi_probes, tcpi_unacked (packets), tcpi_last_data_recv and tcpi_last_ack_recv (milliseconds),
-# tcpi_segs_in, tcpi_notsent_bytes
-_INFO = struct.Struct("=BxxB20xI24xII80xII")
+# tcpi_state, tcpi_retransmits (in a row), tcpi_probes, tcpi_unacked (packets), tcpi_last_data_recv and
+# tcpi_last_ack_recv (milliseconds), tcpi_segs_in, tcpi_notsent_bytes
+_INFO = struct.Struct("=BxBB20xI24xII80xII")
 _OPTIONS = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
 _GONE = frozenset({6, 7})  # TCP_TIME_WAIT, TCP_CLOSE: both have said all (include/net/tcp_states.h)
 _LOOKS = 24  # at a connection within its limit; twice as many once it is silent
+_TRIES = 3  # of the kernel over a line that is there, before nobody is at its other end
 
 
 def keep_probing(sock: socket.socket, interval: float) -> None:
@@ -75,17 +84,22 @@ class Watch:
 
     Attributes:
         step: seconds from one look to the next.
-        patience: seconds of silence after which the peer is gone.
+        patience: seconds of silence after which the peer is gone, if the line does not say otherwise.
     """
 
     __slots__ = (
+        "_counted",
+        "_grace",
         "_heard",
         "_idle",
         "_limit",
+        "_line_heard",
+        "_line_since",
         "_probes_us",
         "_segments",
         "_sock",
         "_timeout",
+        "_tries",
         "patience",
         "step",
     )
@@ -116,22 +130,33 @@ class Watch:
         self._timeout: int = timeout  # the daemon before us may have left one
         self._segments = -1
         self._heard = now
+        self._line_since = self._line_heard = -math.inf  # as it was at the last look
+        self._tries = 0  # of the kernel when the line was heard last
+        self._counted = 0  # those before count for nothing
+        self._grace = now  # until when the last one that counts may be answered
 
-    def is_dead(self, now: float, *, reading: bool) -> bool:
+    def silence(self, now: float) -> float:
+        """Seconds since the peer was heard, or anything was expected of it."""
+        return now - self._heard
+
+    def is_dead(self, now: float, *, reading: bool, line: Line | None = None) -> bool:
         """Whether the peer is gone: it was silent for all of ``patience`` while something had to come of it.
 
         Args:
             now: the time.
             reading: what it sends is taken from the socket, so that it is free to send.
+            line: the connection's; is told, and asked.
         """
         info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
-        state, probes, unacked, data, acknowledged, segments, unsent = _INFO.unpack(info)
+        state, resent, probes, unacked, data, acknowledged, segments, unsent = _INFO.unpack(info)
         waits = unsent and not unacked
         # Two that wait for room from each other probe for nothing but that, and in the end rarely.
         expected = state not in _GONE and (not waits or probes or (reading and self._probes_us))
+        if line is not None and self._segments not in {-1, segments}:
+            line.heard(now, self._interval)
         if segments != self._segments or not expected:
             self._segments, self._heard = segments, now
-        silence = now - self._heard
+        silence = self.silence(now)
         worried = silence >= self._idle + 2 * self._limit / _LOOKS
         self.step = self._limit / _LOOKS / (2 if worried else 1)
         # What was heard may be the peer's own probe. Ours count as lost until one is answered, and without a
@@ -140,7 +165,33 @@ class Watch:
             self._probe(silence, min(data, acknowledged))
         else:
             self._cut_off_after(0)
-        return silence >= self.patience
+        spared = line is not None and self._is_spared(now, resent + probes, line)
+        return silence >= self.patience and not (spared and (unacked or unsent))
+
+    @property
+    def _interval(self) -> float:
+        """Seconds between two words of a session, or a little more: what ``keep_probing`` was told."""
+        return self._limit / MISSED_MAX
+
+    def _is_spared(self, now: float, tries: int, line: Line) -> bool:
+        """Whether the line is there and the kernel may not have had the chance to notice.
+
+        Args:
+            now: the time.
+            tries: of the kernel to have an answer, in a row.
+            line: the connection's.
+        """
+        since, last = line.times
+        if self.silence(now) < UNNOTICED * self._interval:
+            self._counted = self._tries = tries
+        elif last != self._line_heard:
+            if since != self._line_since:
+                self._counted += tries - self._tries  # it was away, and those do not count
+            self._tries = tries
+        self._line_since, self._line_heard = since, last
+        if self._tries < self._counted + _TRIES:
+            self._grace = now + self._idle
+        return now < self._grace and now - last < self.patience
 
     def _probe(self, silence: float, since: int) -> None:
         """Send a probe, and have the kernel go on until ``patience`` is over, however many are lost.

@@ -340,8 +340,9 @@ class _Worker:
     def _has_died(self, pump: Pump, now: float) -> bool:
         """Cut a stream one of whose peers is gone; whether that is so."""
         for side, watch in self._watches[pump]:
-            if watch.is_dead(now, reading=pump.reads(side)):
-                error = OSError(errno.ECONNABORTED, f"nothing heard for {watch.patience:g} s")
+            line = pump.line if side is Side.LINK else None
+            if watch.is_dead(now, reading=pump.reads(side), line=line):
+                error = OSError(errno.ECONNABORTED, f"nothing heard for {watch.silence(now):.0f} s")
                 pump.cut = StreamCut(side, error)
                 return True
         return False

@@ -121,6 +121,7 @@ class Robot:
     def have_session(self, session: Session) -> None:
         """Listen to a session that has been welcomed, by us or by the daemon before us."""
         self.session = session
+        session.tell(self.streams.lines, self._loop.time())
         session.channel.on_frame = functools.partial(self._control_frame, session)
         session.channel.on_lost = functools.partial(self._session_lost, session)
         session.timer = self._loop.call_at(session.keepalive.deadline, self._check_alive, session)
@@ -191,7 +192,7 @@ class Robot:
             session.timer = self._loop.call_at(session.keepalive.deadline, self._check_alive, session)
 
     def _control_frame(self, session: Session, frame: Frame) -> None:
-        session.keepalive.heard(self._loop.time())
+        session.heard(self._loop.time())
         if isinstance(frame, Ping):
             session.channel.send(Pong(frame.stamp))
         elif isinstance(frame, Sign):

@@ -16,6 +16,7 @@ from .errors import LocalError, PeerError, Unreachable, printable
 from .flow import Pump
 from .frames import Failed, Frame, Start, Started
 from .journal import Event, Sparing
+from .lines import Lines
 from .link import Link
 from .liveness import keep_probing
 from .names import shorten
@@ -54,9 +55,14 @@ class Stream:
 
 
 class Services:
-    """The services of one robot."""
+    """The services of one robot.
+
+    Attributes:
+        lines: over which it is connected to the server.
+    """
 
     def __init__(self, robot: str, endpoints: Mapping[str, Endpoint], vault: Vault) -> None:
+        self.lines = Lines()
         self._robot = robot
         self._endpoints = endpoints
         self._vault = vault
@@ -129,6 +135,7 @@ class Services:
             link.abort()
             self._log_failure(start, str(error))
             return False
+        pump.line = self.lines.of(link.sock)
         self._started(pump, stream)
         return True
 
@@ -152,6 +159,7 @@ class Services:
 
     def _resume_stream(self, check: Callable[[Link], None], pump: Pump, facts: Mapping[str, Any]) -> OnEnd:
         check(pump.link)
+        pump.line = self.lines.of(pump.link.sock)
         self._streams[pump] = Stream(str(facts["id"])[:64], str(facts["service"]), float(facts["since"]))
         return self._report_end
 

@@ -15,6 +15,7 @@ from .channel import Channel, remembered_interval
 from .errors import ConfigError, Refused
 from .frames import Hello, Refusal
 from .journal import Event
+from .lines import Line, Lines
 from .names import DEFAULT_SERVICE, check_service_name, clean_software
 from .protocol import Keepalive
 from .switchboard import Switchboard
@@ -44,6 +45,7 @@ class Session:
         id: what data channels name; nobody else knows it.
         services: what the robot offers.
         keepalive: when it counts as dead.
+        line: that of the control channel; None before ``tell``.
         peer: its address, for humans.
         since: when it began, by CLOCK_MONOTONIC.
         software: the robot's program and version, as it says.
@@ -67,6 +69,7 @@ class Session:
     timer: asyncio.TimerHandle | None = None
     trimmer: asyncio.TimerHandle | None = None
     served: float = -math.inf
+    line: Line | None = None
     told: bool = False
     until: dt.datetime = field(init=False)
     warned_from: dt.datetime = field(init=False)
@@ -104,6 +107,17 @@ class Session:
             expires = self.until.isoformat()
             journal.log(Event.ROBOT_EXPIRED, logging.ERROR, text, robot=robot, expires=expires)
         return ""
+
+    def tell(self, lines: Lines, now: float) -> None:
+        """From now on, when the robot is heard, and it just was, its streams are to know."""
+        self.line = lines.of(self.channel.link.sock)
+        self.heard(now)
+
+    def heard(self, now: float) -> None:
+        """The robot said something."""
+        self.keepalive.heard(now)
+        if self.line is not None:
+            self.line.heard(now, self.keepalive.interval)
 
     def rest(self) -> None:
         """Look after nothing any more."""

@@ -12,6 +12,7 @@ from . import journal
 from .ending import Ending, Words, log_end
 from .flow import Pump
 from .journal import Event
+from .lines import Lines
 from .link import Link
 from .relay import OnEnd
 from .vault import Vault
@@ -21,10 +22,15 @@ _WORDS = Words(plain="visitor", link="robot", target="robot")
 
 
 class Streams:
-    """The streams of one robot, all of its services together."""
+    """The streams of one robot, all of its services together.
+
+    Attributes:
+        lines: over which the robot is connected.
+    """
 
     def __init__(self, robot: str, vault: Vault, on_end: Callable[[], None]) -> None:
         """Without any; ``on_end`` is called after the end of each."""
+        self.lines = Lines()
         self._robot = robot
         self._vault = vault
         self._on_end = on_end
@@ -54,6 +60,7 @@ class Streams:
         except BaseException:
             link.abort()
             raise
+        pump.line = self.lines.of(link.sock)
         self._visitors[pump] = visitor
         journal.log(
             Event.STREAM_STARTED,
@@ -68,6 +75,7 @@ class Streams:
 
     def resume(self, pump: Pump, facts: Mapping[str, Any]) -> tuple[Visitor, OnEnd]:
         """Take in a stream that the daemon before us has left; see ``vault.Welcome``."""
+        pump.line = self.lines.of(pump.link.sock)
         visitor = self._visitors[pump] = remembered(pump.plain, facts)
         return visitor, self._report_end
 

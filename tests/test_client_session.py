@@ -27,8 +27,9 @@ from shadow.client_session import Session
 from shadow.config import ClientConfig, Files
 from shadow.depot import Depot, collect
 from shadow.errors import ConfigError, IdentityError
-from shadow.frames import Hello, Ping, Start, Welcome
+from shadow.frames import Hello, Ping, Pong, Start, Welcome
 from shadow.journal import Event
+from shadow.lines import Lines
 from shadow.link import KernelLink, Link
 from shadow.parcel import Letter
 from shadow.protocol import CONTROL, DATA, Party
@@ -58,6 +59,7 @@ class Services:
     """Takes visitors and connects none."""
 
     def __init__(self) -> None:
+        self.lines = Lines()
         self.started: list[tuple[Channel, Start]] = []
 
     def connect(self, channel: Channel, start: Start, _outcome: Callable[[bool], None]) -> None:
@@ -167,6 +169,44 @@ def test_the_server_notices_nothing(authority: Authority, said: list[tuple[Event
                 await asyncio.sleep(0.005)
         after._keep_alive()
         assert isinstance(await scene.control.hear(), Ping)
+
+    play(authority, body)
+
+
+def test_what_the_session_hears_its_streams_know(authority: Authority) -> None:
+    async def body(scene: Scene) -> None:
+        began = asyncio.get_running_loop().time()
+        session = scene.begin()
+        assert session._control is not None
+        line = scene.services.lines.of(session._control.link.sock)
+        assert line is not None
+        assert line.times[1] >= began, "WELCOME"
+        _since, before = line.times
+        await scene.control.say(Pong(1.0))
+        async with asyncio.timeout(10):
+            while line.times[1] == before:
+                await asyncio.sleep(0.005)
+
+    play(authority, body)
+
+
+def test_a_silent_server_is_given_up_in_time(authority: Authority) -> None:
+    """Not only when the next PING would be due: the streams may wait to hear that the line is back."""
+
+    async def body(scene: Scene) -> None:
+        session = scene.begin()
+        heard = session._keepalive.deadline - 60.0
+        times: list[float] = []
+        now = heard
+        clock = SimpleNamespace(time=lambda: now, call_at=lambda when, _look: times.append(when))
+        session._loop = clock  # type: ignore[assignment]
+        for passed in (20.0, 39.9, 59.9):
+            now = heard + passed
+            session._keep_alive()
+        assert [round(when - heard, 1) for when in times] == [40.0, 59.9, 60.0]
+        now = heard + 60.0
+        session._keep_alive()
+        assert session.lost.done()
 
     play(authority, body)
 

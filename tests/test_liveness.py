@@ -3,6 +3,7 @@
 The kernel's side of it, lines that lose packets and dead ones, is in tests/machine.
 """
 
+import itertools
 import math
 import select
 import socket
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shadow import lines
 from shadow.channel import KEEPALIVE_MAX, KEEPALIVE_MIN
 from shadow.liveness import Watch, keep_probing, watch_for_death
 from shadow.protocol import MISSED_MAX
@@ -60,6 +62,7 @@ class Line:
     """A connection with keepalive 30 of which TCP_INFO tells whatever the test wants."""
 
     state: int = 1
+    resent: int = 0
     probes: int = 0
     unacked: int = 0
     segments: int = 7
@@ -71,7 +74,7 @@ class Line:
     def getsockopt(self, _level: int, name: int, size: int = 0) -> bytes | int:
         if name == socket.TCP_INFO:
             info = bytearray(size)
-            info[0], info[3] = self.state, self.probes
+            info[0], info[2], info[3] = self.state, self.resent, self.probes
             for offset, value in (
                 (24, self.unacked),
                 (52, 10**6),
@@ -186,6 +189,117 @@ def test_what_the_daemon_before_has_left_is_taken_back() -> None:
     line = Line(timeout=93000)
     Watch(line, 0.0, probes_us=True).is_dead(0.0, reading=True)  # type: ignore[arg-type]
     assert line.timeout == 0
+
+
+class Outage:
+    """Data is under way both ways when the line goes away; keepalive 30, so the limit is 90."""
+
+    def __init__(self, away: float, *, first: float = 0.2, lost: int = 0) -> None:
+        """Nothing arrives until ``away``, nor do the first ``lost`` of what TCP sends after it.
+
+        Args:
+            away: seconds.
+            first: seconds to the first retransmission; each time twice as many to the next.
+            lost: how many.
+        """
+        distances = [min(first * 2**number, 120.0) for number in range(15)]
+        self._tries = list(itertools.accumulate(distances))
+        self._arrives = [when for when in self._tries if when > away][lost:]
+
+    def survived(self, line: lines.Line | None, heard: list[float]) -> tuple[bool, float]:
+        """Whether the stream was heard again, or else cut off, and when; others hear something meanwhile."""
+        conn = Line(unacked=1)
+        watch = Watch(conn, 0.0, probes_us=True)  # type: ignore[arg-type]
+        now, words = 0.0, list(heard)
+        while True:
+            if self._arrives and now >= self._arrives[0]:
+                return True, now
+            conn.resent = sum(when <= now for when in self._tries)
+            while words and words[0] <= now and line is not None:
+                line.heard(words.pop(0), 30.0)
+            if watch.is_dead(now, reading=True, line=line):
+                return False, now
+            now += watch.step
+
+
+def session(away: float, phase: float, takes: float = 0.0) -> list[float]:
+    """When a session is heard that says a word each 30 s, and is back ``takes`` seconds after an outage."""
+    return [max(phase, away) + takes + 30.0 * number for number in range(20)]
+
+
+@given(
+    away=st.floats(0.5, 89.9),
+    first=st.floats(0.2, 3.0),
+    lost=st.integers(0, 2),
+    phase=st.floats(0.0, 30.0),
+    takes=st.floats(0.0, 14.0),
+)
+def test_no_outage_shorter_than_the_limit_ends_a_stream_that_waits_both_ways(
+    away: float, first: float, lost: int, phase: float, takes: float
+) -> None:
+    """Though TCP notices late, and what it sends then is lost twice more: the robot's session is back."""
+    line = lines.Line()
+    line.heard(phase - 30.0, 30.0)
+    survived, _when = Outage(away, first=first, lost=lost).survived(line, session(away, phase, takes))
+    assert survived
+
+
+@pytest.mark.parametrize("away", [57.0, 70.0, 89.0])
+def test_without_a_word_from_the_robot_the_limit_holds(away: float) -> None:
+    """Nobody knows its line, or its session is back from another address, or is not back."""
+    for line in (None, lines.Line()):
+        survived, when = Outage(away, first=0.22).survived(line, [])
+        assert not survived
+        assert 90 < when <= 1.25 * 90
+
+
+@given(st.floats(0.0, 30.0), st.floats(0.2, 3.0))
+def test_a_line_that_is_dead_ends_all_within_the_limit_and_a_quarter(ago: float, first: float) -> None:
+    line = lines.Line()
+    line.heard(-ago, 30.0)
+    survived, when = Outage(1e6, first=first).survived(line, [])
+    assert not survived
+    assert 90 < when <= 1.25 * 90
+
+
+@pytest.mark.parametrize("away", [10.0, 50.0, 60.0, 89.0])
+def test_a_peer_that_has_gone_is_dead_when_three_tries_over_a_good_line_were_in_vain(away: float) -> None:
+    line = lines.Line()
+    survived, when = Outage(away, lost=15).survived(line, session(away, 3.0))
+    assert not survived
+    assert 90 < when <= 2 * max(away, 37.5) + 300
+
+
+def test_tries_while_the_line_was_away_again_count_for_nothing() -> None:
+    """TCP tries after 0.2, 0.6, …, 51, 102, 204.6 and 324.6 seconds: only then it is there."""
+    line = lines.Line()
+    line.heard(0.0, 30.0)
+    away = [(0.0, 55.0), (65.0, 120.0), (190.0, 250.0)]
+    there = [float(second) for second in range(400) if not any(a <= second < b for a, b in away)]
+    survived, when = Outage(250.0).survived(line, there)
+    assert (survived, when > 324) == (True, True)
+
+
+def test_a_question_for_room_that_is_lost_ends_nothing_while_the_line_is_there() -> None:
+    """Two that wait for room from each other ask once in two minutes, longer than the limit."""
+    line, conn = lines.Line(), Line(unsent=10, probes=1)
+    watch = Watch(conn, 0.0, probes_us=True)  # type: ignore[arg-type]
+    for second in range(3000):
+        line.heard(float(second), 30.0)
+        conn.probes = 1 + second // 120
+        if watch.is_dead(float(second), reading=False, line=line):
+            break
+    assert 360 <= second <= 380
+
+
+def test_what_a_stream_hears_its_line_has_heard() -> None:
+    line, conn = lines.Line(), Line()
+    watch = Watch(conn, 0.0, probes_us=True)  # type: ignore[arg-type]
+    watch.is_dead(0.0, reading=True, line=line)
+    assert line.times[1] == -math.inf, "it may have come at any time"
+    conn.segments += 1
+    watch.is_dead(1.0, reading=True, line=line)
+    assert line.times[1] == 1.0
 
 
 def test_a_real_connection_with_a_closed_window() -> None:

@@ -6,6 +6,7 @@ frames. tests/machine/test_restart.py has the real ones.
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,7 @@ from shadow.descriptors import Descriptors
 from shadow.errors import IdentityError, LocalError
 from shadow.frames import Dial, Frame, Hello, Ping, Pong, Start, Started, Welcome, encode
 from shadow.journal import Event
+from shadow.lines import Line
 from shadow.link import KernelLink, Link
 from shadow.parcel import Letter
 from shadow.protocol import CONTROL, DATA, Party
@@ -37,15 +39,23 @@ SUITE = "ECDHE-ECDSA-AES128-GCM-SHA256"
 NAME = "011"
 
 
+class Stream:
+    """What a vault makes of a visitor; it has a line."""
+
+    line: Line | None = None
+
+
 class Vault:
     """Takes streams and does nothing with them."""
 
     def __init__(self) -> None:
         self.started: list[tuple[socket.socket, Link]] = []
+        self.pumps: list[Stream] = []
 
     def start(self, plain: socket.socket, link: Link, _facts: object, _on_end: object) -> object:
         self.started.append((plain, link))
-        return object()
+        self.pumps.append(Stream())
+        return self.pumps[-1]
 
 
 class ServerSide:
@@ -201,6 +211,35 @@ def test_the_robot_notices_nothing(
         assert start.service == "web"
         await standby.say(Started())
         await until(lambda: scene.after.vault.started)
+
+    play(authority, tmp_path, body)
+
+
+def test_streams_know_when_their_robot_was_heard(authority: Authority, tmp_path: Path) -> None:
+    """Before a restart and after it, those that run and those that begin."""
+
+    async def heard(scene: Scene, line: Line | None) -> bool:
+        assert line is not None
+        _since, before = line.times
+        await scene.control.say(Ping(3.0))
+        assert await scene.control.hear() == Pong(3.0)
+        return line.times[1] > before
+
+    async def body(scene: Scene) -> None:
+        began = asyncio.get_running_loop().time()
+        await scene.begin()
+        for server in (scene.before, scene.after):
+            if server is scene.after:
+                scene.restart()
+            standby = await scene.stand_by(server)
+            scene.visit()
+            assert isinstance(await standby.hear(), Start)
+            await standby.say(Started())
+            await until(functools.partial(getattr, server.vault, "pumps"))
+            line = server.vault.pumps[0].line
+            assert line is not None
+            assert line.times[1] >= began, "its WELCOME tells as well"
+            assert await heard(scene, line)
 
     play(authority, tmp_path, body)
 

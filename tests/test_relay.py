@@ -20,6 +20,7 @@ from shadow import ktls, relay, tls
 from shadow.certificates import Purpose
 from shadow.errors import LocalError
 from shadow.flow import Pump, Side, StreamCut
+from shadow.lines import Line
 from shadow.link import Link, UserspaceLink
 from shadow.relay import Relay
 from shadow.tls import Ktls
@@ -491,6 +492,31 @@ def test_a_thousand_streams_leave_nothing_behind(authority: Authority) -> None:
     wait_for(lambda: len(ended) == 100, "all streams to end")
     assert open_descriptors(os.getpid()) == before
     relay.stop()
+
+
+def test_the_line_is_asked_for_the_links_sake_alone(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service's connection is another one, and nobody else knows of it."""
+    asked: set[tuple[bool, Line | None]] = set()
+
+    class Watch:
+        step = 0.01
+
+        def __init__(self, _sock: socket.socket, _now: float, *, probes_us: bool) -> None:
+            self._is_links = probes_us
+
+        def is_dead(self, _now: float, *, reading: bool, line: Line | None) -> bool:
+            del reading
+            asked.add((self._is_links, line))
+            return False
+
+    monkeypatch.setattr("shadow.relay.Watch", Watch)
+    with Stream(authority, Ktls.OFF, tcp=True) as made:
+        made.pump.line = line = Line()
+        wait_for(lambda: (True, line) in asked, "a look that asks the line")
+        wait_for(lambda: (False, None) in asked, "a look at the service")
+    assert asked <= {(True, line), (True, None), (False, None)}
 
 
 def test_a_renegotiation_attempt_ends_the_stream(

@@ -15,6 +15,7 @@ from shadow.address import Endpoint, Target
 from shadow.channel import Channel
 from shadow.frames import Failed, Start
 from shadow.journal import Event
+from shadow.lines import Line
 from shadow.link import KernelLink
 from shadow.protocol import Party, State
 from shadow.services import Services, Stream
@@ -162,6 +163,32 @@ def test_the_server_is_told_what_is_the_matter(
         far.close()
 
     monkeypatch.setattr(address, "_connect", connect)
+    asyncio.run(body())
+
+
+def test_a_stream_knows_the_line_of_its_channel() -> None:
+    """Whether it begins now or goes on after a restart."""
+
+    class Pump:
+        line: Line | None = None
+
+    async def body() -> None:
+        pumps: list[Any] = [Pump(), Pump()]
+        vault: Any = SimpleNamespace(start=lambda *_anything: pumps[0])
+        services = Services("011", {}, vault)
+        (near, far), (plain, other) = tcp_pair(), tcp_pair()
+        near.setblocking(False)
+        link = KernelLink(near, "a suite", [])
+        pumps[0].link = pumps[1].link = link
+        channel = Channel(link, Party.ROBOT, print, print)
+        channel.conversation.state = State.STARTING
+        assert services._begin_stream(channel, plain, Start("", "1"))
+        services._resume_stream(lambda _link: None, pumps[1], {"id": "2", "service": "", "since": 0.0})
+        line = services.lines.of(near)
+        assert pumps[0].line is pumps[1].line is line is not None
+        for sock in (near, far, plain, other):
+            sock.close()
+
     asyncio.run(body())
 
 

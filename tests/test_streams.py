@@ -3,18 +3,21 @@
 import asyncio
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from shadow import journal
 from shadow.flow import Pump
+from shadow.lines import Line
 from shadow.link import Link
 from shadow.relay import Relay
 from shadow.sd_daemon import Store
 from shadow.streams import Streams
 from shadow.vault import Vault
 from shadow.visitor import Visitor, make_visitor
-from tests.support import DEADLINE, Authority, linked, read_some
+from tests.support import DEADLINE, Authority, linked, read_some, tcp_pair
 
 
 async def begin(streams: Streams, authority: Authority, number: str) -> tuple[socket.socket, Link]:
@@ -30,6 +33,40 @@ async def wait_until_left(streams: Streams, count: int) -> None:
     async with asyncio.timeout(DEADLINE):
         while len(streams) != count:
             await asyncio.sleep(0.01)
+
+
+def test_each_has_the_line_of_its_link(authority: Authority) -> None:
+    """So has one that goes on after a restart: what the session hears, it knows."""
+
+    class Resumed:
+        def __init__(self, plain: socket.socket, sock: socket.socket) -> None:
+            self.plain, self.link = plain, SimpleNamespace(sock=sock)
+            self.line: Line | None = None
+
+    async def scenario() -> None:
+        relay = Relay()
+        streams = Streams("011", Vault(relay, Store()), lambda: None)
+        try:
+            visitor, theirs = await begin(streams, authority, "1")
+            (pump,) = streams
+            line = streams.lines.of(pump.link.sock)
+            assert pump.line is line is not None
+            near, far = tcp_pair()
+            resumed: Any = Resumed(visitor, near)
+            made = make_visitor(visitor, "", "2", asyncio.get_running_loop().time())
+            streams.resume(resumed, made.record)
+            assert resumed.line is line
+            streams._visitors.pop(resumed)
+            near.close()
+            far.close()
+        finally:
+            streams.cut(lambda _pump, _visitor: True, "the end")
+            await wait_until_left(streams, 0)
+            relay.stop()
+        visitor.close()
+        theirs.abort()
+
+    asyncio.run(scenario())
 
 
 def test_only_what_is_wanted_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Lines that lose packets cost no stream, nor do outages shorter than the limit; longer ones cost all.
 
-Idle, half-closed, busy and stuck streams (guest/endurance.py) from a server to a robot behind NAT, on kernel
-TLS. The limit is three keepalive intervals.
+Idle, half-closed, busy, talking and stuck streams (guest/endurance.py) from a server to a robot behind NAT,
+on kernel TLS. The limit is three keepalive intervals.
 """
 
 import json
@@ -19,7 +19,7 @@ __all__ = ["behind_nat"]
 
 SERVICE_PORT = 7000
 ENDURANCE = "python3 /srv/guest/endurance.py"
-KINDS = "ihbs"
+KINDS = "ihbts"
 
 
 def quality(loss: float) -> str:

@@ -6,9 +6,9 @@ socket, says "ready", and then obeys its standard input: "count" prints how many
 
 ``i``  idle.
 ``h``  half-closed: the visitor has said its last word, and the service says one more in the end.
-``b``  busy: the visitor says something again and again, and the service tells in the end how much it was. (It
-       does not answer before: with data under way both ways when a line goes away, nothing but the next
-       retransmission tells that it is back, and that may come too late.)
+``b``  busy: the visitor says something again and again, and the service tells in the end how much it was.
+``t``  talking: both say something again and again, so data is under way both ways when the line goes away,
+       and on the stream itself nothing but the next retransmission tells that it is back.
 ``s``  stuck: the service sends without end, and the visitor does not read until the end.
 """
 
@@ -20,8 +20,9 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 
-KINDS = "ihbs"
+KINDS = "ihbts"
 BLOCK = b"".join(b"%07d\n" % number for number in range(8192))
 FINISH = b"F"
 TIMEOUT = 300.0  # seconds that a line with losses may take for an answer
@@ -46,6 +47,10 @@ def serve(sock: socket.socket) -> None:
             while data := sock.recv(4096):
                 total += len(data)
             sock.sendall(b"%d" % total)
+        elif kind == b"t":
+            sock.sendall(kind)
+            _said, heard = talk(sock, lambda: False)
+            sock.sendall(b"!%d" % heard)
         else:
             sock.sendall(kind)
             while data := sock.recv(4096):
@@ -54,6 +59,30 @@ def serve(sock: socket.socket) -> None:
         pass
     finally:
         sock.close()
+
+
+def talk(sock: socket.socket, finished: Callable[[], bool]) -> tuple[int, int]:
+    """Say something five times a second, until we have finished or the other has; how much both have said."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    said = heard = 0
+    while not finished():
+        sock.sendall(BLOCK[:800])
+        said += 800
+        if poll.poll(200):
+            data = sock.recv(2**16)
+            if not data:
+                break
+            check(data, heard)
+            heard += len(data)
+            time.sleep(0.2)
+    return said, heard
+
+
+def check(data: bytes, before: int) -> None:
+    """What comes after so many bytes of the other's talk is what has to come."""
+    start = before % 800
+    assert data == (BLOCK[:800] * (len(data) // 800 + 2))[start : start + len(data)]
 
 
 with_finish = threading.Event()
@@ -91,7 +120,8 @@ class Visitor:
 
     def _live(self) -> None:
         try:
-            {"i": self._idle, "h": self._half_closed, "b": self._busy, "s": self._stuck}[self.kind]()
+            kinds = {"i": self._idle, "h": self._half_closed, "b": self._busy, "t": self._talking}
+            kinds.get(self.kind, self._stuck)()
         except (OSError, AssertionError):
             self.lost = True
 
@@ -117,6 +147,17 @@ class Visitor:
             assert not poll.poll(200)
         self.sock.shutdown(socket.SHUT_WR)
         assert int(self.sock.recv(100)) == total
+
+    def _talking(self) -> None:
+        said, before = talk(self.sock, self.finishing.is_set)
+        assert self.finishing.is_set()
+        self.sock.shutdown(socket.SHUT_WR)
+        rest = b""
+        while data := self.sock.recv(2**16):
+            rest += data
+        talked, _mark, heard = rest.partition(b"!")
+        check(talked, before)
+        assert int(heard) == said
 
     def _stuck(self) -> None:
         self._watch(0)
