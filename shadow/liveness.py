@@ -19,11 +19,12 @@ connection (``net/ipv4/tcp_timer.c``):
   whether anything comes: answers (``tcpi_probes`` counts those that are due), or the peer's own probes.
 
 So a stream may not notice that its line is back before it would count as dead. But the session does, and the
-robot's other streams, which share what they hear (``Line``). While the line is there, a stream that waits for
-more than probes is dead only when the kernel has tried three times in vain to reach its peer: one may be a
-lost packet, and so may the next. Two minutes are the greatest distance (``TCP_RTO_MAX``), so that is over
-some six minutes after the limit at most. However often the line goes away again, in the end the kernel
-itself gives up (``net.ipv4.tcp_retries2``).
+robot's other streams, which share what they hear (``Line``). While the line is there, a stream is dead only
+when the kernel has tried three times in vain to reach its peer: one may be a lost packet, and so may the
+next. A probe is a try as well, and some of them may have been lost just before the line went away. Two
+minutes are the greatest distance of retransmissions (``TCP_RTO_MAX``), so that is over some six minutes after
+the limit at most. However often the line goes away again, in the end the kernel itself gives up
+(``net.ipv4.tcp_retries2``).
 
 See tcp(7), socket(7), ``struct tcp_info`` in include/uapi/linux/tcp.h.
 """
@@ -162,11 +163,12 @@ class Watch:
         # What was heard may be the peer's own probe. Ours count as lost until one is answered, and without a
         # time the kernel would go by their number.
         if not (unacked or unsent) and (worried or (probes and self._timeout)):
-            self._probe(silence, min(data, acknowledged))
+            heard = self._heard if line is None else max(self._heard, line.times[1])
+            self._probe(heard + self.patience - now, min(data, acknowledged))
         else:
             self._cut_off_after(0)
         spared = line is not None and self._is_spared(now, resent + probes, line)
-        return silence >= self.patience and not (spared and (unacked or unsent))
+        return silence >= self.patience and not spared
 
     @property
     def _interval(self) -> float:
@@ -193,15 +195,15 @@ class Watch:
             self._grace = now + self._idle
         return now < self._grace and now - last < self.patience
 
-    def _probe(self, silence: float, since: int) -> None:
-        """Send a probe, and have the kernel go on until ``patience`` is over, however many are lost.
+    def _probe(self, left: float, since: int) -> None:
+        """Send a probe, and have the kernel go on for ``left`` seconds, however many are lost.
 
         Args:
-            silence: of the peer, in seconds.
+            left: until nobody can be there; before that we may find out that it is so.
             since: milliseconds since the peer has last sent data or acknowledged anything, a probe included:
                 what the kernel counts.
         """
-        self._cut_off_after(since + int(1000 * (self.patience - silence)))
+        self._cut_off_after(since + int(1000 * left))
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, self._idle)
 
     def _cut_off_after(self, milliseconds: int) -> None:

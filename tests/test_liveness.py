@@ -280,6 +280,23 @@ def test_tries_while_the_line_was_away_again_count_for_nothing() -> None:
     assert (survived, when > 324) == (True, True)
 
 
+def test_an_idle_stream_that_was_not_heard_just_before_an_outage_outlives_it() -> None:
+    """Its last probes were lost, so its silence is longer than the line's; the kernel has to wait, too."""
+    line, conn = lines.Line(), Line(unacked=0)
+    watch = Watch(conn, 0.0, probes_us=True)  # type: ignore[arg-type]
+    for second in range(130):
+        now = float(second)
+        if second < 25 or second >= 112:
+            line.heard(now, 30.0)
+        conn.probes, conn.since = second // 2, 1000 * second
+        dead = watch.is_dead(now, reading=True, line=line)
+        if dead:
+            break
+        assert not conn.timeout or conn.timeout > conn.since
+    # When the line is back, three more are tried; a peer that does not answer them has gone.
+    assert 112 + 6 <= second <= 112 + 6 + 17
+
+
 def test_a_question_for_room_that_is_lost_ends_nothing_while_the_line_is_there() -> None:
     """Two that wait for room from each other ask once in two minutes, longer than the limit."""
     line, conn = lines.Line(), Line(unsent=10, probes=1)
