@@ -18,11 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests import commands
+
 from . import cache, debian, image, qemu
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 RECIPE = CHECKOUT / "image"
-DOCUMENT = CHECKOUT / "docs" / "IMAGE.md"
 
 ADDRESS = "10.0.2.100"  # where robots dial; QEMU answers there
 PORT = 2222
@@ -92,7 +93,7 @@ def with_mkosi(folder: Path, release: str) -> Baked:
 
 
 def by_document(folder: Path, marker: str, release: str) -> None:
-    """Run the lines of shell that stand in the document after ``<!-- marker -->``.
+    """Run the lines of shell that stand in a document after ``<!-- marker -->``.
 
     Args:
         folder: where: a copy of the recipe.
@@ -101,13 +102,10 @@ def by_document(folder: Path, marker: str, release: str) -> None:
 
     Raises:
         BuildError: they fail.
+        LookupError: there are none.
     """
-    match = re.search(
-        f"^<!-- {marker} -->\n+```[a-z]*\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL
-    )
-    if match is None:
-        raise cache.BuildError(f"{DOCUMENT.name} has no lines called {marker}")
-    lines = re.sub(r"\b(?:trixie|bookworm)\b", release, match[1])
+    shown = "".join(f"{command.text}\n" for command in commands.block(marker).commands)
+    lines = re.sub(r"\b(?:trixie|bookworm)\b", release, shown)
     mirror = shlex.join(debian.sources(release))
     lines = f'mmdebstrap() {{ command mmdebstrap "$@" {mirror}; }}\ncd "$1"\n{lines}'
     cache.run(["bash", "-euo", "pipefail", "-c", lines, "bash", str(folder)], folder / "bake.log")

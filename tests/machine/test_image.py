@@ -16,6 +16,7 @@ import pytest
 from bench.processes import free_port
 from shadow.certificates import Purpose
 from shadow.errors import ConfigError
+from tests.commands import typed
 from tests.support import Authority, Daemon
 
 from . import bake, package
@@ -154,6 +155,8 @@ def test_name_and_key_are_where_they_belong(robot: bake.Robot, fleet: Fleet) -> 
         "011", fleet.visitor, "cd /etc/shadow-tunnel; stat -c '%a %U:%G %n' *.crt *.key .[!.]* || :"
     )
     assert listing.splitlines() == ["644 root:root 011.crt", "644 root:root ca.crt", "600 root:root 011.key"]
+    told = robot.run("011", fleet.visitor, typed("journalctl -u shadow-robot"))
+    assert "this is robot 011 from now on" in told
 
 
 def test_the_key_is_in_no_log(robot: bake.Robot, fleet: Fleet) -> None:

@@ -3,13 +3,13 @@
 import contextlib
 import json
 import random
-import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import commands
 
 from .fleet import PORT, Fleet
 from .qemu import Background
@@ -18,7 +18,6 @@ SERVER, CLIENT = "shadow-server.service", "shadow-client@011.service"
 SERVICE_PORT = 9000
 SOCKET = "/run/shadow-tunnel/data@011.sock"
 MIB = 2**20
-README = Path(__file__).parents[2] / "README.md"
 QUICK = "[Service]\nRestartSec=100ms\nRestartSteps=0\n"
 
 
@@ -189,9 +188,7 @@ def disturb(fleet: Fleet, unit: str, number: int) -> None:
 
 def test_the_lines_of_the_readme(data: Fleet) -> None:
     """As they stand there, but with less to send, and waiting for what a human's pauses are for."""
-    match = re.search("<!-- outlive -->\n```\n(.*?)```", README.read_text(), re.DOTALL)
-    assert match is not None
-    lines = [line.removeprefix("$ ") for line in match[1].splitlines() if line.startswith("$ ")]
+    lines = [command.text for command in commands.block("outlive").commands]
     script = "\n".join(lines).replace("1G", "192M").replace("you@", "alice@")
     cursor = data.machine.cursor()
     for pause, look in (

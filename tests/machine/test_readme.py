@@ -4,67 +4,37 @@ One machine plays all three. The names in the README are made to lead to it.
 """
 
 import re
+import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import commands
+from tests.commands import typed
+
+from . import hands
 from .fleet import OPERATOR, Fleet
+from .hands import ETC, type_in
+from .qemu import Background
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
 SERVER = "shadow-server.service"
-ETC = "/etc/shadow-tunnel"
 SSH = "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o LogLevel=ERROR"
-CLEAN = "rm -rf /srv/ca /srv/brought; sed -i /tunnel.example.com/d /etc/hosts"
-
-
-def block(name: str) -> str:
-    """The lines under a mark in the README."""
-    found = re.search(f"<!-- {name} -->\n```\n(.*?)```", README, re.DOTALL)
-    assert found is not None, name
-    return found[1]
-
-
-def typed(begin: str) -> str:
-    """What root types in the tour, on a line that begins like this."""
-    (line,) = re.findall(rf"^# ({re.escape(begin)}.*)$", README, re.MULTILINE)
-    return str(line)
+BY_HAND = "/srv/checkout"
 
 
 @pytest.fixture
 def bare(fleet: Fleet) -> Iterator[Fleet]:
     """After an installation: no key, no setting, and the operator in no group."""
-    fleet.machine.run(f"{CLEAN}; echo 127.0.0.1 tunnel.example.com >>/etc/hosts")
-    fleet.machine.run(f"find {ETC} -type f -delete; gpasswd --delete {OPERATOR} shadow-tunnel")
-    yield fleet
-    fleet.admit_operator()
-    fleet.machine.run(CLEAN)
-
-
-def bring(fleet: Fleet, *names: str) -> None:
-    """Files of the machine with the CA, in the folder where the next lines are typed."""
-    fleet.machine.run(["rm", "-rf", "/srv/brought"])
-    fleet.machine.run(["install", "-D", "-t", "/srv/brought", *(f"/srv/ca/{name}" for name in names)])
-
-
-def type_in(fleet: Fleet, folder: str, lines: str) -> str:
-    return fleet.machine.run(["bash", "-ec", f"cd {folder}\n{lines}"]).stdout
+    with hands.bare(fleet):
+        yield fleet
 
 
 def test_for_real_as_it_stands_there(bare: Fleet) -> None:
     run = bare.machine.run
-    certificates = block("for real: certificates")
-    type_in(bare, "/srv", certificates)
-    (robot,) = re.findall("^shadow-ca .* robot 011.*$", certificates, re.MULTILINE)
-    type_in(bare, "/srv", robot.replace("011", "012"))
-    bring(bare, "ca.crt", "server.crt", "server.key")
-    type_in(bare, "/srv/brought", block("for real: server"))
-    bare.machine.write(f"{ETC}/client.env", block("for real: client.env"))
+    hands.set_up(bare)
     for name in ("011", "012"):
-        bring(bare, "ca.crt", f"{name}.crt", f"{name}.key")
-        type_in(bare, "/srv/brought", block("for real: robot").replace("011", name))
-    for name in ("011", "012"):
-        bare.wait_for_robot(name)
         assert run(f"{SSH} {OPERATOR}@{name}.robot id -un", user=OPERATOR).stdout == "alice\n"
     modes = run(f"stat -c '%a %U %n' {ETC}/*.crt {ETC}/*.key").stdout.splitlines()
     assert {line.rpartition(".")[2]: line.split()[:2] for line in modes} == {
@@ -90,6 +60,9 @@ def lock_out(fleet: Fleet) -> None:
     fleet.wait_for_event(cursor, said, "-u", SERVER)
     fleet.wait_for_event(cursor, "robot '012' from .* refused .revoked.", "-u", SERVER)
     assert fleet.machine.run("ls /run/shadow-tunnel").stdout.count("012") == 0
+    assert "░░ Subject: A robot was refused: revoked" in type_in(
+        fleet, "/", typed("journalctl -x -u shadow-server -n 1")
+    )
     again = fleet.machine.cursor()
     fleet.machine.run("systemctl restart shadow-server")
     fleet.wait_for_event(again, "robot '012' from .* refused .revoked.", "-u", SERVER)
@@ -111,3 +84,37 @@ def test_the_status_tells_how_many_are_revoked(fleet: Fleet) -> None:
     revoke = f"cp -r /srv/fleet /srv/ca && {typed('shadow-ca --dir /srv/ca revoke 012')}"
     fleet.machine.run(f"rm -rf /srv/ca; {revoke}; rm -r /srv/ca")
     fleet.machine.wait_until("shadowctl status | grep -q 'Revoked: 1 certificate$'")
+
+
+def test_by_hand_in_a_checkout(fleet: Fleet, tmp_path: Path) -> None:
+    """The README's "By hand", with what a checkout has, in the operator's terminals."""
+    for name in ("shadow-ca", "shadow-server", "shadow-client"):
+        shutil.copy(commands.CHECKOUT / name, tmp_path)
+    shutil.copytree(commands.CHECKOUT / "shadow", tmp_path / "shadow")
+    fleet.machine.copy_to(tmp_path, BY_HAND)
+    fleet.machine.run(["chown", "-R", f"{OPERATOR}:", BY_HAND])
+    type_in(fleet, BY_HAND, typed("./shadow-ca quickstart ."), user=OPERATOR)
+    with hands.ssh_agrees(fleet), terminal(fleet, typed("./shadow-server -6")) as server:
+        with terminal(fleet, typed("./shadow-client", "--lport=22")) as robot:
+            fleet.machine.wait_until(f"[[ -S {BY_HAND}/011.sock ]]")
+            said = type_in(fleet, BY_HAND, typed("ls -l *.sock"), user=OPERATOR)
+            assert re.fullmatch(r"srw-rw---- 1 alice alice 0 .* 011\.sock\n", said)
+            visit = typed('ssh -o "ProxyCommand socat - UNIX-CONNECT:./011.sock" robot011')
+            assert type_in(fleet, BY_HAND, visit, user=OPERATOR).startswith("Linux ")
+            robot.signal("INT")
+            fleet.machine.wait_until(f"[[ ! -e {BY_HAND}/011.sock ]]")
+        sink = typed("socat -u TCP6-LISTEN:9000").removesuffix(" &")
+        with terminal(fleet, sink), terminal(fleet, typed("./shadow-client", "--lport=9000")):
+            fleet.machine.wait_until(f"[[ -S {BY_HAND}/011.sock ]]")
+            flood = typed("cat /dev/zero | pv | socat - UNIX-CONNECT:./011.sock")
+            type_in(fleet, BY_HAND, f"timeout 3 bash -c {shlex.quote(flood)} || (($? == 124))", user=OPERATOR)
+        server.signal("INT")
+        log = server.finish()[2].decode()
+    (small, large) = re.findall(r"stream \d ended: (\d+) bytes to the robot", log)
+    assert 1000 < int(small) < 1_000_000 < int(large), log
+    fleet.machine.run(f"rm -r {BY_HAND}")
+
+
+def terminal(fleet: Fleet, line: str) -> Background:
+    """A terminal of the operator's, where something runs until it is ended."""
+    return fleet.machine.background(["bash", "-c", f"cd {BY_HAND}; exec {line}"], user=OPERATOR)
