@@ -16,6 +16,7 @@ CA, BROUGHT = "/srv/ca", "/srv/brought"  # the folder of `--dir ca`, and where i
 _HOST = "tunnel.example.com"
 _CLEAN = f"rm -rf {CA} {BROUGHT}; sed -i /{_HOST}/d /etc/hosts"
 _EDITOR = "/srv/editor"
+_WRITE = f'#!/bin/sh\nfor file; do :; done\ncat {_EDITOR}.txt >"$file"\n'  # the last: a line may come first
 _SSH_CONFIG = "BatchMode yes\nStrictHostKeyChecking accept-new\nLogLevel ERROR\n"
 
 
@@ -76,7 +77,7 @@ def bring(fleet: Fleet, *names: str) -> None:
 def edit(fleet: Fleet, command: str, written: str) -> None:
     """Type a ``systemctl edit``, and write something into the editor; on a terminal, which it needs."""
     fleet.machine.write(f"{_EDITOR}.txt", written)
-    fleet.machine.write(_EDITOR, f'#!/bin/sh\ncat {_EDITOR}.txt >"$1"\n', mode=0o755)
+    fleet.machine.write(_EDITOR, _WRITE, mode=0o755)
     fleet.machine.run(["script", "-qec", f"SYSTEMD_EDITOR={_EDITOR} {command}", "/dev/null"])
     fleet.machine.run(f"rm {_EDITOR}*")
 

@@ -106,7 +106,7 @@ def test_the_api(ready: Fleet) -> None:
     lines = hands.text(commands.block("varlinkctl introspect"))
     said = hands.type_in(ready, "~", lines, user=OPERATOR)
     assert "interface io.shadowtunnel.Server" in said
-    assert '"name" : "011"' in said
+    assert re.search('"name" ?: ?"011"', said), said
 
 
 # Reaching.
@@ -219,7 +219,7 @@ def test_restart_and_reload(ready: Fleet) -> None:
             assert session.ask(b"still here\n") == b"still here\n"
     assert [ready.pid(unit) == pid for unit, pid in pids.items()] == [False, False]
     assert by(ready, "systemctl is-active shadow-client@011", None) == "active\n"
-    ready.wait_for(CLIENT, "StatusText", "^Connected to tunnel.example.com:2222")
+    ready.wait_for(CLIENT, "StatusText", "^Connected to .*:2222 ")
     assert "Connected to" in by(ready, "systemctl status shadow-client@011", None)
 
 
@@ -264,12 +264,12 @@ def test_another_port(ready: Fleet) -> None:
     hands.edit(ready, begin, block.written)
     hands.type_in(ready, "/", end)
     ready.machine.run(typed("systemctl restart 'shadow-client@*'"))
-    ready.wait_for(CLIENT, "StatusText", "^Connected to tunnel.example.com:443")
+    ready.wait_for(CLIENT, "StatusText", "^Connected to .*:443 ")
     assert ready.machine.run("ss -tlnH 'sport = 2222'").stdout == ""
     ready.machine.run("systemctl revert shadow-server.socket; " + end)
     ready.machine.run(f"sed -i s/443/2222/ {ETC}/client.env; systemctl restart 'shadow-client@*'")
     for unit in (CLIENT, "shadow-client@012"):
-        ready.wait_for(unit, "StatusText", "^Connected to tunnel.example.com:2222")
+        ready.wait_for(unit, "StatusText", "^Connected to .*:2222 ")
 
 
 # Certificates and keys.
