@@ -423,6 +423,7 @@ def renews(fleet: Fleet, setting: str) -> None:
     assert re.search("^robot 011: certificate [0-9a-f]+ issued, valid until", said, re.MULTILINE), said
 
 
+@pytest.mark.slow
 def test_a_signer_here_and_on_another_machine(signing: Fleet) -> None:
     """The other one is the same here; what matters is the requests' way, through the tunnel."""
     renews(signing, "SHADOW_SIGNER=/run/shadow-ca-signer.sock")
