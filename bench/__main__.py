@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from shadow.daemon import raise_descriptor_limit
+from shadow.daemon.life import raise_descriptor_limit
 
 from . import report
 from .network import distance

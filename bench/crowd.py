@@ -20,14 +20,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from shadow.address import Endpoint
-from shadow.client import Client
-from shadow.config import ClientConfig, Files
-from shadow.daemon import raise_descriptor_limit
-from shadow.relay import Relay
-from shadow.sd_daemon import Store
-from shadow.tls import Ktls
-from shadow.vault import Vault
+from shadow.client.client import Client
+from shadow.daemon.config import ClientConfig
+from shadow.daemon.life import raise_descriptor_limit
+from shadow.net.address import Endpoint
+from shadow.pki.certificates import Files
+from shadow.relay.durable import Vault
+from shadow.relay.pool import Relay
+from shadow.systemd.fdstore import Store
+from shadow.transport.context import Ktls
 
 ADDRESSES = 16
 _AT_ONCE = 50  # robots that are switched on in one go

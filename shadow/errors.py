@@ -18,12 +18,14 @@ The tree tells whose fault it is::
         └── Unreachable        69  EX_UNAVAILABLE  nobody there, or no answer in time
 
 Statuses are those of sysexits(3). systemd units name 2 and 78 in ``RestartPreventExitStatus=``: what only
-a human can mend is not retried. Library code raises; daemons log; only ``shadow.cli.door`` exits.
+a human can mend is not retried. Library code raises; daemons log; only ``shadow.cli.process`` exits.
 """
 
 import errno
 import os
 import pwd
+
+from .text import printable
 
 
 def reason(error: OSError) -> str:
@@ -44,11 +46,6 @@ def this_user() -> str:
         return f"user {pwd.getpwuid(number).pw_name}"
     except KeyError:
         return f"user {number}"
-
-
-def printable(text: str) -> str:
-    """A peer's words, fit for a terminal and a log line: no control characters."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def brief(error: BaseException, limit: int = 200) -> str:
@@ -151,3 +148,10 @@ class Refused(PeerError):
 def no_thread(what: str, error: Exception) -> LocalError:
     """The error for a thread that cannot be started; Python says so by a RuntimeError."""
     return LocalError(f"cannot start {what}: {error} (TasksMax= or LimitNOFILE= of the unit, ulimit -u)")
+
+
+def reason_of(error: OSError) -> str:
+    """Our own words for errors that we made ourselves, the C library's for its own."""
+    if error.errno in {None, errno.ECONNABORTED} and error.strerror:
+        return error.strerror
+    return reason(error)

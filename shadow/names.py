@@ -8,6 +8,7 @@ harmless file name on its own. A service's name goes in front of it: ``web@011.s
 import re
 
 from .errors import ConfigError
+from .text import shorten
 
 ROBOT_NAME_MAX = 64  # characters; also X.520's upper bound of a common name (RFC 5280, appendix A)
 SERVICE_NAME_MAX = 32  # characters
@@ -61,8 +62,3 @@ def socket_name(robot: str, service: str = DEFAULT_SERVICE) -> str:
 def clean_software(text: str) -> str:
     """A peer's word for its program and version, fit for tables, labels and the log; empty if it has none."""
     return "".join(character if " " <= character <= "~" else "?" for character in text[:_SOFTWARE_MAX])
-
-
-def shorten(text: str, limit: int = 80) -> str:
-    """``text`` quoted for a log line: control characters escaped, at most ``limit`` characters of it."""
-    return repr(text if len(text) <= limit else text[:limit] + "…")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from shadow import journal
-from shadow.journal import Event
+from shadow import events
+from shadow.events import Event
 from tests.support import Authority, Tunnel, wait_for
 
 # How long an example takes says how busy the machine is, and nothing of the code.
@@ -37,7 +37,7 @@ def tunnel(authority: Authority, tmp_path: Path) -> Iterator[Tunnel]:
 def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Event, str]]:
     """What is logged in this process."""
     lines: list[tuple[Event, str]] = []
-    monkeypatch.setattr(journal, "log", lambda event, _level, text, **_facts: lines.append((event, text)))
+    monkeypatch.setattr(events, "log", lambda event, _level, text, **_facts: lines.append((event, text)))
     return lines
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shadow.journal import Event
-from tests import facts
-from tests.support import CHECKOUT
+from shadow.events import Event
+from tests.support import CHECKOUT, facts
 
 CATALOG = CHECKOUT / "lib" / "systemd" / "catalog" / "shadow-tunnel.catalog"
 WIDTH_MAX = 90  # columns; journalctl puts three more before each line

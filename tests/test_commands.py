@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import commands
+from tests.support import commands
 from tests.test_documents import LINKS, PAGES
 
 LEDGER = Path(__file__).with_name("commands.txt")

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shadow.tls import Ktls
-from tests import parsers
-from tests.support import CHECKOUT
+from shadow.transport.context import Ktls
+from tests.support import CHECKOUT, parsers
 
 FOLDER = CHECKOUT / "lib" / "bash-completion"
 SCRIPT = r"""

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from shadow import errors
-from shadow.cli.door import EX_SIGINT
-from tests import facts, parsers
-from tests.parsers import Option
-from tests.support import CHECKOUT
+from shadow.cli.process import EX_SIGINT
+from tests.support import CHECKOUT, facts, parsers
+from tests.support.parsers import Option
 
 MAN = CHECKOUT / "man"
 UNITS = CHECKOUT / "units"
@@ -41,14 +40,30 @@ JOURNAL_OF = {
 }
 MODULES = {
     "shadow-server": {
-        *("server", "reception", "robots", "session", "signer", "sockets", "streams"),
-        *("parking", "ending", "vault", "expiry"),
+        *(
+            "server.server",
+            "server.handshakes",
+            "server.robot",
+            "server.session",
+            "server.signer",
+            "server.sockets",
+            "server.streams",
+        ),
+        *("server.handover", "relay.ending", "relay.durable", "pki.expiry"),
     },
     "shadow-client": {
-        *("client", "client_session", "approach", "standbys", "renewing", "wallet", "services"),
-        *("ending", "vault", "expiry"),
+        *(
+            "client.client",
+            "client.session",
+            "client.approach",
+            "client.standbys",
+            "client.renewal",
+            "client.certificate_store",
+            "client.services",
+        ),
+        *("relay.ending", "relay.durable", "pki.expiry"),
     },
-    "shadow-ca-signer": {"signing", "cli.signer"},
+    "shadow-ca-signer": {"ca.signer", "cli.signer"},
 }
 # Options of other commands in examples, and two words that stand for any of ours.
 FOREIGN = {

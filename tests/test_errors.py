@@ -37,12 +37,6 @@ def test_refused_says_what_and_why() -> None:
     assert (refused.code, refused.text) == ("limit", "too many")
 
 
-def test_a_peers_words_cannot_steer_a_terminal_or_a_log() -> None:
-    assert (
-        str(errors.Refused("x\n", "a\x1b[31mb\nWATCHDOG=trigger")) == "refused (x?): a?[31mb?WATCHDOG=trigger"
-    )
-
-
 def test_reason_is_the_c_librarys() -> None:
     asyncios = OSError(errno.ECONNREFUSED, "Connect call failed ('::1', 22, 0, 0)")
     assert errors.reason(asyncios) == "Connection refused"

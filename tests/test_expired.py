@@ -11,23 +11,23 @@ from typing import Any
 
 import pytest
 
-from shadow.certificates import Purpose, load_certificates, load_credentials, renewable_until, validity
-from shadow.config import parse_server
+from shadow.ctl.tables import robot as paragraph
+from shadow.ctl.tables import robots as table
+from shadow.daemon.config import parse_server
 from shadow.errors import IdentityError
-from shadow.frames import encode
-from shadow.link import KernelLink
-from shadow.pki import new_key
-from shadow.relay import Relay
-from shadow.renewal import make_request
-from shadow.sd_daemon import Store
-from shadow.server import Server
-from shadow.tables import robot as paragraph
-from shadow.tables import robots as table
-from shadow.vault import Vault
-from tests.call import Call
-from tests.peer import PING, PONG, REFUSED, WELCOME, Peer, client_context
-from tests.signer_socket import SignerSocket, ca_folder
+from shadow.pki.certificates import Purpose, load_certificates, load_credentials, renewable_until, validity
+from shadow.pki.keys import new_key
+from shadow.pki.request import make_request
+from shadow.relay.durable import Vault
+from shadow.relay.pool import Relay
+from shadow.server.server import Server
+from shadow.systemd.fdstore import Store
+from shadow.transport.link import KernelLink
+from shadow.wire.frames import encode
 from tests.support import Authority, Tunnel, now, wait_for
+from tests.support.call import Call
+from tests.support.peer import PING, PONG, REFUSED, WELCOME, Peer, client_context
+from tests.support.signer_socket import SignerSocket, ca_folder
 
 DAY = 86400.0  # seconds
 SIGNED = 11

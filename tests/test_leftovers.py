@@ -22,13 +22,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shadow import daemon, ledger, parcel
-from shadow.journal import Event
-from shadow.parcel import Letter
-from tests import mutations, test_client_session, test_parking
-from tests.store import Store
-from tests.support import Authority, tcp_pair
-from tests.test_vault import Daemon, Ends, both_ways
+from shadow.daemon import life
+from shadow.events import Event
+from shadow.relay import progress
+from shadow.systemd import bundle
+from shadow.systemd.bundle import Letter
+from tests.client import test_session as test_client_session
+from tests.relay.test_durable import Daemon, Ends, both_ways
+from tests.server import test_handover as test_parking
+from tests.support import Authority, mutations, tcp_pair
+from tests.support.store import Store
 
 SUITE = "ECDHE-ECDSA-AES128-GCM-SHA256"
 
@@ -102,7 +105,7 @@ def stored(store: Store, name: str, box: socket.socket) -> None:
 
 def contents(store: Store, name: str) -> Letter:
     with socket.socket(fileno=os.dup(store.kept[name])) as box:
-        return parcel.unpack(box)
+        return bundle.unpack(box)
 
 
 @thorough
@@ -118,7 +121,7 @@ def test_streams_beside_whatever_lies_there(authority: Authority, data: st.DataO
     first.stop()
     letter = contents(store, "s0")
     stored(store, "s0", mutations.parcel_of(text, letter.descriptors, places))
-    parcel.close_all(letter.descriptors)
+    bundle.close_all(letter.descriptors)
     store.start_again()
     second = Daemon(store)
     assert second.count in {1, 2}
@@ -139,7 +142,7 @@ def test_a_ledger_of_another_version(authority: Authority, said: list[tuple[Even
     first.stop()
     damage_ledger(store, kind)
     if kind in {"state", "moved"}:
-        pump.entry.up[ledger.STATE if kind == "state" else ledger.MOVED] = 2**64 - 1
+        pump.entry.up[progress.STATE if kind == "state" else progress.MOVED] = 2**64 - 1
     store.start_again()
     if kind == "two":
         store._passed.append(("ledger", os.dup(store.kept["ledger"])))
@@ -166,7 +169,7 @@ def damage_ledger(store: Store, kind: str) -> None:
     elif kind in {"size", "no memory"}:
         other = os.memfd_create("ledger") if kind == "size" else mutations.descriptor("null")
         if kind == "size":
-            os.ftruncate(other, 2 * ledger._SIZE)
+            os.ftruncate(other, 2 * progress._SIZE)
         store.remove("ledger")
         store.add("ledger", other)
         os.close(other)
@@ -212,7 +215,7 @@ def test_a_stream_as_the_first_release_kept_it_goes_on(authority: Authority, mor
     descriptors = [ends.plain.fileno(), ends.link.sock.fileno(), *pipes]
     with mutations.parcel_of(json.dumps(facts).encode(), descriptors, range(6)) as box:
         store.add("s0", box.fileno())
-    parcel.close_all(pipes)
+    bundle.close_all(pipes)
     words = struct.pack("=8Q", 19, 0, 0, 8, 0, 0, 0, 0)  # moved, state, mark; the same; cut, tries
     os.pwrite(store.kept["ledger"], words, 0)
     store.start_again()
@@ -310,7 +313,7 @@ def test_no_value_of_a_session_is_believed(
 def test_what_nobody_knows_is_dropped_and_said(said: list[tuple[Event, str]]) -> None:
     names = ["q1", "q2\x1b[31m", *(f"q{number}" for number in range(3, 10))]
     store: Any = SimpleNamespace(close_rest=lambda: names)
-    daemon._drop_unknown(store)
+    life._drop_unknown(store)
     text = "dropped 9 descriptors that this version has no use for: q1, q2?[31m, q3, q4, q5"
     assert said == [(Event.STREAM_GIVEN_UP, text)]
 

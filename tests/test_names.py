@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shadow.errors import ConfigError
-from shadow.names import check_robot_name, check_service_name, shorten, socket_name
+from shadow.names import check_robot_name, check_service_name, socket_name
 
 
 @pytest.mark.parametrize("name", ["011", "a", "A.b-c_d", "x" * 64, "0..1"])
@@ -60,8 +60,3 @@ def test_what_is_accepted_makes_a_plain_file_name(robot: str, service: str) -> N
 def test_no_two_pairs_share_a_file() -> None:
     assert socket_name("011") == "011.sock"
     assert socket_name("011", "web") == "web@011.sock"
-
-
-def test_shorten_escapes_and_bounds() -> None:
-    assert shorten("a\x1b[31m\n") == r"'a\x1b[31m\n'"
-    assert len(shorten("x" * 10000)) < 90

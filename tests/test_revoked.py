@@ -11,20 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from shadow.ca_folder import index_file
-from shadow.certificates import Purpose, host_names, load_certificates, load_credentials
-from shadow.cli import ca
-from shadow.config import parse_server
+from shadow.ca.folder import index_file
+from shadow.cli import ca as cas
+from shadow.daemon.config import parse_server
 from shadow.errors import Refused
-from shadow.files import write_files
-from shadow.link import KernelLink
-from shadow.relay import Relay
-from shadow.sd_daemon import Store
-from shadow.server import Server
-from shadow.vault import Vault
-from tests.peer import PING, PONG, REFUSED, WELCOME, Peer, client_context
-from tests.signer_socket import ca_folder
+from shadow.pki.certificates import Purpose, host_names, load_certificates, load_credentials
+from shadow.pki.files import write_files
+from shadow.relay.durable import Vault
+from shadow.relay.pool import Relay
+from shadow.server.server import Server
+from shadow.systemd.fdstore import Store
+from shadow.transport.link import KernelLink
 from tests.support import Authority, Daemon, Tunnel, echo, make_list, now, serving, wait_for
+from tests.support.peer import PING, PONG, REFUSED, WELCOME, Peer, client_context
+from tests.support.signer_socket import ca_folder
 
 
 @pytest.fixture
@@ -277,7 +277,7 @@ def test_the_commands_that_are_advised_do_what_they_should(own: Authority, tmp_p
     assert [words.split()[0] for words in advice] == ["server", "robot", "crl"]
     for _twice in range(2):
         for words in advice:
-            assert ca.main([f"--dir={folder}", *shlex.split(words)]) == 0
+            assert cas.main([f"--dir={folder}", *shlex.split(words)]) == 0
     before = load_certificates(own.server()[0], "server")[0]
     new = load_credentials(own.ca, folder / "server.crt", folder / "server.key", Purpose.SERVER, now())
     assert host_names(new.chain[0]) == host_names(before)

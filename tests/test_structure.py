@@ -1,4 +1,4 @@
-"""What holds for the checkout as a whole: layers, files and their tests, scripts, paths."""
+"""What holds for the checkout as a whole: arrows between packages, files and their tests, scripts, paths."""
 
 import ast
 import os
@@ -14,7 +14,8 @@ from tests.support import CHECKOUT
 PACKAGE = CHECKOUT / "shadow"
 LAYERS = CHECKOUT / "docs" / "ARCHITECTURE.md"
 LINES_MAX = 400  # a longer file holds more than one concern
-DOOR = "cli.door"
+DOOR = "cli.process"
+EVERYTHING = "all"
 MADE = {"build", "dist"}  # folders that are no part of the checkout
 
 
@@ -31,15 +32,17 @@ def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
 
-def floors() -> dict[str, int]:
-    """The table of the layers, as the document has it."""
-    table: dict[str, int] = {}
-    for number, names in re.findall(
-        r"^\| (\d+) \| ((?:`[\w.]+`(?:, )?)+) \|", LAYERS.read_text(), re.MULTILINE
-    ):
-        for name in re.findall("`([^`]+)`", names):
-            assert name not in table, f"{name} stands twice in {LAYERS.name}"
-            table[name] = int(number)
+def package(module: str) -> str:
+    """The package of a module; modules at the top are packages of their own."""
+    return module.partition(".")[0]
+
+
+def arrows() -> dict[str, set[str]]:
+    """Which packages each package may import from, as the table in the document has it, in its order."""
+    table: dict[str, set[str]] = {}
+    for name, allowed in re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|$", LAYERS.read_text(), re.MULTILINE):
+        assert name not in table, f"{name} stands twice in {LAYERS.name}"
+        table[name] = set(table) if allowed == EVERYTHING else set(re.findall(r"`(\w+)`", allowed))
     return table
 
 
@@ -77,40 +80,53 @@ def imported_from(node: ast.ImportFrom, importer: str) -> Iterator[str]:
             assert alias.name == "__version__", f"{importer} imports {alias.name} from the package itself"
 
 
-def test_every_module_has_its_floor() -> None:
-    table = floors()
-    lowest: dict[str, int] = {}
-
-    def floor(name: str) -> int:
-        if name not in lowest:
-            lowest[name] = max((floor(other) + 1 for other in imports(name)), default=0)
-        return lowest[name]
-
-    wanted = "\n".join(
-        f"{floor(name)} {name}" for name in sorted(modules(), key=lambda name: (floor(name), name))
-    )
-    hint = f"the lowest floors possible:\n{wanted}"
-    assert sorted(set(modules()) - set(table)) == [], f"not in the table of {LAYERS.name}; {hint}"
-    assert sorted(set(table) - set(modules())) == [], f"only in the table of {LAYERS.name}"
-
-
-def test_imports_only_go_down() -> None:
-    table = floors()
+def test_imports_follow_the_arrows() -> None:
+    table = arrows()
     wrong = [
-        f"{name} (floor {table[name]}) imports {other} (floor {table[other]})"
+        f"shadow.{name} imports {other}: that takes an arrow from `{package(name)}` to `{package(other)}`"
         for name in modules()
-        for other in imports(name)
-        if name in table and other in table and table[other] >= table[name]
+        for other in sorted(imports(name))
+        if package(other) not in {package(name), *table.get(package(name), ())}
     ]
-    rows = "\n".join(
-        f"{number} {name}" for name, number in sorted(table.items(), key=lambda row: (row[1], row[0]))
-    )
-    assert wrong == [], f"the table:\n{rows}"
+    assert wrong == [], f"not in the table of {LAYERS.name}"
+
+
+def test_no_arrow_goes_up_and_none_is_for_nothing() -> None:
+    """Each package stands below all that it may import, so there are no circles of packages."""
+    table = arrows()
+    assert set(table) == {package(name) for name in modules()}, f"packages, and those of {LAYERS.name}"
+    for position, (name, allowed) in enumerate(table.items()):
+        assert allowed <= set(list(table)[:position]), f"`{name}` may import what stands below it"
+    used = {(package(name), package(other)) for name in modules() for other in imports(name)}
+    needless = [
+        (name, other) for name, allowed in table.items() for other in allowed if (name, other) not in used
+    ]
+    assert [arrow for arrow in needless if arrow[0] != "cli"] == []
+
+
+def test_there_are_no_circles_of_modules() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, f"a circle: {' imports '.join([*way[way.index(name) :], name])}"
+        if name not in done:
+            for other in sorted(imports(name)):
+                visit(other, (*way, name))
+            done.add(name)
+
+    for name in modules():
+        visit(name, ())
+
+
+def test_every_module_is_in_the_document() -> None:
+    table = LAYERS.read_text().partition("\n### Modules\n")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `([\w.]+)` \|", table, re.MULTILINE)
+    assert sorted(set(modules()) ^ set(listed)) == [], f"the table of modules in {LAYERS.name}"
 
 
 def test_every_module_has_its_test_file() -> None:
-    wanted = {f"test_{name.replace('.', '_')}.py" for name in modules()}
-    assert sorted(wanted - {path.name for path in (CHECKOUT / "tests").iterdir()}) == []
+    wanted = {Path(*name.split(".")[:-1], f"test_{name.rpartition('.')[2]}.py") for name in modules()}
+    assert sorted(str(path) for path in wanted if not (CHECKOUT / "tests" / path).exists()) == []
 
 
 def test_no_module_is_long() -> None:

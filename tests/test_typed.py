@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from bench.processes import free_port
-from tests import commands
-from tests.commands import typed
-from tests.support import CHECKOUT, wait_for
+from tests.support import CHECKOUT, commands, wait_for
+from tests.support.commands import typed
 
 DEADLINE = 120.0  # seconds for one line
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from shadow.config import SERVER_SOCKET, variable_name
+from shadow.daemon.config import SERVER_SOCKET
 from shadow.errors import ConfigError, UsageError
-from shadow.presence import NOT_THERE
+from shadow.options import variable_name
+from shadow.pki.presence import NOT_THERE
 from tests.support import CHECKOUT
 
 UNITS = CHECKOUT / "units"

@@ -10,8 +10,14 @@ from pathlib import Path
 
 from cryptography import x509
 
-from .. import ca_folder, issuing, pki, revoking, tables
-from ..certificates import (
+from ..ca import authority as authorities
+from ..ca import folder as folders
+from ..ca import issuing, revocation
+from ..ca.issuing import Leaf
+from ..ca.locking import locked
+from ..ctl import tables
+from ..errors import ConfigError, UsageError
+from ..pki.certificates import (
     Purpose,
     common_name,
     has_purpose,
@@ -21,12 +27,9 @@ from ..certificates import (
     serial_of,
     validity,
 )
-from ..errors import ConfigError, UsageError
-from ..files import NewFile, is_there, made_folder, write_files
-from ..issuing import Leaf
-from ..journal import many
-from ..locking import locked
-from . import ca_words, door
+from ..pki.files import NewFile, is_there, made_folder, write_files
+from ..text import many
+from . import ca_words, process
 from .ca_words import AUTHORITY_DAYS, LEAF_DAYS
 
 _PLACE = "/etc/shadow-tunnel"  # where the units look
@@ -38,7 +41,7 @@ Facts = dict[str, object]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command of the CA; return the exit status."""
-    return door.run("shadow-ca", lambda: _main(arguments))
+    return process.run("shadow-ca", lambda: _main(arguments))
 
 
 def _main(arguments: Sequence[str] | None) -> None:
@@ -64,22 +67,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _init(options: argparse.Namespace, now: dt.datetime) -> None:
-    authority = pki.create_authority(options.name, options.days, now)
-    files = ca_folder.authority_files(options.dir, authority)
+    authority = authorities.create_authority(options.name, options.days, now)
+    files = folders.authority_files(options.dir, authority)
     with made_folder(options.dir), locked(options.dir):
-        ca_folder.check_unused(options.dir)
+        folders.check_unused(options.dir)
         write_files(files, force=options.force)
     _report(files)
     _describe("CA", authority)
     here = shlex.join(["shadow-ca", "--dir", str(options.dir)])
     print(f"next, here: {here} server NAME-OR-IP..., and {here} robot NAME...")
-    print(f"guard {options.dir / ca_folder.CA_KEY}: who has it can be every robot and the server; back it up")
+    print(f"guard {options.dir / folders.CA_KEY}: who has it can be every robot and the server; back it up")
 
 
 def _server(options: argparse.Namespace, now: dt.datetime) -> None:
     with locked(options.dir):
-        authority = ca_folder.load_authority(options.dir, now)
-        pair = pki.issue_server(authority, options.hosts, options.days, now)
+        authority = folders.load_authority(options.dir, now)
+        pair = authorities.issue_server(authority, options.hosts, options.days, now)
         leaf = Leaf(pair, _base(options, "server"))
         lost = _names_lost(leaf) if options.renew else []
         files = issuing.hand_out(options.dir, [leaf], renew=options.renew, force=options.force)
@@ -103,9 +106,9 @@ def _names_lost(leaf: Leaf) -> list[str]:
 def _robot(options: argparse.Namespace, now: dt.datetime) -> None:
     names = _names(options)
     with locked(options.dir):
-        authority = ca_folder.load_authority(options.dir, now)
+        authority = folders.load_authority(options.dir, now)
         leaves = {
-            name: Leaf(pki.issue_robot(authority, name, options.days, now), _base(options, name))
+            name: Leaf(authorities.issue_robot(authority, name, options.days, now), _base(options, name))
             for name in names
         }
         files = issuing.hand_out(options.dir, list(leaves.values()), renew=options.renew, force=options.force)
@@ -143,7 +146,7 @@ def _base(options: argparse.Namespace, basename: str) -> Path:
 
 def _bring(folder: Path, leaf: Leaf, name: str, machine: str, then: str) -> None:
     """What is to be done next, where, and with which files; the units know them by ``name``."""
-    files = [str(folder / ca_folder.CA_CRT)]
+    files = [str(folder / folders.CA_CRT)]
     for path in (leaf.crt, leaf.key):
         renamed = "" if leaf.base.name == name else f" (as {name}{path.suffix})"
         files.append(f"{path}{renamed}")
@@ -153,17 +156,17 @@ def _bring(folder: Path, leaf: Leaf, name: str, machine: str, then: str) -> None
 
 def _quickstart(options: argparse.Namespace, now: dt.datetime) -> None:
     folder: Path = options.folder
-    authority = pki.create_authority(options.name, AUTHORITY_DAYS, now)
+    authority = authorities.create_authority(options.name, AUTHORITY_DAYS, now)
     hosts = ["localhost", "127.0.0.1", "::1", *_own_name(), *options.hosts]
-    server = pki.issue_server(authority, hosts, LEAF_DAYS, now)
-    robot = pki.issue_robot(authority, options.robot, LEAF_DAYS, now)
+    server = authorities.issue_server(authority, hosts, LEAF_DAYS, now)
+    robot = authorities.issue_robot(authority, options.robot, LEAF_DAYS, now)
     files = [
-        *ca_folder.authority_files(folder, authority),
-        *ca_folder.leaf_files(folder, folder, "server", server),
-        *ca_folder.leaf_files(folder, folder, "client", robot),
+        *folders.authority_files(folder, authority),
+        *folders.leaf_files(folder, folder, "server", server),
+        *folders.leaf_files(folder, folder, "client", robot),
     ]
     with made_folder(folder), locked(folder):
-        ca_folder.check_unused(folder)
+        folders.check_unused(folder)
         write_files(files, force=options.force)
     _report(files)
     for kind, pair in (("CA", authority), ("server", server), ("robot", robot)):
@@ -180,7 +183,7 @@ def _quickstart(options: argparse.Namespace, now: dt.datetime) -> None:
 def _own_name() -> list[str]:
     """This machine's name, if a certificate can hold it (there are machines called ``(none)``)."""
     try:
-        pki.parse_host(socket.gethostname())
+        authorities.parse_host(socket.gethostname())
     except ConfigError:
         return []
     return [socket.gethostname()]
@@ -190,16 +193,18 @@ def _own_name() -> list[str]:
 
 
 def _revoke(options: argparse.Namespace, now: dt.datetime) -> None:
-    known = ca_folder.load_issued(options.dir)  # there may be many: the signer need not wait for that
+    known = folders.load_issued(options.dir)  # there may be many: the signer need not wait for that
     with locked(options.dir):
-        authority = ca_folder.load_authority(options.dir, now)
-        issued = ca_folder.load_issued(options.dir, known)
+        authority = folders.load_authority(options.dir, now)
+        issued = folders.load_issued(options.dir, known)
         found = [
             certificate
             for name in dict.fromkeys(options.names)
-            for certificate in revoking.find_certificates(issued, authority.certificate, name, options.serial)
+            for certificate in revocation.find_certificates(
+                issued, authority.certificate, name, options.serial
+            )
         ]
-        new = revoking.make_list(options.dir, authority, issued, found, (now, options.days))
+        new = revocation.make_list(options.dir, authority, issued, found, (now, options.days))
         if new.added:
             write_files([new.file], force=True)
     for certificate in new.added:
@@ -207,7 +212,7 @@ def _revoke(options: argparse.Namespace, now: dt.datetime) -> None:
     if not new.added:
         print("nothing to do: all of them have been revoked or have expired")
     named = [certificate for certificate in issued if common_name(certificate) in options.names]
-    for certificate in revoking.alive(named, new.revoked, now):
+    for certificate in revocation.alive(named, new.revoked, now):
         end = moment(validity(certificate)[1])
         print(f"not revoked: {common_name(certificate)}, {serial_of(certificate)}, valid until {end}")
     if new.added:
@@ -217,23 +222,23 @@ def _revoke(options: argparse.Namespace, now: dt.datetime) -> None:
 
 
 def _crl(options: argparse.Namespace, now: dt.datetime) -> None:
-    known = ca_folder.load_issued(options.dir)
+    known = folders.load_issued(options.dir)
     with locked(options.dir):
-        authority = ca_folder.load_authority(options.dir, now)
-        issued = ca_folder.load_issued(options.dir, known)
-        new = revoking.make_list(options.dir, authority, issued, [], (now, options.days))
+        authority = folders.load_authority(options.dir, now)
+        issued = folders.load_issued(options.dir, known)
+        new = revocation.make_list(options.dir, authority, issued, [], (now, options.days))
         write_files([new.file], force=True)
     _describe_list(new)
     _bring_list(new)
 
 
-def _describe_list(new: revoking.NewList) -> None:
+def _describe_list(new: revocation.NewList) -> None:
     _report([new.file])
     revoked = f"{len(new.revoked)} revoked, the next list is due on {moment(new.until)}"
     print(f"list {new.number}: {revoked}")
 
 
-def _bring_list(new: revoking.NewList) -> None:
+def _bring_list(new: revocation.NewList) -> None:
     name = new.file.path.name
     print(f"next: bring {new.file.path} to the server; then there, as root:")
     print(f"  install -m 644 {name} {_PLACE}/ && systemctl reload shadow-server")
@@ -246,16 +251,16 @@ def _bring_list(new: revoking.NewList) -> None:
 
 
 def _list(options: argparse.Namespace, now: dt.datetime) -> None:
-    authority = load_certificates(options.dir / ca_folder.CA_CRT, "CA certificate")[0]
-    known = revoking.load_list(options.dir, authority)
+    authority = load_certificates(options.dir / folders.CA_CRT, "CA certificate")[0]
+    known = revocation.load_list(options.dir, authority)
     revoked = known.revoked if known else {}
     issued = [
         certificate
-        for certificate in ca_folder.load_issued(options.dir)
+        for certificate in folders.load_issued(options.dir)
         if not options.names or common_name(certificate) in options.names
     ]
     if options.ending:
-        issued = revoking.ending(issued, revoked, now, dt.timedelta(days=options.ending))
+        issued = revocation.ending(issued, revoked, now, dt.timedelta(days=options.ending))
     entries = [_entry(certificate, revoked, now) for certificate in issued]
     shown = [entry for entry in entries if _is_wanted(options, entry)]
     print(json.dumps(shown, indent=2) if options.json else tables.certificates(shown))
@@ -276,7 +281,7 @@ def _entry(certificate: x509.Certificate, revoked: Mapping[int, dt.datetime], no
         "purpose": _purpose(certificate),
         "hosts": host_names(certificate),
         "serial": serial_of(certificate),
-        "fingerprint": pki.fingerprint(certificate),
+        "fingerprint": authorities.fingerprint(certificate),
         "certificateBegins": start.isoformat(),
         "certificateEnds": end.isoformat(),
         "expired": now > end,
@@ -297,16 +302,16 @@ def _purpose(certificate: x509.Certificate) -> str:
     return str(purpose.value)
 
 
-def _describe(kind: str, pair: pki.Pair) -> None:
+def _describe(kind: str, pair: authorities.Pair) -> None:
     hosts = host_names(pair.certificate)
     names = ", ".join(hosts) or common_name(pair.certificate)
     print(f"{kind} {names}, valid until {moment(validity(pair.certificate)[1])}")
-    print(f"  SHA-256 {pki.fingerprint(pair.certificate)}")
+    print(f"  SHA-256 {authorities.fingerprint(pair.certificate)}")
 
 
 def _flags(folder: Path, base: Path) -> str:
     """The options that name the three files, ready to be pasted into a shell."""
-    return shlex.join([f"--ca={folder / ca_folder.CA_CRT}", f"--crt={base}.crt", f"--key={base}.key"])
+    return shlex.join([f"--ca={folder / folders.CA_CRT}", f"--crt={base}.crt", f"--key={base}.key"])
 
 
 if __name__ == "__main__":

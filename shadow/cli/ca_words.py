@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .. import pki, usage
+from .. import options as command_line
+from ..ca import authority
 from ..errors import ShadowError
 from ..names import check_robot_name
 
@@ -36,9 +37,9 @@ examples:
 Run = Callable[[argparse.Namespace, dt.datetime], None]
 
 
-def parser(runs: Mapping[str, Run]) -> usage.Parser:
+def parser(runs: Mapping[str, Run]) -> command_line.Parser:
     """The parser of the command; what a word has to do is in ``runs``."""
-    made = usage.main_parser(
+    made = command_line.main_parser(
         "shadow-ca", "Make the certificates by which robots and servers recognise each other.", _EPILOG
     )
     # From the environment only if it holds something: an empty variable is as good as none.
@@ -47,7 +48,7 @@ def parser(runs: Mapping[str, Run]) -> usage.Parser:
 
     def command(name: str, text: str, *examples: str) -> argparse.ArgumentParser:
         lines = "\n".join(f"  shadow-ca {example}" for example in examples)
-        one = usage.add_command(commands, name, runs[name], text, f"examples:\n{lines}\n\n{_STATUSES}")
+        one = command_line.add_command(commands, name, runs[name], text, f"examples:\n{lines}\n\n{_STATUSES}")
         # Once more, for those who write them behind the command; SUPPRESS: do not undo the ones before it.
         _add_global(one, argparse.SUPPRESS, force=argparse.SUPPRESS)
         return one
@@ -157,7 +158,7 @@ def _add_global(parser: argparse.ArgumentParser, folder: Path | str, *, force: b
 def _add_name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name",
-        type=_checked(pki.check_authority_name),
+        type=_checked(authority.check_authority_name),
         default="Shadow CA",
         metavar="COMMON-NAME",
         help="the CA's name (default: %(default)s)",
@@ -194,12 +195,12 @@ def _checked(check: Callable[[str], object]) -> Callable[[str], str]:
     return convert
 
 
-_host = _checked(pki.parse_host)
+_host = _checked(authority.parse_host)
 
 
 def _days(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= pki.DAYS_MAX):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {pki.DAYS_MAX}")
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= authority.DAYS_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {authority.DAYS_MAX}")
     return int(text)
 
 

@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import reaching, tables, usage
-from ..asking import Answers, Facts
+from .. import options as command_line
+from ..ctl import connect as connects
+from ..ctl import tables
+from ..ctl.connect import NotConnected
+from ..ctl.query import Answers, Facts
 from ..errors import LocalError, Unreachable
-from ..journal import many
 from ..names import check_robot_name
-from ..reaching import NotConnected
-from . import door
+from ..text import many
+from . import process
 
 _FOLDER = "/run/shadow-tunnel"
 _FOLDER_VARIABLE = "SHADOW_LDIR"
@@ -43,7 +45,7 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
-    return door.run("shadowctl", lambda: _main(arguments))
+    return process.run("shadowctl", lambda: _main(arguments))
 
 
 def _main(arguments: Sequence[str] | None) -> None:
@@ -146,11 +148,11 @@ def _logs(options: argparse.Namespace) -> None:
 
 
 def _connect(options: argparse.Namespace) -> None:
-    with reaching.reach(options.dir, options.robot.removesuffix(_SUFFIX), options.service) as sock:
+    with connects.reach(options.dir, options.robot.removesuffix(_SUFFIX), options.service) as sock:
         if options.fdpass:
-            reaching.hand_over(sock, sys.stdout.fileno())
+            connects.hand_over(sock, sys.stdout.fileno())
         else:
-            reaching.join(sock, sys.stdin.fileno(), sys.stdout.fileno())
+            connects.join(sock, sys.stdin.fileno(), sys.stdout.fileno())
 
 
 def _wait(options: argparse.Namespace) -> None:
@@ -209,7 +211,7 @@ def _reload(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = usage.main_parser(
+    parser = command_line.main_parser(
         "shadowctl", "See and steer the robots of a shadow-server, and reach them.", _EPILOG
     )
     _add_global(parser, Path(os.environ.get(_FOLDER_VARIABLE) or _FOLDER), json_too=False)
@@ -274,14 +276,14 @@ def _add_robot(parser: argparse.ArgumentParser) -> None:
 
 
 def _command(
-    commands: "usage.Commands[usage.Parser]",
+    commands: "command_line.Commands[command_line.Parser]",
     name: str,
     run: Callable[[argparse.Namespace], None],
     text: str,
     *examples: str,
 ) -> argparse.ArgumentParser:
     lines = "\n".join(f"  shadowctl {example}" for example in examples)
-    parser = usage.add_command(commands, name, run, text, f"examples:\n{lines}\n\n{_STATUSES}")
+    parser = command_line.add_command(commands, name, run, text, f"examples:\n{lines}\n\n{_STATUSES}")
     # Once more, for those who write them behind the command; SUPPRESS: do not undo the ones before it.
     _add_global(parser, argparse.SUPPRESS, json_too=argparse.SUPPRESS)
     return parser

@@ -12,11 +12,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from .. import journal
+from .. import events
 from ..errors import LocalError, UsageError, reason
-from ..journal import Event
-from ..usage import PREFIX
-from . import door
+from ..events import Event
+from ..options import PREFIX
+from ..systemd import journal
+from . import process
 
 _NAME = "shadow-reload"  # in the journal
 _OURS = re.compile(f"{PREFIX}[A-Z0-9_]{{1,32}}")  # a process can write what it likes into its environment
@@ -26,7 +27,7 @@ _ENVIRONMENT_MAX = 2**21  # bytes; more than a process may have by default (exec
 def main() -> int:
     """Compare, and log what is different; return the exit status."""
     sys.argv[:] = [_NAME]
-    return door.run(_NAME, _main)
+    return process.run(_NAME, _main)
 
 
 def _main() -> None:
@@ -37,7 +38,7 @@ def _main() -> None:
     if names:
         journal.setup()
         text = f"a reload does not take {', '.join(names)}, changed since the start"
-        journal.log(Event.SETTINGS_CHANGED, logging.WARNING, f"{text}: restart the unit for that")
+        events.log(Event.SETTINGS_CHANGED, logging.WARNING, f"{text}: restart the unit for that")
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

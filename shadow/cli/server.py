@@ -2,12 +2,12 @@
 
 import functools
 
-from .. import daemon
-from ..config import parse_server
-from ..doors import Doors
-from ..patience import Patience
-from ..server import Server
-from . import door
+from ..admin.endpoints import Doors
+from ..daemon import life
+from ..daemon.config import parse_server
+from ..daemon.patience import Patience
+from ..server.server import Server
+from . import process
 
 
 def main() -> int:
@@ -15,10 +15,10 @@ def main() -> int:
     patience = Patience()
 
     def run() -> None:
-        daemon.run(functools.partial(Server, parse_server(), open_endpoints=Doors), patience.started)
+        life.run(functools.partial(Server, parse_server(), open_endpoints=Doors), patience.started)
 
     attempt = patience.watch(run)
-    return patience.leave(door.run("shadow-server", attempt))
+    return patience.leave(process.run("shadow-server", attempt))
 
 
 if __name__ == "__main__":

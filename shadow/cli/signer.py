@@ -16,11 +16,14 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from .. import journal, signing, usage
+from .. import events
+from .. import options as command_line
+from ..ca import signer
 from ..errors import FrameError, Refused, ShadowError, UsageError
-from ..frames import Decoder, Frame, Sign, Signed, Unsigned, encode
-from ..journal import Event
-from . import door
+from ..events import Event
+from ..systemd import journal
+from ..wire.frames import Decoder, Frame, Sign, Signed, Unsigned, encode
+from . import process
 
 _PATIENCE = 10.0  # seconds for the request to come, and for the answer to be taken
 _EPILOG = """\
@@ -38,11 +41,13 @@ exit status: 0 answered, with a certificate or with no; 2 usage, 76 what came is
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answer one request; return the exit status."""
-    return door.run("shadow-ca-signer", lambda: _main(arguments))
+    return process.run("shadow-ca-signer", lambda: _main(arguments))
 
 
 def _main(arguments: Sequence[str] | None) -> None:
-    parser = usage.main_parser("shadow-ca-signer", "Renew the certificate of a robot that asks.", _EPILOG)
+    parser = command_line.main_parser(
+        "shadow-ca-signer", "Renew the certificate of a robot that asks.", _EPILOG
+    )
     folder = Path(os.environ.get("SHADOW_CA_DIR") or ".")
     parser.add_argument("--dir", type=Path, default=folder, metavar="DIR", help="the CA's folder")
     options = parser.parse_args(arguments)
@@ -62,10 +67,10 @@ def _connection() -> socket.socket:
 def _serve(sock: socket.socket, options: argparse.Namespace) -> None:
     request = _read(sock)
     try:
-        certificate = signing.renew(options.dir, request, dt.datetime.now(dt.UTC))
+        certificate = signer.renew(options.dir, request, dt.datetime.now(dt.UTC))
         answer: Frame = Signed(certificate.public_bytes(Encoding.DER))
     except Refused as refused:
-        journal.log(Event.RENEWAL_FAILED, logging.WARNING, f"a request is {refused}", code=refused.code)
+        events.log(Event.RENEWAL_FAILED, logging.WARNING, f"a request is {refused}", code=refused.code)
         answer = Unsigned(refused.code, refused.text[:500])
     except ShadowError:
         # Why is for the CA's own log, and the door writes it: it names files, and others read the answer.

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests import commands
+from tests.support import commands
 
 from . import cache, debian, image, qemu
 

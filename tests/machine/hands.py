@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests import commands
+from tests.support import commands
 
 from .fleet import OPERATOR, Fleet
 

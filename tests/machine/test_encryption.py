@@ -18,7 +18,7 @@ NO_MODULE = "/etc/modprobe.d/no-tls.conf"
 def only(cipher: str) -> str:
     """A drop-in by which the server speaks one cipher: it is the one who chooses."""
     program = (
-        "import sys; from shadow import ktls; from shadow.cli.server import main; "
+        "import sys; from shadow.transport import ktls; from shadow.cli.server import main; "
         f"ktls.SUITES = {{name: suite for name, suite in ktls.SUITES.items() if '{cipher}' in name}}; "
         "sys.exit(main())"
     )

@@ -14,10 +14,10 @@ from types import ModuleType
 import pytest
 
 from bench.processes import free_port
-from shadow.certificates import Purpose
 from shadow.errors import ConfigError
-from tests.commands import typed
+from shadow.pki.certificates import Purpose
 from tests.support import Authority, Daemon
+from tests.support.commands import typed
 
 from . import bake, package
 

@@ -282,11 +282,11 @@ def test_a_robot_that_is_revoked_does_not_outlive_a_restart(fleet: Fleet, ca: st
 
 AGED = """
 import datetime as dt, pathlib, sys
-from shadow import ca_folder, pki
-from shadow.files import write_files
+from shadow.ca import authority, folder as folders
+from shadow.pki.files import write_files
 folder, now = pathlib.Path(sys.argv[1]), dt.datetime.now(dt.UTC)
-pair = pki.issue_robot(ca_folder.load_authority(folder, now), "011", 66, now - dt.timedelta(days=60))
-write_files(ca_folder.leaf_files(folder, folder, "011", pair), force=True)
+pair = authority.issue_robot(folders.load_authority(folder, now), "011", 66, now - dt.timedelta(days=60))
+write_files(folders.leaf_files(folder, folder, "011", pair), force=True)
 """
 
 

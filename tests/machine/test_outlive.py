@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests import commands
+from tests.support import commands
 
 from .fleet import PORT, Fleet
 from .qemu import Background

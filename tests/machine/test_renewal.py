@@ -128,12 +128,12 @@ def test_a_signer_that_hangs_is_ended(signer: Fleet) -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        pytest.param("before shadow.signing - load_authority", marks=pytest.mark.slow),
-        pytest.param("after shadow.signing - check_proof", marks=pytest.mark.slow),
-        pytest.param("after shadow.signing - renew_robot", marks=pytest.mark.slow),
-        "before shadow.files - _name",
-        pytest.param("after shadow.files - _name", marks=pytest.mark.slow),
-        "after shadow.signing - write_files",
+        pytest.param("before shadow.ca.signer - load_authority", marks=pytest.mark.slow),
+        pytest.param("after shadow.ca.signer - check_proof", marks=pytest.mark.slow),
+        pytest.param("after shadow.ca.signer - renew_robot", marks=pytest.mark.slow),
+        "before shadow.pki.files - _name",
+        pytest.param("after shadow.pki.files - _name", marks=pytest.mark.slow),
+        "after shadow.ca.signer - write_files",
     ],
 )
 def test_a_signer_that_is_killed_at_any_step(signer: Fleet, step: str) -> None:

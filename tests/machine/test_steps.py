@@ -17,24 +17,24 @@ SIZE = 2**20
 
 # The step; before or after which call; and what becomes of the stream.
 SERVER_STEPS = {
-    "accepted": ("before shadow.robots Robot _visitor_came", "ended"),
-    "START sent": ("after shadow.robots Robot expect_answer", "ended"),
-    "STARTED received": ("before shadow.robots Robot _start_answered", "ended"),
-    "parcel stored": ("after shadow.vault Vault _keep", "whole"),
-    "first byte up": ("after shadow.splice UpFlow drain", "whole"),
-    "first byte down": ("after shadow.splice DownFlow drain", "whole"),
-    "end heard": ("before shadow.flow Flow end", "whole"),
-    "half-closed": ("after shadow.flow Flow end", "whole"),
-    "end to be passed up": ("before shadow.splice UpFlow finish", "whole"),
-    "end passed up": ("after shadow.splice UpFlow finish", "whole"),
-    "end to be passed down": ("before shadow.splice DownFlow finish", "whole"),
-    "end passed down": ("after shadow.splice DownFlow finish", "whole"),
-    "ended": ("before shadow.vault Vault ended", "whole"),
+    "accepted": ("before shadow.server.robot Robot _visitor_came", "ended"),
+    "START sent": ("after shadow.server.robot Robot expect_answer", "ended"),
+    "STARTED received": ("before shadow.server.robot Robot _start_answered", "ended"),
+    "parcel stored": ("after shadow.relay.durable Vault _keep", "whole"),
+    "first byte up": ("after shadow.relay.splice UpFlow drain", "whole"),
+    "first byte down": ("after shadow.relay.splice DownFlow drain", "whole"),
+    "end heard": ("before shadow.relay.flow Flow end", "whole"),
+    "half-closed": ("after shadow.relay.flow Flow end", "whole"),
+    "end to be passed up": ("before shadow.relay.splice UpFlow finish", "whole"),
+    "end passed up": ("after shadow.relay.splice UpFlow finish", "whole"),
+    "end to be passed down": ("before shadow.relay.splice DownFlow finish", "whole"),
+    "end passed down": ("after shadow.relay.splice DownFlow finish", "whole"),
+    "ended": ("before shadow.relay.durable Vault ended", "whole"),
 }
 CLIENT_STEPS = {
-    "START received": ("before shadow.services Services connect", "ended"),
-    "service connected": ("before shadow.services Services _begin_stream", "ended"),
-    "STARTED sent": ("before shadow.vault Vault start", "ended"),
+    "START received": ("before shadow.client.services Services connect", "ended"),
+    "service connected": ("before shadow.client.services Services _begin_stream", "ended"),
+    "STARTED sent": ("before shadow.relay.durable Vault start", "ended"),
 } | {step: how for step, how in SERVER_STEPS.items() if how[1] == "whole"}
 
 

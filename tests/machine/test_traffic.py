@@ -101,7 +101,7 @@ def test_an_abort_of_the_visitor_is_no_end_of_file(data: Fleet) -> None:
 
 
 # The tests of the modules that touch the kernel, where it has TLS. Elsewhere they run on OpenSSL alone.
-MODULES = ("link", "relay", "splice", "tls")
+MODULES = ("relay/test_pool", "relay/test_splice", "transport/test_handshake", "transport/test_link")
 
 
 def test_the_modules_own_tests_on_kernel_tls(fleet: Fleet) -> None:
@@ -111,7 +111,7 @@ def test_the_modules_own_tests_on_kernel_tls(fleet: Fleet) -> None:
     for name in ("bench", "tests", "pyproject.toml"):
         fleet.machine.copy_to(CHECKOUT / name, f"{there}/{name}")
     fleet.machine.run("modprobe tls")
-    files = [f"tests/test_{name}.py" for name in MODULES]
+    files = [f"tests/{name}.py" for name in MODULES]
     # As anybody: what is tested needs no privilege.
     fleet.machine.run(f"chmod -R a+rX {there}")
     options = "-q -n 2 --durations=5 -p no:cacheprovider --basetemp=/tmp/tests"

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import commands
-from tests.commands import typed
+from tests.support import commands
+from tests.support.commands import typed
 
 from . import hands
 from .fleet import OPERATOR, Fleet

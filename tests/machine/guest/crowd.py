@@ -20,12 +20,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from shadow import tls
-from shadow.certificates import Credentials, Purpose
-from shadow.channel import Channel
 from shadow.errors import PeerError
-from shadow.frames import Frame, Hello, Ping, Pong, Welcome
-from shadow.protocol import CONTROL, Party
+from shadow.pki.certificates import Credentials, Purpose
+from shadow.transport import context as contexts
+from shadow.transport import handshake
+from shadow.transport.channel import Channel
+from shadow.wire.conversation import CONTROL, Party
+from shadow.wire.frames import Frame, Hello, Ping, Pong, Welcome
 
 _AT_ONCE = 16  # handshakes
 _PATIENCE = 600.0  # seconds; whoever runs this gives up sooner
@@ -50,12 +51,14 @@ class Crowd:
         """One robot more."""
         async with self._turns:
             credentials = Credentials([self._ca], [self._certificate(name)], self._key)
-            context = tls.make_context(credentials)
-            settings = tls.Settings(context, Purpose.ROBOT, tls.Ktls.REQUIRE, "localhost", [self._ca])
+            context = contexts.make_context(credentials)
+            settings = contexts.Settings(
+                context, Purpose.ROBOT, contexts.Ktls.REQUIRE, "localhost", [self._ca]
+            )
             sock = socket.socket()
             sock.setblocking(False)
             await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._port))
-            link = await tls.handshake(sock, settings)
+            link = await handshake.handshake(sock, settings)
             welcomed = asyncio.get_running_loop().create_future()
             channel = Channel(link, Party.ROBOT, self._hears(welcomed), self._loses)
             channel.send(Hello(1, CONTROL, name, ("",), software="crowd"))

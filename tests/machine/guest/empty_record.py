@@ -14,9 +14,9 @@ from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from shadow import ktls, tls
-from shadow.certificates import Purpose, load_credentials
-from shadow.link import UserspaceLink
+from shadow.pki.certificates import Purpose, load_credentials
+from shadow.transport import context, handshake, ktls
+from shadow.transport.link import UserspaceLink
 
 KEYS = Path("/srv/fleet")
 HELLO, WELCOME, START, STARTED = 1, 2, 7, 8
@@ -26,10 +26,10 @@ ALERT, DATA = 21, 23
 class Connection:
     """A connection to the server whose records are made here."""
 
-    def __init__(self, settings: tls.Settings) -> None:
+    def __init__(self, settings: context.Settings) -> None:
         sock = socket.create_connection(("localhost", 2222))
         sock.setblocking(False)
-        link = asyncio.run(tls.handshake(sock, settings))
+        link = asyncio.run(handshake.handshake(sock, settings))
         assert isinstance(link, UserspaceLink)
         self._link = link
         link.sock.settimeout(60)
@@ -70,7 +70,9 @@ def main() -> None:
     """Be a robot for one visitor, and be the visitor."""
     files = KEYS / "ca.crt", KEYS / "013.crt", KEYS / "013.key"
     credentials = load_credentials(*files, Purpose.ROBOT, dt.datetime.now(dt.UTC))
-    settings = tls.Settings(tls.make_context(credentials), Purpose.ROBOT, tls.Ktls.OFF, "localhost")
+    settings = context.Settings(
+        context.make_context(credentials), Purpose.ROBOT, context.Ktls.OFF, "localhost"
+    )
     control, data = Connection(settings), Connection(settings)
     control.say(HELLO, version=1, role="control", robot="013", services=[""])
     session = control.hear(WELCOME)["session"]

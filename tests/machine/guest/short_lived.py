@@ -11,19 +11,21 @@ from pathlib import Path
 
 from cryptography import x509
 
-from shadow import ca_folder, pki
-from shadow.files import write_files
+from shadow.ca import authority as authorities
+from shadow.ca import folder as folders
+from shadow.pki import keys
+from shadow.pki.files import write_files
 
 
 def main() -> None:
     ca, name, seconds, age, folder = sys.argv[1:]
     then = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=float(age))
-    authority = ca_folder.load_authority(Path(ca), dt.datetime.now(dt.UTC))
-    key, life = pki.new_key(), dt.timedelta(seconds=float(seconds))
+    authority = folders.load_authority(Path(ca), dt.datetime.now(dt.UTC))
+    key, life = keys.new_key(), dt.timedelta(seconds=float(seconds))
     serial = x509.random_serial_number()
-    certificate = pki.renew_robot(authority, name, key.public_key(), serial, life, then)
-    pair = pki.Pair(certificate, key)
-    write_files(ca_folder.leaf_files(Path(ca), Path(folder), name, pair), force=True)
+    certificate = authorities.renew_robot(authority, name, key.public_key(), serial, life, then)
+    pair = authorities.Pair(certificate, key)
+    write_files(folders.leaf_files(Path(ca), Path(folder), name, pair), force=True)
 
 
 main()

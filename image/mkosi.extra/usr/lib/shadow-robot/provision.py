@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shadow.certificates import Purpose, common_name, load_certificates, load_credentials
 from shadow.errors import ClockError, ConfigError, IdentityError, LocalError, ShadowError
-from shadow.files import PRIVATE, PUBLIC, NewFile, read_file, write_files
-from shadow.names import check_robot_name, shorten
+from shadow.names import check_robot_name
+from shadow.pki.certificates import Purpose, common_name, load_certificates, load_credentials
+from shadow.pki.files import PRIVATE, PUBLIC, NewFile, read_file, write_files
+from shadow.text import shorten
 
 FOLDER = Path("/etc/shadow-tunnel")
 CA = "ca.crt"

@@ -1,0 +1,70 @@
+"""What a server answers besides robots: its API and its metrics, each on a socket that systemd passes.
+
+Each takes a library that not every machine has. Without it the server runs, says so, and hangs up on
+whoever asks.
+"""
+
+import logging
+from collections.abc import Callable
+
+from .. import events
+from ..events import Event
+from ..server.server import Server
+from ..systemd import fdstore
+from ..systemd.fdstore import Store
+from . import varlink
+from .task_server import Answerer
+
+METRICS_NAME = "shadow-metrics"
+"""``FileDescriptorName=`` of the metrics' socket unit; the API's is in ``varlink``."""
+
+
+class Doors:
+    """Those that are open."""
+
+    def __init__(self, server: Server, store: Store, on_exhausted: Callable[[OSError], None]) -> None:
+        """Open those that there are sockets for.
+
+        Args:
+            server: what is asked.
+            store: has the sockets.
+            on_exhausted: hears of it when accepting has to pause.
+
+        Raises:
+            ConfigError: what was passed is no listening socket.
+        """
+        self._open: list[Answerer] = []
+        for name, make in ((varlink.SOCKET_NAME, _make_api), (METRICS_NAME, _make_metrics)):
+            sockets = fdstore.listening_sockets(name, store)
+            if sockets:
+                door = make(server)
+                self._open.append(door)
+                for sock in sockets:
+                    door.listen(sock, on_exhausted)
+
+    async def close(self) -> None:
+        """Close them all."""
+        for door in self._open:
+            await door.close()
+
+
+def _make_api(server: Server) -> Answerer:
+    try:
+        from .methods import Operations, make_service  # noqa: PLC0415 - it needs what may be missing
+    except ImportError:  # Debian 12 has it in backports only
+        why = "the Python library varlink is missing (Debian: python3-varlink)"
+        events.log(Event.API_UNAVAILABLE, logging.WARNING, f"shadowctl cannot ask this server: {why}")
+        return varlink.Api(None)
+    return varlink.Api(make_service(Operations(server)))
+
+
+def _make_metrics(server: Server) -> Answerer:
+    from .http import Exhibition  # noqa: PLC0415 - most servers are not scraped
+
+    try:
+        from .metrics import Metrics  # noqa: PLC0415 - it needs what may be missing
+    except ImportError:
+        why = "the Python library prometheus_client is missing (Debian: python3-prometheus-client)"
+        events.log(Event.METRICS_UNAVAILABLE, logging.WARNING, f"nobody can scrape this server: {why}")
+        return Exhibition(None)
+    return Exhibition(Metrics(server).page)

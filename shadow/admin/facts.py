@@ -1,0 +1,82 @@
+"""What there is to tell about robots and streams, in the words of ``io.shadowtunnel.Server.varlink``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..pki.certificates import serial_of
+from ..relay.flow import Pump
+from ..server.robot import Robot
+from ..server.visitor import Visitor
+from ..transport.link import Link
+
+Facts = dict[str, Any]
+"""Fit for JSON."""
+
+
+def robot_facts(robot: Robot, now: float) -> Facts:
+    """A ``Robot`` of the interface.
+
+    Args:
+        robot: it.
+        now: by CLOCK_MONOTONIC.
+    """
+    session = robot.session
+    facts: Facts = {
+        "name": robot.name,
+        "connected": session is not None,
+        "services": [],
+        "standbys": 0,
+        "waiting": 0,
+        "streams": len(robot.streams),
+    }
+    if session is None:
+        return facts
+    certificate = session.channel.link.certificate
+    return facts | {
+        "peer": session.peer,
+        "software": session.software,
+        "seconds": round(now - session.since, 3),
+        "services": list(session.services),
+        **_link_facts(session.channel.link),
+        "serial": serial_of(certificate),
+        "certificateEnds": session.until.isoformat(),
+        "standbys": len(session.board.standbys),
+        "waiting": len(session.board.visitors) + len(robot.starting),
+    }
+
+
+def stream_facts(robot: str, pump: Pump, visitor: Visitor, now: float) -> Facts:
+    """A ``Stream`` of the interface."""
+    return {
+        "id": visitor.stream,
+        "robot": robot,
+        "service": visitor.service,
+        "uid": visitor.uid,
+        "pid": visitor.pid,
+        "seconds": round(now - visitor.since, 3),
+        "bytesToRobot": pump.up.moved,
+        "bytesFromRobot": pump.down.moved,
+        **_link_facts(pump.link),
+        "protected": pump.kept,
+    }
+
+
+def _link_facts(link: Link) -> Facts:
+    return {"suite": link.suite, "kernelTls": link.in_kernel}
+
+
+def streams_of(robot: Robot, now: float) -> list[Facts]:
+    """All streams of a robot, oldest first."""
+    return [stream_facts(robot.name, pump, visitor, now) for pump, visitor in robot.streams.items()]
+
+
+def find_stream(robots: Mapping[str, Robot], number: str) -> Robot | None:
+    """The robot that has the stream of this number."""
+    return next(
+        (
+            robot
+            for robot in robots.values()
+            if any(visitor.stream == number for _pump, visitor in robot.streams.items())
+        ),
+        None,
+    )

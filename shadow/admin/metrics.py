@@ -1,0 +1,253 @@
+"""Metrics for Prometheus, with the library ``prometheus_client``.
+
+What happens is counted where it is logged: each event with a message id that is worth a counter has one, so
+the log and the figures cannot tell different stories. How things are is asked when somebody scrapes:
+of the robots one after the other, with the event loop's other work in between.
+"""
+
+import asyncio
+import collections
+import datetime as dt
+import heapq
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, exposition
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+from .. import __version__, events
+from ..events import Event
+from ..relay.pool import TURN_BUCKETS
+from ..server.handshakes import Failure
+from ..server.server import Server
+from ..server.session import Cause
+from ..systemd import journal
+
+_WAITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
+
+_VERSIONS_MAX = 16  # of robots' software that have a figure of their own: it is the robots' word
+_VERSIONS_EVER = 128  # the same, since we started: Prometheus keeps each series, gone or not
+_ROBOTS_SHOWN = 100  # of those whose certificates expire soon
+_SLICE = 500  # robots and streams that are looked at without a pause; takes a millisecond or so
+
+_HOW = ("in order", "cut off")
+_BY = ("server", "robot")
+_RENEWED = "ok"
+
+Facts = Mapping[str, Any]
+
+
+@dataclass
+class _Sums:
+    """What has been found out about all robots.
+
+    Attributes:
+        moved: bytes, by direction.
+        running: streams, by who encrypts.
+        expired: robots with a session whose certificate has expired.
+        ends: when certificates expire, in seconds since 1970, by the robots' names.
+        software: robots, by what they run.
+    """
+
+    moved: dict[str, int]
+    running: dict[str, int] = field(default_factory=lambda: {"kernel": 0, "userspace": 0})
+    ends: dict[str, float] = field(default_factory=dict)
+    expired: int = 0
+    software: collections.Counter[str] = field(default_factory=collections.Counter)
+
+
+class Metrics(logging.Handler):
+    """Everything that is measured; a handler of the log.
+
+    Attributes:
+        registry: prometheus_client's.
+    """
+
+    def __init__(self, server: Server) -> None:
+        """Count from now on."""
+        super().__init__(logging.DEBUG)
+        self._server = server
+        self._relay = server.relay
+        self._moved = {"to_robot": 0, "from_robot": 0}  # by streams that have ended
+        self._sums = _Sums(dict(self._moved))
+        self._named: set[str] = set()  # software
+        self._summing = asyncio.Lock()
+        self.registry = CollectorRegistry()
+        self._counting = self._make_counters()
+        self.registry.register(self)
+        self._relay.measure_turns()
+        events.LOGGER.addHandler(self)
+
+    async def page(self, accept: str) -> tuple[str, bytes]:
+        """See ``http.Page``."""
+        encode, kind = exposition.choose_encoder(accept)
+        async with self._summing:
+            self._sums = await self._sum_up()
+            return kind, encode(self.registry)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count one event; from whatever thread."""
+        count = self._counting.get(getattr(record, "event", None))
+        if count is not None:
+            count(getattr(record, "facts", {}))
+
+    # What happens
+
+    def _make_counters(self) -> dict[Event | None, Callable[[Facts], object]]:
+        ended = self._counter(
+            "shadow_sessions_ended", "Sessions of robots that have ended, by cause.", "cause"
+        )
+        failed = self._counter(
+            "shadow_handshakes_failed", "Connections that did not pass, by cause.", "cause"
+        )
+        refused = self._counter("shadow_robots_refused", "Robots that were refused, by code.", "code")
+        streams = self._counter("shadow_streams_ended", "Streams that have ended, by how.", "how")
+        visitors = self._counter(
+            "shadow_visitors_turned_away", "Visitors who were not connected, by whom.", "by"
+        )
+        renewals = self._counter(
+            "shadow_renewals", "Robots' requests for their next certificate, by code of the answer.", "code"
+        )
+        renewals.labels(_RENEWED)
+        started = self._counter("shadow_sessions_started", "Sessions of robots that have begun.")
+        text = "Seconds until a visitor was connected, by whether a channel stood by."
+        wait = Histogram(
+            "shadow_visitor_wait_seconds", text, ["standby"], registry=self.registry, buckets=_WAITS
+        )
+
+        # What has never happened is 0 and not unknown.
+        for counter, labels in ((ended, Cause), (streams, _HOW), (visitors, _BY), (failed, Failure)):
+            for label in labels:
+                counter.labels(label)
+        for standby in ("yes", "no"):
+            wait.labels(standby)
+
+        return {
+            Event.ROBOT_CONNECTED: lambda _facts: started.inc(),
+            Event.ROBOT_DISCONNECTED: lambda facts: ended.labels(facts["cause"]).inc(),
+            Event.ROBOT_TAKEN_OVER: lambda _facts: ended.labels(Cause.SUPERSEDED).inc(),
+            Event.ROBOT_REFUSED: lambda facts: refused.labels(facts["code"]).inc(),
+            Event.RENEWED: lambda _facts: renewals.labels(_RENEWED).inc(),
+            Event.RENEWAL_FAILED: lambda facts: renewals.labels(facts["code"]).inc(),
+            Event.HANDSHAKE_FAILED: lambda facts: failed.labels(facts["cause"]).inc(),
+            Event.STREAM_STARTED: lambda facts: wait.labels(facts["standby"]).observe(facts["wait"]),
+            Event.STREAM_ENDED: lambda facts: self._stream_ended(streams.labels(_HOW[0]), facts),
+            Event.STREAM_ABORTED: lambda facts: self._stream_ended(streams.labels(_HOW[1]), facts),
+            Event.VISITOR_FAILED: lambda _facts: visitors.labels(_BY[0]).inc(),
+            Event.SERVICE_FAILED: lambda _facts: visitors.labels(_BY[1]).inc(),
+        }
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _stream_ended(self, counter: Any, facts: Facts) -> None:
+        counter.inc()
+        self._moved["to_robot"] += facts["bytes_to_robot"]
+        self._moved["from_robot"] += facts["bytes_from_robot"]
+
+    # How things are
+
+    def collect(self) -> Iterator[Any]:
+        """What is asked at each scrape; called by the registry."""
+        yield self._gauge("shadow_build_info", "1; the version is the label.", {__version__: 1}, "version")
+        counts = self._server.counts
+        yield self._gauge("shadow_robots_connected", "Robots that have a session.", {"": counts["robots"]})
+        text = f"Robots that have a session, by what they run: the {_VERSIONS_MAX} most frequent."
+        yield self._gauge(
+            "shadow_robots_by_software", text, _most_common(self._sums.software, self._named), "software"
+        )
+        yield self._gauge("shadow_streams_protected", "Streams that outlive us.", {"": counts["protected"]})
+        yield self._gauge("shadow_certificates_revoked", "On the lists.", {"": counts["revoked"]})
+        reception = self._server.reception
+        text = "Connections that have said who they are."
+        yield CounterMetricFamily("shadow_handshakes_passed", text, reception.passed)
+        text = "Lines of the log that nobody has taken."
+        yield CounterMetricFamily("shadow_log_lines_lost", text, journal.lost())
+        text = "Connections that were sent away, for too many waited."
+        yield CounterMetricFamily("shadow_connections_dropped", text, reception.dropped)
+        for what, count in self._server.resumed.items():
+            text = f"{what.capitalize()} of a daemon before this one that went on."
+            yield CounterMetricFamily(f"shadow_{what}_resumed", text, count)
+        stages = {"running": reception.running, "waiting": reception.waiting}
+        yield self._gauge(
+            "shadow_handshakes", "Connections that have not said yet who they are.", stages, "stage"
+        )
+        yield from self._streams()
+        ends = {term.what: term.until.timestamp() for term in self._server.terms}
+        text = "When what we use expires, in seconds since 1970."
+        yield self._gauge("shadow_expiry_timestamp_seconds", text, ends, "what")
+        text = (
+            "When a connected robot's certificate expires, if it is time to warn of that; "
+            f"of the {_ROBOTS_SHOWN} that do first."
+        )
+        yield self._gauge("shadow_robot_expiry_timestamp_seconds", text, self._sums.ends, "robot")
+        text = "Robots that have a session and no further visitors, for their certificate has expired."
+        yield self._gauge("shadow_robots_expired", text, {"": self._sums.expired})
+        counts_by_bucket, seconds = self._relay.turns
+        turns = HistogramMetricFamily("shadow_relay_turn_seconds", "Rounds of the relay's threads.")
+        turns.add_metric([], _cumulated(counts_by_bucket), seconds)
+        yield turns
+
+    async def _sum_up(self) -> "_Sums":
+        """Look at every robot and stream."""
+        sums = _Sums(dict(self._moved))
+        now = dt.datetime.now(dt.UTC)
+        looked_at = 0
+        for robot in list(self._server.robots.values()):
+            if robot.session is not None:
+                sums.software[robot.session.software or "unknown"] += 1
+                sums.expired += robot.session.until <= now
+                if robot.session.warned_from <= now:
+                    sums.ends[robot.name] = robot.session.until.timestamp()
+            for pump in robot.streams:
+                sums.running["kernel" if pump.link.in_kernel else "userspace"] += 1
+                sums.moved["to_robot"] += pump.up.moved
+                sums.moved["from_robot"] += pump.down.moved
+            looked_at += 1 + len(robot.streams)
+            if looked_at >= _SLICE:
+                looked_at = 0
+                await asyncio.sleep(0)
+        soonest = heapq.nsmallest(_ROBOTS_SHOWN, sums.ends.items(), key=lambda end: end[1])
+        sums.ends = dict(soonest)
+        for direction, before in self._sums.moved.items():
+            # A stream that ended meanwhile is counted the next time; until then the figure stands still.
+            sums.moved[direction] = max(sums.moved[direction], before)
+        return sums
+
+    def _streams(self) -> Iterator[Any]:
+        yield self._gauge("shadow_streams", "Streams that run, by who encrypts.", self._sums.running, "tls")
+        family = CounterMetricFamily("shadow_bytes", "Bytes moved, by direction.", labels=["direction"])
+        for direction, count in self._sums.moved.items():
+            family.add_metric([direction], count)
+        yield family
+
+    @staticmethod
+    def _gauge(name: str, text: str, values: Mapping[str, float], label: str = "") -> Any:
+        """A figure, or one for each value of a label."""
+        family = GaugeMetricFamily(name, text, labels=[label] if label else [])
+        for which, value in values.items():
+            family.add_metric([which] if label else [], value)
+        return family
+
+
+def _most_common(software: collections.Counter[str], named: set[str]) -> dict[str, float]:
+    """How many robots run what; ``named`` are all that have ever had a figure of their own."""
+    found: dict[str, float] = {}
+    for word, count in software.most_common(_VERSIONS_MAX):
+        if word in named or len(named) < _VERSIONS_EVER:
+            named.add(word)
+            found[word] = count
+    rest = software.total() - sum(found.values())
+    return {**found, "other": found.get("other", 0) + rest} if rest else found
+
+
+def _cumulated(counts: Sequence[int]) -> list[tuple[str, int]]:
+    """Prometheus wants in each bucket what is in the smaller ones, too."""
+    bounds = [*map(str, TURN_BUCKETS), "+Inf"]
+    total, found = 0, []
+    for bound, count in zip(bounds, counts, strict=True):
+        total += count
+        found.append((bound, total))
+    return found

@@ -1,0 +1,112 @@
+"""Watching what is logged, for as many as want to: each line is taken note of once, however many watch."""
+
+import asyncio
+import collections
+import contextlib
+import logging
+from typing import Any
+
+from .. import events
+from ..events import Event
+from ..text import printable
+
+_EVENTS_MAX = 1000  # that a watcher may be behind
+
+
+class Feed(logging.Handler):
+    """The last lines of the log, while somebody watches; a handler of the log then.
+
+    Watchers read from it at their own pace, so one that does not read costs nothing.
+
+    Attributes:
+        lines: the last of them.
+        count: how many there have been.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: collections.deque[dict[str, Any]] = collections.deque(maxlen=_EVENTS_MAX)
+        self.count = 0
+        self._loop = asyncio.get_running_loop()
+        self._watchers: set[Watcher] = set()
+        self._coming: collections.deque[dict[str, Any]] = collections.deque()  # from other threads, too
+
+    def watch(self) -> "Watcher":
+        """Begin to watch; whoever does has to ``close`` it."""
+        watcher = Watcher(self)
+        self._watchers.add(watcher)
+        events.LOGGER.addHandler(self)
+        return watcher
+
+    def forget(self, watcher: "Watcher") -> None:
+        """One watches no more."""
+        self._watchers.discard(watcher)
+        if not self._watchers:
+            events.LOGGER.removeHandler(self)
+            self.lines.clear()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """A line of the log; it may come from any thread, but one at a time (``logging`` has a lock)."""
+        self._coming.append(_event(record))
+        if len(self._coming) == 1:  # else the loop knows already
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._take_in)
+
+    def _take_in(self) -> None:
+        while self._coming:
+            # Taken away last: until then whoever logs need not wake us.
+            self.lines.append(self._coming[0])
+            self.count += 1
+            self._coming.popleft()
+        for watcher in self._watchers:
+            watcher.news.set()
+
+
+class Watcher:
+    """One who watches.
+
+    Attributes:
+        news: set while there is something to tell.
+    """
+
+    def __init__(self, feed: Feed) -> None:
+        self.news = asyncio.Event()
+        self.news.set()  # that the watch has begun
+        self._feed = feed
+        self._next = feed.count  # the number of the line to be told next
+        self._begun = False
+
+    def take(self) -> dict[str, Any]:
+        """The next reply of ``Watch``; to be called when there is ``news``."""
+        if not self._begun:
+            self._begun = True
+            self._look()
+            return {"ready": True}
+        feed = self._feed
+        first = feed.count - len(feed.lines)
+        lost = max(0, first - self._next)
+        self._next += lost
+        reply: dict[str, Any] = {"event": feed.lines[self._next - first]}
+        if lost:
+            reply["lost"] = lost
+        self._next += 1
+        self._look()
+        return reply
+
+    def _look(self) -> None:
+        if self._next == self._feed.count:
+            self.news.clear()
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._feed.forget(self)
+
+
+def _event(record: logging.LogRecord) -> dict[str, Any]:
+    kind: Event | None = getattr(record, "event", None)
+    return {
+        "event": kind.name.lower().replace("_", "-") if kind else "message",
+        "priority": events.priority_of(record),
+        "message": printable(record.getMessage()),
+        "fields": events.fields_of(record),
+    }

@@ -1,0 +1,1 @@
+"""The company's certificate authority: its folder, certificates, lists, signer."""

@@ -1,0 +1,183 @@
+"""The CA's list of revoked certificates: ``ca.crl`` in its folder, the only place where they are noted down.
+
+Each new list repeats what the one before says, with a larger number (RFC 5280, section 5.2.3).
+"""
+
+import datetime as dt
+import difflib
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from ..errors import ConfigError
+from ..pki.certificates import common_name, renewable_until, validity
+from ..pki.crl import LIST_MAX, RevocationList, load_revocations
+from ..pki.files import PUBLIC, NewFile, is_there
+from ..text import shorten
+from .authority import Pair, key_identifier
+from .folder import CA_CRL
+from .lineage import descendants
+
+_SIZE_MAX = LIST_MAX // 2  # bytes, some 150,000 entries: the file of a server may hold the lists of two CAs
+_KEPT = dt.timedelta(days=30)  # on the list, after a certificate's end
+
+
+@dataclass(frozen=True, slots=True)
+class NewList:
+    """A list that is yet to be written.
+
+    Attributes:
+        number: its number.
+        until: when the next one is due.
+        revoked: when each certificate was revoked, by serial number.
+        added: whose certificates the list before did not have.
+        file: what is to be written.
+    """
+
+    number: int
+    until: dt.datetime
+    revoked: Mapping[int, dt.datetime]
+    added: Sequence[x509.Certificate]
+    file: NewFile
+
+
+def load_list(folder: Path, ca: x509.Certificate) -> RevocationList | None:
+    """The list in the CA's folder, or None if nothing has ever been revoked.
+
+    Raises:
+        ConfigError: it is damaged, or another CA's.
+    """
+    path = folder / CA_CRL
+    if not is_there(path, "revocation list"):
+        return None
+    lists = load_revocations(path, [ca]).lists
+    if len(lists) > 1:
+        raise ConfigError(f"revocation list {path}: {len(lists)} lists, and the CA writes one")
+    return lists[0]
+
+
+def find_certificates(
+    issued: Sequence[x509.Certificate], ca: x509.Certificate, name: str, serial: int | None
+) -> list[x509.Certificate]:
+    """What the CA has issued to ``name``.
+
+    With a ``serial``, only the certificate that has it, and what was made from that: whoever has the key of
+    the one can have renewed it, and has the keys of the others, too.
+
+    Raises:
+        ConfigError: nothing.
+    """
+    named = [certificate for certificate in issued if common_name(certificate) == name]
+    if not named:
+        known = {common_name(certificate) for certificate in issued}
+        near = ", ".join(difflib.get_close_matches(name, known, n=3))
+        hint = f"did you mean {near}?" if near else "`shadow-ca list` shows all names"
+        raise ConfigError(f"the CA has issued nothing to {shorten(name)}: {hint}")
+    if serial is None:
+        return named
+    found = [certificate for certificate in named if certificate.serial_number == serial]
+    if not found:
+        raise ConfigError(f"no certificate of {shorten(name)} has the serial number {serial:040x}")
+    return found + descendants(ca, found, issued)
+
+
+def alive(
+    certificates: Sequence[x509.Certificate], revoked: Container[int], now: dt.datetime
+) -> list[x509.Certificate]:
+    """Those that have not been revoked and can still be used, were it only to be renewed."""
+    return [
+        certificate
+        for certificate in certificates
+        if renewable_until(certificate) > now and certificate.serial_number not in revoked
+    ]
+
+
+def ending(
+    certificates: Sequence[x509.Certificate], revoked: Container[int], now: dt.datetime, within: dt.timedelta
+) -> list[x509.Certificate]:
+    """Of each name the good one that ends last, if that is within so much time from now."""
+    last: dict[str, x509.Certificate] = {}
+    for certificate in alive(certificates, revoked, now):
+        name = common_name(certificate)
+        if validity(certificate)[1] <= now:
+            continue
+        if name not in last or validity(certificate)[1] > validity(last[name])[1]:
+            last[name] = certificate
+    return [certificate for certificate in last.values() if validity(certificate)[1] - now <= within]
+
+
+def make_list(
+    folder: Path,
+    authority: Pair,
+    issued: Sequence[x509.Certificate],
+    more: Sequence[x509.Certificate],
+    term: tuple[dt.datetime, int],
+) -> NewList:
+    """The next list: what the one before says, and ``more``.
+
+    To be called and written under the lock on the folder: two lists made at the same time would each lack
+    what is new on the other.
+
+    Args:
+        folder: the CA's.
+        authority: it.
+        issued: what it has issued; of these, who has ended long ago is left out.
+        more: certificates to be revoked, if they have not been, nor have expired.
+        term: the present, aware, and the days until the next list is due.
+
+    Raises:
+        ConfigError: the list before is damaged, or the new one would be too long.
+    """
+    before = load_list(folder, authority.certificate)
+    now, days = term[0].replace(microsecond=0), term[1]
+    revoked = _still_needed(before, issued, now) if before else {}
+    added = alive(more, revoked, now)
+    revoked |= {certificate.serial_number: now for certificate in added}
+    number = before.number + 1 if before else 1
+    until = now + dt.timedelta(days=days)
+    pem = _sign(authority, number, (now, until), revoked)
+    if len(pem) > _SIZE_MAX:
+        raise ConfigError(
+            f"the list would have {len(revoked)} entries, {len(pem) // 1024} KiB, and may have "
+            f"{_SIZE_MAX // 1024} KiB; nothing was revoked; see CA ROLL-OVER in shadow-ca(1)"
+        )
+    return NewList(number, until, revoked, added, NewFile(folder / CA_CRL, pem, PUBLIC, folder))
+
+
+def _still_needed(
+    before: RevocationList, issued: Sequence[x509.Certificate], now: dt.datetime
+) -> dict[int, dt.datetime]:
+    """What a list says, without the certificates that nobody takes any more.
+
+    Such an entry has been on a list that was made after the certificate's end (RFC 5280, section 3.3), and
+    some time has gone since, for clocks that are wrong. A certificate that we do not know stays.
+    """
+    last = min(before.since, now - _KEPT)
+    gone = {one.serial_number for one in issued if validity(one)[1] < last}
+    return {serial: when for serial, when in before.revoked.items() if serial not in gone}
+
+
+def _sign(
+    authority: Pair,
+    number: int,
+    term: tuple[dt.datetime, dt.datetime],
+    revoked: Mapping[int, dt.datetime],
+) -> bytes:
+    entries = [
+        x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(when).build()
+        for serial, when in revoked.items()
+    ]
+    # All at once: add_revoked_certificate() copies what there is each time.
+    builder = (
+        x509.CertificateRevocationListBuilder(revoked_certificates=entries)
+        .issuer_name(authority.certificate.subject)
+        .last_update(term[0])
+        .next_update(term[1])
+        .add_extension(x509.CRLNumber(number), critical=False)
+        .add_extension(key_identifier(authority.certificate), critical=False)
+    )
+    return builder.sign(authority.key, hashes.SHA256()).public_bytes(Encoding.PEM)

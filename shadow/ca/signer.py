@@ -1,0 +1,155 @@
+"""What the CA's signer does: renews the certificate of a robot that proves who it is, and nothing else.
+
+Its whole memory is the CA's folder. A certificate has at most ``SUCCESSORS_MAX`` successors, and their serial
+numbers follow from its own (``lineage``). So a robot that asks again for the same key, since the answer got
+lost, is given the same certificate again, whenever that is; and who floods the signer with keys soon has no
+successor left.
+"""
+
+import datetime as dt
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from OpenSSL import crypto
+
+from .. import events
+from ..errors import ConfigError, IdentityError, Refused
+from ..events import Event
+from ..names import check_robot_name
+from ..pki.certificates import (
+    Purpose,
+    common_name,
+    has_purpose,
+    judged_at,
+    load_certificates,
+    moment,
+    parse_certificate,
+    serial_of,
+    validity,
+)
+from ..pki.chains import make_store, verify_chain
+from ..pki.crl import Revocations, load_revocations
+from ..pki.files import find_files, is_there, write_files
+from ..pki.keys import key_bytes
+from ..pki.request import check_proof, new_key_of
+from ..wire.frames import Sign
+from .authority import Pair, renew_robot
+from .folder import CA_CRT, index_file, index_path, load_authority
+from .lineage import SUCCESSORS_MAX, successors
+from .locking import locked
+
+_PATIENCE = 5.0  # seconds for our turn in the CA's folder: systemd ends a process that takes 15
+
+
+def renew(folder: Path, request: Sign, now: dt.datetime) -> x509.Certificate:
+    """The next certificate of the robot that asks.
+
+    It is on the disk when this returns.
+
+    Args:
+        folder: the CA's. The first certificate in ``ca.crt`` issues; robots of the others, former CAs, may
+            ask as well. Every ``*.crl`` there counts.
+        request: the robot's.
+        now: the present, aware.
+
+    Raises:
+        Refused: the robot may not have one; the message is for it.
+        ShadowError: the CA cannot issue any.
+    """
+    authority = load_authority(folder, now)
+    authorities = load_certificates(folder / CA_CRT, "CA certificate")
+    chain, name = _identify(request, authorities, now)
+    present = chain[0]
+    key = new_key_of(request, name)
+    # Nobody is revoked between the look at the lists and the certificate: who revokes will find it.
+    with locked(folder, _PATIENCE):
+        revocations = _revocations(folder, authorities)
+        if why := revocations.reason(chain):
+            raise Refused("revoked", why)
+        serial, found = _place(folder, authority, present, key)
+        if found is None:
+            return _issue(folder, authority, (present, name), (key, serial), now)
+    if why := revocations.reason([found]):
+        raise Refused("revoked", f"{why}; it was made from the present one")
+    _log(found, "given out again")
+    return found
+
+
+def _place(
+    folder: Path, authority: Pair, present: x509.Certificate, key: ec.EllipticCurvePublicKey
+) -> tuple[int, x509.Certificate | None]:
+    """The serial number of the certificate for ``key``, and the certificate if it was made before.
+
+    Raises:
+        Refused: all successors of ``present`` were made for other keys.
+    """
+    for serial in successors(authority.certificate, present):
+        path = index_path(folder, serial)
+        if not is_there(path, "issued certificate"):
+            return serial, None
+        found = load_certificates(path, "issued certificate")[0]
+        if key_bytes(found.public_key()) == key_bytes(key):
+            return serial, found
+    raise Refused("limit", f"{SUCCESSORS_MAX} certificates were made from this one; see `shadow-ca list`")
+
+
+def _identify(
+    request: Sign, authorities: Sequence[x509.Certificate], now: dt.datetime
+) -> tuple[list[x509.Certificate], str]:
+    """Who asks: the present certificate, with those that vouch for it, and the robot's name."""
+    try:
+        present = parse_certificate(request.certificate)
+        name = check_robot_name(common_name(present))
+    except (ConfigError, IdentityError) as error:
+        raise Refused("bad-request", str(error)) from error
+    if not has_purpose(present, Purpose.ROBOT):
+        raise Refused("bad-request", "the certificate is not a robot's")
+    store = make_store(authorities)
+    store.set_time(judged_at(present, now))
+    try:
+        chain = verify_chain(store, [present])
+    except crypto.X509StoreContextError as error:
+        raise Refused("untrusted", f"the present certificate is not good here: {error}") from error
+    check_proof(request, present)
+    return chain, name
+
+
+def _revocations(folder: Path, authorities: Sequence[x509.Certificate]) -> Revocations:
+    paths = find_files(folder, ".crl", "CA folder")
+    return Revocations([each for path in paths for each in load_revocations(path, authorities).lists])
+
+
+def _issue(
+    folder: Path,
+    authority: Pair,
+    present: tuple[x509.Certificate, str],
+    wanted: tuple[ec.EllipticCurvePublicKey, int],
+    now: dt.datetime,
+) -> x509.Certificate:
+    """Issue one, with a key and a serial number.
+
+    Raises:
+        Refused: it is too early for that, or the CA itself ends.
+    """
+    start, end = validity(present[0])
+    half = start + (end - start) / 2
+    if now < half:
+        raise Refused("early", f"the present certificate is not to be renewed before {moment(half)}")
+    certificate = renew_robot(authority, present[1], *wanted, end - start, now)
+    if validity(certificate)[1] <= end:
+        last = validity(authority.certificate)[1]
+        raise Refused("ca-ends", f"the CA ends on {moment(last)}: it is time for a new one")
+    write_files([index_file(folder, certificate)], force=False)
+    _log(certificate, "issued")
+    return certificate
+
+
+def _log(certificate: x509.Certificate, verb: str) -> None:
+    name, serial = common_name(certificate), serial_of(certificate)
+    end = validity(certificate)[1]
+    text = f"robot {name}: certificate {serial} {verb}, valid until {moment(end)}"
+    expires = end.isoformat()
+    events.log(Event.CERTIFICATE_ISSUED, logging.INFO, text, robot=name, serial=serial, expires=expires)

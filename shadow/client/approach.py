@@ -1,0 +1,177 @@
+"""From the server's name to WELCOME: through whichever of its addresses leads to it.
+
+That an address takes a TCP connection says little: behind it may be a box that is silent, somebody else's
+server, or ours on its way down. So an address is good when it has led to WELCOME, and not before. One that
+failed at any step goes to the end of the line for a while, and while others wait behind it, it has but a part
+of the time.
+"""
+
+import asyncio
+import errno
+import functools
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .. import events
+from ..errors import PeerError, Refused, Unreachable, reason_of
+from ..events import Event
+from ..net.address import Endpoint, Target, dial
+from ..net.liveness import watch_for_death
+from ..net.resolving import resolve
+from ..transport import context, handshake
+from ..transport.channel import Channel
+from ..transport.hello import greet
+from ..wire.frames import Hello, Welcome
+
+_REMEMBERED = 600.0  # seconds for which an address that failed comes after those that did not
+_PARTS_MAX = 4  # an address has this part of the time at least, and all of it if it is the last one
+_LOOKUP_PART = 10  # of the time, for a lookup that can be done without: a visitor waits for its channel
+_ADDRESSES_MAX = 8  # addresses that are tried in one go; those behind them are the first of the next
+_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # no address is to blame for these
+
+Welcomed = Callable[[Target, Channel, Welcome], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a connection is for.
+
+    Attributes:
+        settings: how to do the handshake.
+        hello: what to say.
+        welcomed: called with the address, the channel and WELCOME as it is read; see ``hello.greet``.
+        interval: seconds; keepalive until the server says what it wants.
+    """
+
+    settings: context.Settings
+    hello: Hello
+    welcomed: Welcomed
+    interval: float
+
+
+class Approach:
+    """The way to one server; it outlives sessions, and so remembers what failed."""
+
+    def __init__(self, server: Endpoint, patience: float) -> None:
+        """``patience``: seconds for a name to be resolved, for a handshake, and again for WELCOME."""
+        self._server = server
+        self._patience = patience
+        self._found: list[Target] = []  # by the last lookup that found any
+        self._failed: dict[Target, float] = {}  # when; the latest is the last
+        self._loop = asyncio.get_running_loop()
+
+    async def call(self, call: Call, known: Target | None = None) -> float:
+        """Have a connection welcomed; how many seconds its server took for that, once it was connected to.
+
+        Args:
+            call: what it is for.
+            known: the only address to be tried, unless it has failed lately: then all are, those of the
+                last lookup if the name server does not answer at once.
+
+        Raises:
+            Refused: the server said no; other addresses of it are not asked.
+            PeerError: no address has led to WELCOME. Of several reasons it is that of the first one that
+                was reached, if any was.
+        """
+        if known is not None and not self._has_failed(known):
+            line = [known]
+        else:
+            line = await self._addresses(known)
+        return await self._try_all(self._in_order(line)[:_ADDRESSES_MAX], call, known)
+
+    async def _addresses(self, known: Target | None) -> list[Target]:
+        """Those of the server; with a ``known`` one a dead name server holds up nothing for long."""
+        within = self._patience if known is None else self._patience / _LOOKUP_PART
+        try:
+            self._found = await resolve(self._server, within)
+        except Unreachable:
+            if known is None:
+                raise
+        found = self._found
+        return found if known is None or known in found else [*found, known]
+
+    async def _try_all(self, line: list[Target], call: Call, known: Target | None) -> float:
+        why: PeerError | None = None
+        while line:
+            try:
+                sock, target = await self._reach(line)
+            except Unreachable as error:
+                why = why or error
+                continue
+            line.remove(target)
+            began = self._loop.time()
+            try:
+                await self._greet(sock, target, call, self._patience / min(len(line) + 1, _PARTS_MAX))
+            except Refused:
+                if target != known:  # there may be another server behind the next one
+                    self._note_failure(target)
+                raise
+            except PeerError as error:
+                why = error if why is None or isinstance(why, Unreachable) else why
+                if line and not self._has_failed(target):
+                    self._log(target, error, call.hello.robot)
+                self._note_failure(target)
+            else:
+                self._failed.pop(target, None)
+                return self._loop.time() - began
+        assert why is not None  # noqa: S101 - a name resolves to one address at least
+        raise why
+
+    async def _reach(self, line: list[Target]) -> tuple[socket.socket, Target]:
+        """Connect to the first that answers of those that have not failed lately, else of the others.
+
+        Who does not answer leaves the line.
+        """
+        candidates = [target for target in line if not self._has_failed(target)] or list(line)
+        within = self._patience if len(candidates) == len(line) else self._patience / 2
+        gone: set[Target] = set()
+
+        def failed(target: Target, error: OSError) -> None:
+            gone.add(target)
+            if error.errno not in _OURS:
+                self._note_failure(target)
+
+        try:
+            return await dial(candidates, within, failed)
+        except Unreachable:
+            gone.update(candidates)
+            raise
+        finally:
+            line[:] = [target for target in line if target not in gone]
+
+    async def _greet(self, sock: socket.socket, target: Target, call: Call, within: float) -> None:
+        try:
+            watch_for_death(sock, call.interval)
+            async with asyncio.timeout(within):
+                link = await handshake.handshake(sock, call.settings)
+        except TimeoutError:
+            sock.close()
+            raise PeerError(f"no handshake within {within:g} s") from None
+        except OSError as error:
+            sock.close()
+            raise PeerError(f"connection lost: {reason_of(error)}") from error
+        except BaseException:
+            sock.close()
+            raise
+        await greet(link, call.hello, functools.partial(call.welcomed, target), within)
+
+    def _in_order(self, targets: list[Target]) -> list[Target]:
+        """Those that have not failed lately, then the others, the latest failure last."""
+        order = list(self._failed)
+        return sorted(targets, key=lambda target: order.index(target) if self._has_failed(target) else -1)
+
+    def _has_failed(self, target: Target) -> bool:
+        return self._loop.time() - self._failed.get(target, -_REMEMBERED) < _REMEMBERED
+
+    def _note_failure(self, target: Target) -> None:
+        now = self._loop.time()
+        self._failed.pop(target, None)
+        self._failed[target] = now
+        for other in [other for other, when in self._failed.items() if now - when >= _REMEMBERED]:
+            del self._failed[other]
+
+    def _log(self, target: Target, error: PeerError, robot: str) -> None:
+        text = f"{target} does not lead to {self._server}: {error}; trying its other addresses"
+        events.log(Event.ADDRESS_FAILED, logging.WARNING, text, robot=robot, peer=str(target))

@@ -1,0 +1,287 @@
+"""The robot's side: keeps one session with the server alive, with channels standing by for visitors."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import enum
+import logging
+import math
+import time
+
+from .. import events
+from .. import text as texts
+from ..daemon.config import ClientConfig
+from ..errors import (
+    ClockError,
+    ConfigError,
+    HandshakeError,
+    IdentityError,
+    LocalError,
+    PeerError,
+    Refused,
+    ShadowError,
+)
+from ..events import Event
+from ..pki.certificates import Purpose
+from ..pki.expiry import Term, terms
+from ..relay.durable import Vault
+from ..systemd import mailbox
+from ..systemd.mailbox import Depot
+from ..transport import context as contexts
+from ..transport import handshake
+from ..transport.link import Link
+from ..wire.timing import Backoff
+from .approach import Approach
+from .certificate_store import Pair, Wallet
+from .renewal import Renewer
+from .services import Services
+from .session import Session
+
+
+class Phase(enum.Enum):
+    """What the client is doing, for the status line."""
+
+    DIALLING = enum.auto()
+    CONNECTED = enum.auto()
+    WAITING = enum.auto()
+
+
+class Client:
+    """One robot's client; ``start`` it, then it runs until ``stop`` or (``--once``) ``failure``."""
+
+    def __init__(self, config: ClientConfig, vault: Vault) -> None:
+        """Check everything that can be checked while offline.
+
+        Raises:
+            ConfigError: a file is wrong, or the certificate is another robot's.
+            LocalError: kernel TLS is required and missing.
+            ClockError: (``--once`` only) our certificate is not valid yet.
+        """
+        self._config = config
+        self._vault = vault
+        self._services = Services(config.robot, config.services, vault)
+        self._approach = Approach(config.server, config.connect_timeout)
+        self._no_ktls = contexts.check_kernel(config.ktls)
+        self._wallet = Wallet(config.files, config.state, config.robot)
+        self._renewing: asyncio.Task[None] | None = None
+        self._move: asyncio.Task[None] | None = None
+        self._settings: contexts.Settings | None = None
+        try:
+            # Over a session that is left for us an expired certificate can be renewed, and over no other.
+            self._settings = self._load(late=mailbox.is_left(vault.store))
+        except ClockError:
+            if config.once:
+                raise
+        self.failure: asyncio.Future[ShadowError] = asyncio.get_running_loop().create_future()
+        self._session: Session | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._backoff = Backoff()
+        self._welcomed = math.inf  # when; dialling is not living
+        self._phase = Phase.DIALLING
+        self._detail = ""
+
+    async def start(self) -> None:
+        """Begin to dial; being offline is no reason to wait."""
+        names = ", ".join(
+            f"{name or 'default'} = {endpoint}" for name, endpoint in self._config.services.items()
+        )
+        text = f"robot {self._config.robot} dials {self._config.server} and offers {names}"
+        events.log(Event.CLIENT_READY, logging.INFO, text, robot=self._config.robot)
+        if self._no_ktls:
+            events.log(
+                Event.KTLS_UNAVAILABLE,
+                logging.WARNING,
+                f"encrypting in userspace: {self._no_ktls}",
+                robot=self._config.robot,
+            )
+        self._services.resume(self._still_trusted)
+        self._resume_session()
+        self._task = asyncio.create_task(self._keep_connected())
+        self._task.add_done_callback(self._stopped_trying)
+        if self._wallet.renews:
+            self._renewing = asyncio.create_task(Renewer(self._wallet, self, self._config.robot).run())
+            self._renewing.add_done_callback(self._stopped_trying)
+
+    def _resume_session(self) -> None:
+        if self._settings is not None:
+            session = Session(self._config, self._settings, self._services, self._approach)
+            session.resume(mailbox.collect(self._vault.store), self._still_trusted)
+            self._session = session if session.connected else None
+
+    def _still_trusted(self, link: Link) -> None:
+        if self._settings is not None:  # else our clock is wrong, and nothing can be said
+            handshake.check_again(link, self._settings)
+
+    def reload(self) -> str:
+        """Read certificates and CA again, for new connections; there is nothing more to say.
+
+        Raises:
+            ShadowError: a file is broken; the old ones stay in use.
+        """
+        self._settings = self._load()
+        if self._session is not None:
+            self._session.settings = self._settings
+        return ""
+
+    async def stop(self) -> None:
+        """Leave the session for the next client, or end it in order."""
+        await _end(self._renewing)
+        if self._session is not None and self._vault.store.limit:
+            with contextlib.closing(Depot(self._vault.store)) as left:
+                if self._session.park(left):
+                    text = f"robot {self._config.robot}: the session is left for the next start"
+                    events.log(Event.STOPPING, logging.INFO, text, robot=self._config.robot)
+        self._services.stop()
+        await _end(self._task)
+
+    @property
+    def status(self) -> str:
+        """A line for ``systemctl status``."""
+        streams = f"{texts.many(self._services.streams, 'stream')}{self._vault.remark}"
+        if self._phase is Phase.CONNECTED:
+            encryption = f"userspace TLS ({self._no_ktls})" if self._no_ktls else "kernel TLS"
+            return f"Connected to {self._detail}, {streams}, {encryption}"
+        if self._phase is Phase.WAITING:
+            return f"{self._detail}; {streams}"
+        return f"Dialling {self._config.server}, {streams}"
+
+    def _load(self, *, late: bool = False) -> contexts.Settings:
+        return self._settings_for(self._wallet.load(dt.datetime.now(dt.UTC), late=late))
+
+    def _settings_for(self, pair: Pair) -> contexts.Settings:
+        config, credentials = self._config, pair.credentials
+        context = contexts.make_context(credentials)
+        return contexts.Settings(
+            context, Purpose.ROBOT, config.ktls, config.server_name, credentials.ca, credentials.fingerprint
+        )
+
+    @property
+    def terms(self) -> list[Term]:
+        """See ``life.Role``."""
+        pair, robot = self._wallet.current, self._config.robot
+        if pair is None:  # our clock is wrong, and nothing can be said
+            return []
+        return terms(pair.credentials, pair.crt, self._config.files.ca, f"`shadow-ca robot {robot} --renew`")
+
+    # Another certificate
+
+    @property
+    def session(self) -> Session | None:
+        """The session we have, if we are connected."""
+        return self._session if self._session is not None and self._session.connected else None
+
+    async def try_out(self, pair: Pair) -> None:
+        """Go on in a new session with these credentials.
+
+        The server takes the new session for the old one in one step, so the robot's sockets are there all
+        the time.
+
+        Raises:
+            ShadowError: it did not come about; the session we have goes on.
+        """
+        if self.session is None:  # one is being dialled for, and two would fight over our name
+            raise PeerError("the session is over")
+        self._move = asyncio.create_task(self._move_to(self._settings_for(pair)))
+        try:
+            await self._move
+        finally:
+            self._move = None
+
+    async def _move_to(self, settings: contexts.Settings) -> None:
+        session = Session(self._config, settings, self._services, self._approach)
+        try:
+            await session.open()
+        except BaseException:
+            session.close()
+            raise
+        old, self._session, self._settings = self._session, session, settings
+        self._detail = f"{session.target} since {session.since}"
+        if old is not None:
+            old.give_way()
+
+    def _stopped_trying(self, task: asyncio.Task[None]) -> None:
+        """A bug must end the daemon: one that lives, is fed, and never dials again helps nobody."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self.failure.done():
+            self.failure.set_exception(error)
+
+    async def _keep_connected(self) -> None:
+        while True:
+            self._welcomed = math.inf
+            error = await self._one_session()
+            self._backoff.lived(time.monotonic() - self._welcomed)
+            if self._config.once:
+                self.failure.set_result(error)
+                return
+            wait = self._backoff.wait(error.retry_after if isinstance(error, Refused) else 0.0)
+            self._report_loss(error, wait)
+            await asyncio.sleep(wait)
+
+    async def _one_session(self) -> ShadowError:
+        """Connect and stay connected; return what ended it."""
+        self._phase = Phase.DIALLING
+        try:
+            settings = self._refresh()
+            if self._session is None:
+                self._session = Session(self._config, settings, self._services, self._approach)
+            try:
+                if not self._session.connected:
+                    await self._session.open()
+                self._phase = Phase.CONNECTED
+                self._welcomed = time.monotonic()
+                self._detail = f"{self._session.target} since {self._session.since}"
+                self._note_acceptance(settings)
+                return await self._end_of_session(self._session)
+            finally:
+                self._session.close()
+                self._session = None
+        except ShadowError as error:
+            return error
+
+    def _note_acceptance(self, settings: contexts.Settings) -> None:
+        """The server has let us in with this certificate: if it is a new one, it stays."""
+        pair = self._wallet.current
+        if pair is not None and pair.credentials.fingerprint == settings.fingerprint:
+            with contextlib.suppress(LocalError):  # then it will be tried again
+                self._wallet.accepted(pair)
+
+    def _refresh(self) -> contexts.Settings:
+        """Choose among our certificates once more: one may have expired, or the clock may be right by now.
+
+        Raises:
+            ConfigError, ClockError: there never was a good one.
+        """
+        if self._settings is None or self._wallet.renews:
+            try:
+                self._settings = self._load()
+            except ShadowError:
+                if self._settings is None:
+                    raise
+        return self._settings
+
+    async def _end_of_session(self, session: Session) -> PeerError:
+        """What ended a session, or the last one of those that have taken its place."""
+        while True:
+            error = await session.lost
+            if self._move is not None:  # the server may have ended it for the new one's sake
+                await asyncio.wait([self._move])
+            if self._session is session or self._session is None:
+                return error
+            session = self._session
+
+    def _report_loss(self, error: ShadowError, wait: float) -> None:
+        self._phase = Phase.WAITING
+        retry = time.strftime("%H:%M:%S", time.localtime(time.time() + wait))
+        self._detail = f"Not connected: {error}; next try at {retry}"
+        event = Event.CLOCK_WRONG if isinstance(error, ClockError) else Event.SESSION_LOST
+        fatal = isinstance(error, IdentityError | HandshakeError | Refused | ConfigError)
+        level = logging.ERROR if fatal else logging.WARNING
+        text = f"no session with {self._config.server}: {error}; next try in {wait:.1f} s"
+        events.log(event, level, text, robot=self._config.robot)
+
+
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

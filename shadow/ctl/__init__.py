@@ -1,0 +1,1 @@
+"""What shadowctl does: asking a server, connecting to robots, printing."""

@@ -1,0 +1,150 @@
+"""The visitor's side of a robot's socket: opening it, and bringing it to where it is wanted."""
+
+import contextlib
+import difflib
+import os
+import socket
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import ConfigError, LocalError, NotPermitted, OutputError, Unreachable, reason
+from ..names import ROBOT_NAME_MAX, check_robot_name, check_service_name, socket_name
+from ..text import printable, shorten
+
+_CHUNK = 2**18  # bytes moved at once
+
+
+def reach(folder: Path, robot: str, service: str) -> socket.socket:
+    """A connection to a robot's service.
+
+    Args:
+        folder: where the server has the robots' sockets.
+        robot: its name.
+        service: its name; empty for the default one.
+
+    Raises:
+        ConfigError: what is no name cannot be a robot's.
+        Unreachable: the robot is not connected, has no such service, or there is no server.
+        NotPermitted: this user may not visit robots.
+        LocalError: the machine failed.
+    """
+    check_robot_name(robot)
+    if service:
+        check_service_name(service)
+    try:
+        return dial(folder / socket_name(robot, service))
+    except OSError as error:
+        raise _explained(error, folder, robot, service) from error
+
+
+def dial(path: Path) -> socket.socket:
+    """A connection to a unix socket.
+
+    Raises:
+        OSError: there is none.
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.connect(str(path))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class NotConnected(Unreachable):
+    """The robot is not connected; the server is there."""
+
+
+def not_connected(robot: str, near: Iterable[str]) -> NotConnected:
+    """What to say of a robot that is not there; ``near`` are those with a name like it."""
+    names = printable(", ".join(near))
+    hint = f"; did you mean {names}?" if names else ""
+    return NotConnected(f"robot {shorten(robot)} is not connected{hint}")
+
+
+def _explained(
+    error: OSError, folder: Path, robot: str, service: str
+) -> ConfigError | Unreachable | NotPermitted | LocalError:
+    if isinstance(error, PermissionError):
+        return NotPermitted(f"{folder}: you may not visit robots; join the group shadow-tunnel")
+    if isinstance(error, ConnectionRefusedError):
+        return Unreachable(f"robot {robot} is not connected: its socket is there, and nobody listens")
+    if not isinstance(error, FileNotFoundError):
+        return LocalError(f"cannot reach robot {robot}: {reason(error)}")
+    if not folder.is_dir():
+        return Unreachable(f"{folder} does not exist: shadow-server does not run here")
+    sockets = _sockets(folder)
+    services = [name.partition("@")[0] for name in sockets if name.endswith(f"@{robot}")]
+    if service and robot in sockets:
+        services.append("default")
+    if services:
+        known = ", ".join(sorted(services))
+        return Unreachable(
+            f"robot {robot} is connected and does not offer {service or 'default'}; it offers {known}"
+        )
+    return not_connected(robot, robots_like(robot, folder))
+
+
+def robots_like(robot: str, folder: Path) -> list[str]:
+    """Robots that are connected and whose names are like one that is not: three at most, best first."""
+    known = {name.rpartition("@")[2] for name in _sockets(folder)}
+    return difflib.get_close_matches(robot[:ROBOT_NAME_MAX], known, n=3)
+
+
+def _sockets(folder: Path) -> list[str]:
+    """The sockets in the folder, without their suffix; none if it must not be looked into."""
+    with contextlib.suppress(OSError):
+        return [path.name.removesuffix(".sock") for path in folder.glob("*.sock")]
+    return []
+
+
+def hand_over(sock: socket.socket, descriptor: int) -> None:
+    """Send a connection itself through a unix socket (ssh_config(5), ProxyUseFdpass).
+
+    Raises:
+        ConfigError: ``descriptor`` is not a unix socket.
+    """
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as to:
+            socket.send_fds(to, [b"\0"], [sock.fileno()])
+    except OSError as error:
+        raise ConfigError(
+            "standard output is not a unix socket: --fdpass is for ssh's ProxyUseFdpass=yes"
+        ) from error
+
+
+def join(sock: socket.socket, source: int, sink: int) -> None:
+    """Move bytes from ``source`` to the connection and from there to ``sink``, until the robot has ended.
+
+    Raises:
+        Unreachable: the connection broke.
+        OutputError: ``sink`` cannot be written to; that its reader has left is no error.
+    """
+    threading.Thread(target=_send, args=(sock, source), daemon=True).start()
+    try:
+        while data := sock.recv(_CHUNK):
+            _write(sink, data)
+    except ConnectionResetError as error:
+        raise Unreachable("the connection to the robot broke") from error
+    except BrokenPipeError:
+        return
+
+
+def _send(sock: socket.socket, source: int) -> None:
+    with contextlib.suppress(OSError):  # whoever reads from the robot hears of it there
+        while data := os.read(source, _CHUNK):
+            sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+
+
+def _write(sink: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(sink, view) :]
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(reason(error)) from error

@@ -1,0 +1,135 @@
+"""Asking a server through its API, as ``shadowctl`` does."""
+
+import contextlib
+import math
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, LocalError, NotPermitted, PeerError, ShadowError, Unreachable, reason
+from ..names import API
+from ..text import printable
+from .connect import dial, not_connected, robots_like
+
+Facts = dict[str, Any]
+
+
+class Answers:
+    """A connection to the API."""
+
+    def __init__(self, folder: Path, until: float = math.inf) -> None:
+        """Connect.
+
+        Args:
+            folder: where the server has its sockets.
+            until: when to give up waiting for a reply, by CLOCK_MONOTONIC.
+
+        Raises:
+            LocalError: the library ``varlink`` is missing.
+            Unreachable: no server, or one without an API.
+            NotPermitted: this user may not ask.
+        """
+        import importlib.resources  # noqa: PLC0415 - `connect` does without, and is to be quick
+
+        try:
+            import varlink  # noqa: PLC0415 - neither with that
+        except ImportError as error:
+            text = (
+                "the Python library varlink is missing (Debian: python3-varlink; Debian 12: from backports)"
+            )
+            raise LocalError(text) from error
+        self._error: type[Exception] = varlink.VarlinkError
+        self._folder = folder
+        self._path = folder / API
+        try:
+            sock = dial(self._path)
+        except OSError as error:
+            raise _explained(error, self._path) from error
+        text = importlib.resources.files("shadow").joinpath(f"{API}.varlink").read_text("ascii")
+        self._calls = varlink.SimpleClientInterfaceHandler(varlink.Interface(text), _Line(sock, until))
+
+    def close(self) -> None:
+        """Hang up."""
+        self._calls.close()
+
+    def __enter__(self) -> "Answers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def call(self, method: str, **parameters: Any) -> Facts:
+        """One reply.
+
+        Raises:
+            ShadowError: the server says no, or hangs up.
+        """
+        with self._errors():
+            reply: Facts = getattr(self._calls, method)(**parameters)
+            return reply
+
+    def more(self, method: str, **parameters: Any) -> Iterator[Facts]:
+        """All replies.
+
+        Raises:
+            ShadowError: the server says no, or hangs up.
+        """
+        with self._errors():
+            yield from getattr(self._calls, method)(_more=True, **parameters)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self._error as error:
+            raise self._refusal(error) from error
+        except TimeoutError as error:
+            raise Unreachable(f"{self._path}: the server does not answer in time") from error
+        except OSError as error:
+            text = f"{self._path}: the server hung up; its log says why: journalctl -u shadow-server"
+            raise Unreachable(text) from error
+        except (ValueError, TypeError, AttributeError, KeyError) as error:  # the library checks no replies
+            raise PeerError(f"{self._path} is not the API of a shadow-server") from error
+
+    def _refusal(self, error: Any) -> ShadowError:
+        name, parameters = str(error.error()), error.parameters() or {}
+        kind = name.rpartition(".")[2]
+        if kind == "NoSuchRobot":
+            robot = str(parameters.get("name"))
+            return not_connected(robot, robots_like(robot, self._folder))
+        if kind == "NoSuchStream":
+            return Unreachable(f"there is no stream {parameters.get('id')!r}")
+        if kind == "PermissionDenied":
+            return NotPermitted("only root and members of the group shadow-tunnel-admin may do that")
+        if kind == "ReloadFailed":
+            return ConfigError(f"nothing has changed: {printable(str(parameters.get('reason')))}")
+        return PeerError(f"the server is of another version: {printable(name)} {printable(str(parameters))}")
+
+
+class _Line:
+    """The connection, as the library wants it: with an end to waiting."""
+
+    def __init__(self, sock: socket.socket, until: float) -> None:
+        self._sock = sock
+        self._until = until
+        self.sendall, self.close = sock.sendall, sock.close
+
+    def recv(self, size: int) -> bytes:
+        if self._until < math.inf:
+            self._sock.settimeout(max(0.001, self._until - time.monotonic()))
+        return self._sock.recv(size)
+
+
+def _explained(error: OSError, path: Path) -> ShadowError:
+    if isinstance(error, PermissionError):
+        return NotPermitted(f"{path}: you may not ask the server; join the group shadow-tunnel")
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        hint = (
+            "is shadow-server-api.socket active?"
+            if path.parent.is_dir()
+            else "shadow-server does not run here"
+        )
+        return Unreachable(f"{path}: {reason(error)}; {hint}")
+    return LocalError(f"{path}: {reason(error)}")

@@ -1,0 +1,189 @@
+"""What ``shadowctl`` prints: tables and paragraphs, for people."""
+
+import datetime as dt
+import os
+import pwd
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ..text import many, printable
+
+Facts = dict[str, Any]
+
+_GREEN, _RED, _BOLD, _PLAIN = "\033[32m", "\033[31m", "\033[1m", "\033[0m"
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+_SIZES = "BKMGT"
+
+
+def robots(found: Sequence[Facts]) -> str:
+    """A line for each robot."""
+    rows = [
+        (
+            robot["name"],
+            robot.get("peer", "-"),
+            _ago(robot.get("seconds")),
+            ",".join(service or "default" for service in robot["services"]) or "-",
+            str(robot["streams"]),
+            _how(robot) + (", certificate EXPIRED" if _expired(robot) else ""),
+        )
+        for robot in found
+    ]
+    connected = sum(robot["connected"] for robot in found)
+    return _table(("ROBOT", "FROM", "FOR", "SERVICES", "STREAMS", "TLS"), rows, many(connected, "robot"))
+
+
+def streams(found: Sequence[Facts]) -> str:
+    """A line for each stream."""
+    rows = [
+        (
+            stream["id"],
+            stream["robot"],
+            stream["service"] or "default",
+            _user(stream["uid"]),
+            str(stream["pid"]),
+            _ago(stream["seconds"]),
+            _size(stream["bytesToRobot"]),
+            _size(stream["bytesFromRobot"]),
+            _how(stream) + (", kept" if stream["protected"] else ""),
+        )
+        for stream in found
+    ]
+    heads = ("STREAM", "ROBOT", "SERVICE", "USER", "PID", "FOR", "TO", "FROM", "TLS")
+    return _table(heads, rows, many(len(found), "stream"))
+
+
+def certificates(found: Sequence[Facts]) -> str:
+    """A line for each certificate that a CA has issued."""
+    rows = [
+        (
+            one["name"],
+            one["purpose"],
+            one["certificateEnds"][:10],
+            "revoked" if one["revoked"] else "expired" if one["expired"] else "good",
+            one["serial"],
+        )
+        for one in found
+    ]
+    return _table(("NAME", "FOR", "ENDS", "STATE", "SERIAL"), rows, many(len(found), "certificate"))
+
+
+def robot(answer: Facts) -> str:
+    """A paragraph about one robot, and its streams."""
+    facts = answer["robot"]
+    lines = [_headline(facts)]
+    if facts["connected"]:
+        until = dt.datetime.fromisoformat(facts["certificateEnds"])
+        days = (until - dt.datetime.now(dt.UTC)).days
+        rest = "EXPIRED: no visitor gets through" if _expired(facts) else f"{many(days, 'day')} from now"
+        lines += [
+            f"     Software: {printable(facts.get('software') or 'unknown')}",
+            f"     Services: {', '.join(service or 'default' for service in facts['services'])}",
+            f"  Certificate: {facts['serial']}",
+            f"               until {until:%Y-%m-%d}, {rest}",
+            f"          TLS: {facts['suite']}, by {'the kernel' if facts['kernelTls'] else 'the daemon'}",
+            f"     Channels: {facts['standbys']} standing by, {many(facts['waiting'], 'visitor')} waiting",
+        ]
+    return "\n".join([*lines, "", streams(answer["streams"])])
+
+
+def _headline(facts: Facts) -> str:
+    if not facts["connected"]:
+        return f"{_dot(good=False)} {facts['name']} - not connected, but some streams of it go on"
+    good = not _expired(facts)
+    return f"{_dot(good=good)} {facts['name']} - connected from {facts['peer']} for {_ago(facts['seconds'])}"
+
+
+def _expired(facts: Facts) -> bool:
+    """Whether a robot is connected with a certificate that has expired meanwhile."""
+    until = facts.get("certificateEnds")
+    return until is not None and dt.datetime.fromisoformat(until) <= dt.datetime.now(dt.UTC)
+
+
+def server(facts: Facts) -> str:
+    """A paragraph about the server."""
+    lines = [
+        f"{_dot(good=True)} shadow-server {facts['version']}",
+        f"     Status: {printable(facts['status'])}",
+        f"    Streams: {facts['streams']}, {facts['protected']} of them outlive the server",
+        f"    Revoked: {many(facts['revoked'], 'certificate')}",
+    ]
+    lines += [
+        f"       Ends: {term['until'][:10]}, in {many(term['days'], 'day')}: {printable(term['what'])}"
+        for term in facts["terms"]
+    ]
+    return "\n".join(lines)
+
+
+def event(facts: Facts) -> str:
+    """One line of the log."""
+    text = printable(str(facts["message"]))
+    return (
+        _coloured(text, _RED)
+        if facts["priority"] <= 3
+        else _coloured(text, _BOLD)
+        if facts["priority"] <= 4
+        else text
+    )
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], total: str) -> str:
+    if not rows:
+        return total
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (heads, *cells)]
+    return "\n".join([_coloured(lines[0], _BOLD), *lines[1:], "", total])
+
+
+def _coloured(text: str, colour: str) -> str:
+    """In colour on a terminal that wants it (https://no-color.org)."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"{colour}{text}{_PLAIN}"
+
+
+def _dot(*, good: bool) -> str:
+    full, empty = ("●", "○") if _takes("●○") else ("*", "o")  # as systemctl does
+    return _coloured(full if good else empty, _GREEN if good else _RED)
+
+
+def _takes(text: str) -> bool:
+    """Whether standard output has these characters."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _how(facts: Facts) -> str:
+    """Who encrypts."""
+    return "-" if "kernelTls" not in facts else "kernel" if facts["kernelTls"] else "userspace"
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _ago(seconds: float | None) -> str:
+    """A time span in its two largest units."""
+    if seconds is None:
+        return "-"
+    left, words = max(0, int(seconds)), []
+    for size, unit in _UNITS:
+        if left >= size:
+            words.append(f"{left // size}{unit}")
+            left %= size
+    return " ".join(words[:2]) or "0s"
+
+
+def _size(count: int) -> str:
+    """Bytes, as ``ls -h`` has them."""
+    value, unit = float(count), 0
+    while value >= 1024 and unit < len(_SIZES) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{count}B" if unit == 0 else f"{value:.1f}{_SIZES[unit]}"

@@ -1,0 +1,1 @@
+"""What both daemons share: settings, life, and what one does that cannot start."""

@@ -1,0 +1,196 @@
+"""The life of a daemon: ready, watched, reloaded, stopped. Both roles live it."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import logging
+import resource
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from .. import events
+from .. import text as texts
+from ..errors import ShadowError
+from ..events import Event
+from ..pki.expiry import Calendar, Term
+from ..relay.durable import Vault
+from ..relay.pool import Relay
+from ..systemd import journal
+from ..systemd.fdstore import Store
+from ..systemd.notify import Notifier, watchdog_interval
+from ..text import printable
+
+_STATUS_INTERVAL = 1.0  # seconds between looks at the status; systemd hears of it only if it changed
+
+
+class Role(Protocol):
+    """What a daemon does for a living."""
+
+    async def start(self) -> None:
+        """Begin; when this returns, the daemon is ready."""
+
+    async def stop(self) -> None:
+        """End everything in order."""
+
+    def reload(self) -> str:
+        """Read files again; raises ShadowError if one is broken, and changes nothing then.
+
+        What else the log is to say of what holds from now on, or nothing.
+        """
+
+    @property
+    def status(self) -> str:
+        """A line for ``systemctl status``."""
+
+    @property
+    def terms(self) -> Sequence[Term]:
+        """What it uses that ends some day."""
+
+    @property
+    def failure(self) -> "asyncio.Future[ShadowError]":
+        """Set when the role cannot go on; the daemon then ends with that error."""
+
+
+def run(make_role: Callable[[Vault], Role], on_start: Callable[[Store], None]) -> None:
+    """Run a daemon until SIGTERM or SIGINT; ``on_start`` is called when it has started.
+
+    Raises:
+        ShadowError: it could not start, or could not go on.
+    """
+    journal.setup()
+    raise_descriptor_limit()
+    try:
+        asyncio.run(_live(make_role, on_start))
+    finally:
+        journal.close()
+
+
+async def _live(make_role: Callable[[Vault], Role], on_start: Callable[[Store], None]) -> None:
+    notifier = Notifier()
+    interval = watchdog_interval()
+    store = Store()
+    relay = Relay()
+    background: list[asyncio.Task[None]] = []
+    try:
+        vault = Vault(relay, store)
+        role = make_role(vault)
+        reporter = _Reporter(role, notifier)
+        stopped = _stop_on_signals()
+        await role.start()
+        on_start(store)
+        _drop_unknown(store)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reporter.reload)
+        notifier.ready(reporter.status)
+        background.append(asyncio.create_task(reporter.run()))
+        if interval is not None:
+            background.append(asyncio.create_task(_feed_watchdog(relay, notifier, interval)))
+        failure = await _until_stopped(role, stopped)
+        notifier.stopping("stopping")
+        if failure is None:
+            streams = texts.many(vault.protected, "stream")
+            kept = f": {streams} left for the next start" if vault.protected else ""
+            events.log(Event.STOPPING, logging.INFO, f"stopping{kept}")
+        await role.stop()
+        if failure is not None:
+            raise failure
+    finally:
+        for task in background:
+            task.cancel()
+        relay.stop()
+        notifier.close()
+        # The last streams' ends were reported from the relay's threads; let them be logged.
+        await asyncio.sleep(0)
+
+
+def _drop_unknown(store: Store) -> None:
+    """Close what the service manager has passed and nobody has taken: a newer version may keep more."""
+    names = store.close_rest()
+    if names:
+        what = texts.many(len(names), "descriptor")
+        text = f"dropped {what} that this version has no use for: {printable(', '.join(names[:5]))}"
+        events.log(Event.STREAM_GIVEN_UP, logging.WARNING, text)
+
+
+async def _until_stopped(role: Role, stopped: asyncio.Event) -> ShadowError | None:
+    waiting = asyncio.create_task(stopped.wait())
+    try:
+        either: list[asyncio.Future[Any]] = [waiting, role.failure]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    return role.failure.result() if role.failure.done() else None
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    return stopped
+
+
+def reload(read_again: Callable[[], str]) -> None:
+    """Have a role read its files again, and log how that went.
+
+    Raises:
+        ShadowError: a file is broken; nothing has changed.
+    """
+    try:
+        remark = read_again()
+    except Exception as error:
+        failure = error
+        if not isinstance(error, ShadowError):
+            logging.getLogger("shadow").exception("a reload failed in a way nobody thought of")
+            failure = ShadowError(f"internal error: {error!r}")
+        text = f"reload failed, the old files stay in use: {failure}"
+        events.log(Event.RELOAD_FAILED, logging.ERROR, text)
+        raise failure from error
+    text = "reloaded: new connections use the new certificates"
+    events.log(Event.RELOADED, logging.INFO, f"{text}; {remark}" if remark else text)
+
+
+class _Reporter:
+    """Tells systemd how the role is, and warns of what expires."""
+
+    def __init__(self, role: Role, notifier: Notifier) -> None:
+        self._role = role
+        self._notifier = notifier
+        self._calendar = Calendar()
+
+    @property
+    def status(self) -> str:
+        return f"{self._role.status}{self._calendar.remark}"
+
+    def reload(self) -> None:
+        self._notifier.reloading()
+        try:
+            with contextlib.suppress(ShadowError):
+                reload(self._role.reload)
+        finally:  # whatever happened: until it hears this, the service manager takes us to be reloading
+            self._notifier.ready(self.status)
+
+    async def run(self) -> None:
+        while True:
+            # By the clock on the wall, each time: it may jump, and certificates go by it.
+            self._calendar.look(self._role.terms, dt.datetime.now(dt.UTC))
+            self._notifier.status(self.status)
+            await asyncio.sleep(_STATUS_INTERVAL)
+
+
+async def _feed_watchdog(relay: Relay, notifier: Notifier, interval: float) -> None:
+    """Tell systemd that we live, as long as this loop and every thread of the relay come around.
+
+    Half the interval, as sd_watchdog_enabled(3) recommends; the threads have that long to answer a ping.
+    """
+    while True:
+        if relay.turning:
+            notifier.watchdog()
+            relay.ping()
+        await asyncio.sleep(interval / 2)
+
+
+def raise_descriptor_limit() -> None:
+    """A stream takes six descriptors; the soft limit of 1024 is for programs that use select(2)."""
+    with contextlib.suppress(ValueError, OSError):  # a sandbox may forbid it, and sets the limit itself
+        _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

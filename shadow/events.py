@@ -1,0 +1,137 @@
+"""Logging: every event has a message id, and its facts travel as journal fields.
+
+Run by systemd, the daemons write to the journal's native socket with fields (``ROBOT=``, ``STREAM=``, …)
+and a ``MESSAGE_ID=``, so that ``journalctl ROBOT=011`` and ``journalctl -x`` work. On a terminal the same
+events are plain lines. The standard ``logging`` module carries both; nothing else in Shadow prints.
+
+See systemd.journal-fields(7) and sd-journal's ``sd_journal_send(3)``.
+"""
+
+import enum
+import logging
+
+from .text import printable
+
+LOGGER = logging.getLogger("shadow")
+
+
+class Event(enum.StrEnum):
+    """What happened, as a MESSAGE_ID= (128 bits in hexadecimal); never change one that was released."""
+
+    SERVER_READY = "ff9c565bbf384981aa67044c3dd1b2fc"
+    """The server accepts robots."""
+    CLIENT_READY = "508e7f5f0f8a42c285c9c664850aa528"
+    """The client has checked its configuration and begins to dial."""
+    STOPPING = "6d97d48be35d484e8254ffa283c2d48e"
+    """The daemon was asked to stop."""
+    RELOADED = "dc63db709d8d408f9899351c0e5016ee"
+    """Certificates and CA were read again."""
+    RELOAD_FAILED = "561c137747004cfd8774541433c7163e"
+    """A reload found a broken file; the old ones stay in use."""
+    KTLS_UNAVAILABLE = "851a7b7932114f0ab2467738f8e86470"
+    """The kernel has no TLS; streams are encrypted in the daemon."""
+    ROBOT_CONNECTED = "9b548fc309e84c8da3e286db5005a984"
+    """A robot's session began."""
+    ROBOT_DISCONNECTED = "79184d6587f04e88b7cc05bba0d6d138"
+    """A robot's session ended."""
+    ROBOT_TAKEN_OVER = "1757ac04ae47464f976a33f9250e259d"
+    """A robot's new session replaced one that was still connected."""
+    REVOKED = "bcdc3e46a63941a3bf18933cc32adc2d"
+    """A reload has cut off robots whose certificates are revoked."""
+    LIST_TOO_OLD = "346fb9bdb8124a7da006e22764de6682"
+    """A reload found an older list of revoked certificates than that in use."""
+    EXPIRES = "92089ff28c3e410194fcdb7dec41342b"
+    """Something that the daemon uses expires soon, or has."""
+    ROBOT_EXPIRED = "699fe6d0dbd44554a9468d3065456d1d"
+    """The certificate of a robot that is connected has expired."""
+    CERTIFICATE_ISSUED = "4d9ff408207e48c9b43ccde14aae1149"
+    """The CA's signer has renewed a robot's certificate."""
+    RENEWED = "52eac60c71344c2eba0e8c1006b6d3fc"
+    """A robot has a new certificate."""
+    RENEWAL_FAILED = "0ba2830eb1174d8ba75e8e4d37dd8672"
+    """A robot's certificate could not be renewed; it will be tried again."""
+    ROBOT_REFUSED = "0345d37e47a44e9fbd72571cca5d0f4e"
+    """A robot with a good certificate was refused."""
+    HANDSHAKE_FAILED = "db5955ad3ec64c2c9b53739867ec7f72"
+    """Somebody connected and TLS did not come about."""
+    CROWDED = "63b627524b7d4772b32dec04fa6aafb1"
+    """Connections were sent away, for too many wait to say who they are."""
+    SOCKET_FAILED = "426f44b57fd7473d8173fb55b0e4a5e3"
+    """A robot's unix socket could not be made."""
+    SOCKET_RESTORED = "116904b665a147e8b611dbd9f4734b59"
+    """A robot's unix socket was gone, and has been made again."""
+    STREAM_STARTED = "808e53f6632f4ea1aef5ee2b854639a9"
+    """A visitor reached a service."""
+    STREAM_ENDED = "2643c48ee01e4c65b1ae73a1b8a7e384"
+    """A stream ended in order."""
+    STREAM_ABORTED = "bf5b09a5aa864c3c922b4f8d9c62287c"
+    """A stream was cut off by one of its ends."""
+    STREAMS_RESUMED = "02d50218d0a848469cc2be26bdd4aec6"
+    """Streams of a daemon that has ended go on in this one."""
+    STREAM_GIVEN_UP = "518d021be1a549ea84fab3d33b23c4a6"
+    """A stream of a daemon that has ended cannot go on."""
+    SESSIONS_RESUMED = "197337d598734dcebf04dc4e1abd8211"
+    """Robots that were connected to a daemon that has ended remain connected to this one."""
+    SESSION_GIVEN_UP = "22d623d5a813434ea46913242a0ec312"
+    """Something that belonged to a robot's session cannot go on in the next daemon."""
+    STORE_FULL = "e7c3407764f04dbfb5d7becda6f7fc14"
+    """The service manager keeps no more streams for us."""
+    VISITOR_FAILED = "622b825f2940457589df9c73926ea027"
+    """A visitor could not be served."""
+    SERVICE_FAILED = "d2b23739173b4988b0a05f53701b2754"
+    """The robot could not connect to a local service."""
+    SESSION_STARTED = "dd21377bb30148c392ca82a24243d065"
+    """The client is connected to its server."""
+    SESSION_LOST = "3e983511c6bc4dbd81ad265493b43f1f"
+    """The client lost its server, or did not reach it, and will try again."""
+    ADDRESS_FAILED = "60bbbb14084c461198cf0ee79805788b"
+    """One of several addresses does not lead the client to its server; it tries the others."""
+    API_UNAVAILABLE = "1ed797ae4aad4028bd941d0b5d312acc"
+    """There is a socket for the API, and no library to answer with."""
+    METRICS_UNAVAILABLE = "26b139dd28294a23a37467d7982592d9"
+    """There is a socket for metrics, and no library to answer with."""
+    CALLERS_CROWDED = "4b3e6c799049486ea1fcc6aa14101968"
+    """More callers or scrapers came than are answered at once; some had to leave."""
+    ACCEPT_PAUSED = "a63116895daa4282829e2ffac5828775"
+    """No descriptors or memory left; accepting pauses."""
+    ACCEPT_RESUMED = "b686d87184d642d2a6bb201cbfafb194"
+    """There are descriptors again; accepting goes on."""
+    LOG_LOST = "0916627610da4d099f6ac2044de3d0f4"
+    """Nobody took the lines of the log for a while, and some were lost."""
+    CLOCK_WRONG = "afa7830ff7af4e0ca910bd862c21275d"
+    """A certificate is not valid yet; most likely this machine's clock is wrong."""
+    UNKNOWN_SETTING = "c572d9555f5d48f286cbdf4688673f8d"
+    """A variable looks like a setting of ours and is none."""
+    SETTINGS_CHANGED = "cb7e024b44f540c8a8010589a2bd87bb"
+    """A reload finds settings that only a restart takes."""
+    FAILED = "15fa5bc3e54b49128c7fbb93d468f959"
+    """The daemon cannot go on."""
+
+
+def log(event: Event, level: int, text: str, **facts: str | float) -> None:
+    """Log one event.
+
+    Args:
+        event: its kind.
+        level: a level of ``logging``; becomes the journal's PRIORITY=.
+        text: one line for a human.
+        facts: journal fields in lower case (``robot="011"`` becomes ``ROBOT=011``).
+    """
+    LOGGER.log(level, "%s", text, extra={"event": event, "facts": facts}, stacklevel=2)
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, str]:
+    """The facts of an event, as journal fields.
+
+    Some are a peer's own words, and ``journalctl -x`` puts fields into lines that people paste.
+    """
+    facts: dict[str, str | float] = getattr(record, "facts", {})
+    return {name.upper(): printable(str(value)) for name, value in facts.items()}
+
+
+def priority_of(record: logging.LogRecord) -> int:
+    """PRIORITY=, a level of syslog(3)."""
+    return _PRIORITIES.get(record.levelno, 6)
+
+
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}

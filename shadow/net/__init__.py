@@ -1,0 +1,1 @@
+"""Sockets: addresses, names, TCP, unix sockets, accepting."""

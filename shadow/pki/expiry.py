@@ -1,0 +1,122 @@
+"""Everything we use that ends on some day: warns before it does, in the log and in the status.
+
+A fleet whose certificates end unnoticed is gone at once, and every robot of it has to be visited.
+"""
+
+import datetime as dt
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+
+from .. import events
+from .. import text as texts
+from ..errors import IdentityError
+from ..events import Event
+from .certificates import Credentials, common_name, moment, validity
+
+_DAY = dt.timedelta(days=1)
+
+# How long before the end to warn: so many days, but no larger share of the life. Renewal is due when a third
+# is left (``certificate_store``): while it is on time nobody is warned, however short certificates live.
+_STAGES = ((30 * _DAY, 1 / 4), (7 * _DAY, 1 / 10), (_DAY, 1 / 40))
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """Something that ends.
+
+    Attributes:
+        what: it, for a human, e.g. ``certificate /etc/shadow-tunnel/011.crt``.
+        since: when it began, aware.
+        until: when it ends, aware.
+        advice: what to do about it.
+    """
+
+    what: str
+    since: dt.datetime
+    until: dt.datetime
+    advice: str
+
+
+def terms(credentials: Credentials, crt: Path, ca: Path, renewal: str) -> list[Term]:
+    """The ends of all certificates that one side of the tunnel uses.
+
+    Args:
+        credentials: they.
+        crt: the file that our own is in.
+        ca: the file that the CA's are in.
+        renewal: the command that makes a new certificate of ours.
+    """
+    own = min(map(validity, credentials.chain), key=lambda term: term[1])
+    found = [Term(f"certificate {crt}", *own, f"make a new one with {renewal}")]
+    for authority in credentials.ca:
+        what = f"CA certificate {_name(authority)!r} in {ca}"
+        found.append(Term(what, *validity(authority), "see CA ROLL-OVER in shadow-ca(1)"))
+    return found
+
+
+def _name(authority: x509.Certificate) -> str:
+    try:
+        return common_name(authority)
+    except IdentityError:  # a company's own CA may have an organisation only
+        return "without a name"
+
+
+class Calendar:
+    """Warns once at each stage of each term."""
+
+    def __init__(self) -> None:
+        self._said: dict[Term, int] = {}  # stages reached
+        self._next: tuple[Term, int] | None = None
+
+    def look(self, found: Sequence[Term], now: dt.datetime) -> None:
+        """Warn of terms that have come to another stage since the last look."""
+        # Of what is gone, and of what a clock set back has made young again, we shall have to warn anew.
+        said, self._said = self._said, {term: _stage(term, now) for term in found}
+        for term, stage in self._said.items():
+            if stage > said.get(term, 0):
+                _warn(term, stage, now)
+        first = min(found, key=lambda term: term.until, default=None)
+        self._next = (first, _days(first, now)) if first and self._said[first] else None
+
+    @property
+    def remark(self) -> str:
+        """What there is to add to the status line, of what ends first."""
+        if self._next is None:
+            return ""
+        term, days = self._next
+        return f"; {term.what} {_when(days)}"
+
+
+def _days(term: Term, now: dt.datetime) -> int:
+    """Whole days left; negative after the end."""
+    return (term.until - now) // _DAY
+
+
+def warned_from(since: dt.datetime, until: dt.datetime) -> dt.datetime:
+    """When it is time to warn of the end of something that began then and ends then."""
+    return _warnings(since, until)[0]
+
+
+def _warnings(since: dt.datetime, until: dt.datetime) -> list[dt.datetime]:
+    return [until - min(days, (until - since) * share) for days, share in _STAGES]
+
+
+def _stage(term: Term, now: dt.datetime) -> int:
+    return sum(now >= when for when in (*_warnings(term.since, term.until), term.until))
+
+
+def _when(days: int) -> str:
+    if days < 0:
+        return "HAS EXPIRED"
+    return f"expires in {texts.many(days, 'day')}" if days else "expires within a day"
+
+
+def _warn(term: Term, stage: int, now: dt.datetime) -> None:
+    days = _days(term, now)
+    level = logging.WARNING if stage < len(_STAGES) else logging.ERROR
+    text = f"{term.what} {_when(days)} ({moment(term.until)}): {term.advice}"
+    events.log(Event.EXPIRES, level, text, expires=term.until.isoformat(), days=days)

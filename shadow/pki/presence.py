@@ -1,0 +1,68 @@
+"""Whether the files that one side needs are there at all. All are named at once: it is the first mistake.
+
+Under systemd the key is a credential. What the service manager could not find it replaces by the word
+``NOT_THERE``, by ``SetCredential=`` of our units: so that the daemon starts, and can say what is missing.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import ConfigError
+
+NOT_THERE = b"missing"
+"""What our units hand over in the place of a key that is not there."""
+
+
+def check_presence(ca: Path, crt: Path, key: Path, advice: str) -> None:
+    """Refuse to begin without one of the three files.
+
+    Args:
+        ca: file with the CA's certificate.
+        crt: file with our certificate.
+        key: file with our private key.
+        advice: the command that makes the latter two.
+
+    Raises:
+        ConfigError: it names all that are missing, and how they come to be.
+    """
+    missing = [*_missing("CA certificate", ca), *_missing("certificate", crt), *_missing_key(crt, key)]
+    if missing:
+        *first, last = missing
+        named = f"{', '.join(first)} and {last}" if first else last
+        raise ConfigError(
+            f"{named}: No such file or directory; `shadow-ca init` and {advice} make them where the CA is, "
+            "and shadow-tunnel(5), FILES, says how they get here"
+        )
+
+
+def _missing(what: str, path: Path) -> Iterator[str]:
+    if not _is_there(path):
+        yield f"{what} {path}"
+
+
+def _missing_key(crt: Path, key: Path) -> Iterator[str]:
+    handed_over = os.environ.get("CREDENTIALS_DIRECTORY")  # systemd.exec(5)
+    if handed_over is None or key.parent != Path(handed_over):
+        yield from _missing("private key", key)
+    elif not _is_there(key) or _begins(key).strip() == NOT_THERE:
+        # Where it was looked for, nobody tells us: beside the certificate, unless a drop-in says otherwise.
+        yield f"private key {crt.with_suffix('.key')} (or what LoadCredential= of the unit names)"
+
+
+def _begins(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(NOT_THERE) + 1)
+    except OSError:
+        return b""
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass  # it is, but; to say what is wrong is for whoever reads it
+    return True

@@ -1,0 +1,273 @@
+"""The vault: streams whose sockets and pipes the service manager keeps copies of, so that they outlive us.
+
+Every stream over kernel TLS is put into systemd's file descriptor store when it starts, and taken out when it
+has ended. Whatever ends the daemon in between, the next one finds it there and goes on: first with what lies
+in the pipes, then with the sockets. What cannot be read from those is in the ``progress``, which is kept too.
+
+All methods are for the event loop's thread.
+"""
+
+import collections
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .. import events
+from .. import text as texts
+from ..errors import LocalError, brief
+from ..events import Event
+from ..net import tcp
+from ..systemd import bundle
+from ..systemd.fdstore import Store
+from ..transport.link import KernelLink, Link, remembered
+from . import progress, splice
+from .flow import Pump, Side, StreamCut
+from .pool import OnEnd, Relay
+from .progress import Ledger
+
+_LEDGER = "ledger"
+_PREFIX = "s"  # and the stream's slot: all names together travel in one variable of the environment
+_TRIES = 2  # times a stream may bring the daemon down by being resumed
+_DESCRIPTORS = 6  # of a stream: two sockets, two pipes
+_RESERVE = 16  # of the store, one part in so many is for the depot
+
+Welcome = Callable[[Pump, Mapping[str, Any]], OnEnd]
+"""Takes in a stream that goes on, with the facts it was kept with; returns who is told of its end.
+
+Raises:
+    ShadowError, KeyError, TypeError, ValueError: these facts are no stream of ours.
+"""
+
+
+class Vault:
+    """Starts streams, and keeps those that can be kept.
+
+    Attributes:
+        relay: moves their bytes.
+        store: where they are kept.
+        protected: streams that go on without us.
+        unprotected: streams over kernel TLS that are not kept, for there is no store or it is full.
+    """
+
+    def __init__(self, relay: Relay, store: Store) -> None:
+        """Take over the ledger that is in the store, if there is one.
+
+        Raises:
+            LocalError: no memory.
+        """
+        self.relay = relay
+        self.store = store
+        self.protected = 0
+        self.unprotected = 0
+        self._slots: dict[Pump, int] = {}
+        self._inherited = False  # the ledger says how far the streams are that the daemon before us has left
+        self._ledger = self._open_ledger() if store.limit else None
+
+    @property
+    def remark(self) -> str:
+        """What a status line should say of streams that would be lost; mostly nothing."""
+        return (
+            f" ({self.unprotected} not kept over a restart)" if self.store.limit and self.unprotected else ""
+        )
+
+    def start(self, plain: socket.socket, link: Link, facts: Mapping[str, Any], on_end: OnEnd) -> Pump:
+        """Begin a stream, as ``Relay.start`` does, and keep it if possible.
+
+        Args:
+            plain: the visitor's or the service's socket.
+            link: the TLS connection.
+            facts: what ``resume`` is to tell about it; fit for JSON.
+            on_end: called from a relay's thread; ``ended`` must then be called from the event loop's.
+
+        Raises:
+            LocalError: no descriptors left; the sockets are still the caller's.
+        """
+        slot = self._take_slot() if link.in_kernel else None
+        if self._ledger is None or slot is None:
+            return self._start_unprotected(plain, link, on_end)
+        try:
+            return self.relay.start(
+                plain, link, on_end, self._ledger.entry(slot), lambda pump: self._keep(pump, slot, facts)
+            )
+        except LocalError:
+            self._ledger.give_back(slot)
+            raise
+
+    def _start_unprotected(self, plain: socket.socket, link: Link, on_end: OnEnd) -> Pump:
+        try:
+            return self.relay.start(plain, link, on_end)
+        except LocalError:
+            if link.in_kernel:
+                self.unprotected -= 1
+            raise
+
+    def ended(self, pump: Pump) -> None:
+        """A stream is over: what is kept of it can go."""
+        slot = self._slots.pop(pump, None)
+        if pump.kept:
+            self.protected -= 1
+            self.store.remove(f"{_PREFIX}{slot}")
+        elif pump.link.in_kernel:
+            self.unprotected -= 1
+        if slot is not None:
+            self._give_back(slot)
+
+    def resume(self, welcome: Welcome) -> int:
+        """Go on with all streams that the daemon before us has left; how many there were.
+
+        Whatever is wrong with one ends that one, and is said once for all that have it.
+        """
+        count, given_up = 0, collections.Counter[str]()
+        for name, descriptor in self.store.take(_is_stream):
+            self.store.count(1)
+            try:
+                self._resume(name, descriptor, welcome)
+                count += 1
+            except Exception as error:  # noqa: BLE001 - what another version wrote may be anything
+                self._drop(name)
+                given_up[brief(error)] += 1
+        for why, number in given_up.items():
+            what = "a stream" if number == 1 else f"{number} streams"
+            verb = "cannot go on and ends" if number == 1 else "cannot go on and end"
+            text = f"{what} of the daemon before this one {verb}: {why}"
+            events.log(Event.STREAM_GIVEN_UP, logging.ERROR, text)
+        if count:
+            text = f"resumed {texts.many(count, 'stream')} of the daemon before this one"
+            events.log(Event.STREAMS_RESUMED, logging.INFO, text, streams=count)
+        return count
+
+    # --- inside ---
+
+    def _open_ledger(self) -> Ledger:
+        """The one that is in the store; a new one if there is none that this version can read."""
+        passed = [descriptor for _name, descriptor in self.store.take(lambda name: name == _LEDGER)]
+        why = f"there are {len(passed)}"
+        if len(passed) == 1:
+            try:
+                found = Ledger(passed[0])
+            except LocalError as error:
+                why = str(error)
+            else:
+                self._inherited = True
+                self.store.count(1)
+                return found
+        elif passed:
+            bundle.close_all(passed)
+        if passed:
+            self.store.count(1)
+            self.store.remove(_LEDGER)
+            text = f"the ledger of the daemon before this one cannot be read, so all its streams end: {why}"
+            events.log(Event.STREAM_GIVEN_UP, logging.ERROR, text)
+        descriptor = progress.create()
+        self.store.add(_LEDGER, descriptor)
+        return Ledger(descriptor)
+
+    def _take_slot(self) -> int | None:
+        """A place in the ledger for one more stream that is to be kept, if there is room for it."""
+        if self._ledger is None or self.store.free <= self.store.limit // _RESERVE:
+            self._not_kept(
+                "the service manager keeps no more streams for us: further ones will not outlive this daemon "
+                f"(FileDescriptorStoreMax={self.store.limit})"
+            )
+            return None
+        try:
+            return self._ledger.take()
+        except LocalError as error:
+            self._not_kept(f"streams will not outlive this daemon: {error}")
+            return None
+
+    def _not_kept(self, why: str) -> None:
+        if self.store.limit and not self.unprotected:
+            events.log(Event.STORE_FULL, logging.WARNING, why)
+        self.unprotected += 1
+
+    def _keep(self, pump: Pump, slot: int, facts: Mapping[str, Any]) -> None:
+        """Have a stream kept; one that cannot be runs all the same, and ends with us."""
+        assert isinstance(pump.link, KernelLink)  # noqa: S101 - others are not kept
+        self._slots[pump] = slot
+        try:
+            with bundle.pack({**facts, "slot": slot, **pump.link.record}, pump.descriptors) as box:
+                self.store.add(f"{_PREFIX}{slot}", box.fileno())
+        except LocalError as error:
+            self._not_kept(f"streams will not outlive this daemon: {error}")
+        else:
+            pump.kept = True
+            self.protected += 1
+
+    def _resume(self, name: str, descriptor: int, welcome: Welcome) -> None:
+        """Go on with one stream.
+
+        Raises:
+            Exception: it cannot go on, and has ended.
+        """
+        (box,) = bundle.as_sockets([descriptor])
+        with box:
+            facts, descriptors = bundle.unpack(box)
+        pump = self._assemble(int(name[1:]), facts, descriptors)
+        try:
+            if pump.entry.tries >= _TRIES:
+                raise LocalError(f"the daemon ended {_TRIES} times when it went on")
+            on_end = welcome(pump, facts)
+        except BaseException:
+            pump.cut = StreamCut(Side.LINK, OSError(None, "given up"))
+            pump.close()
+            self._give_back(self._slots.pop(pump))
+            raise
+        if pump.entry.cut:
+            pump.cut = StreamCut(Side.LINK, OSError(None, "it was being cut off when the daemon ended"))
+        pump.entry.tries += 1
+        pump.kept = True
+        self.protected += 1
+        self.relay.resume(pump, on_end)
+
+    def _assemble(self, slot: int, facts: Mapping[str, Any], descriptors: Sequence[int]) -> Pump:
+        """A stream's pump; if that cannot be, its descriptors are closed."""
+        pipes = descriptors[2:]
+        try:
+            sockets = bundle.as_sockets(descriptors[:2])
+        except BaseException:
+            bundle.close_all(pipes)
+            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(bundle.close_all, pipes)
+            undo.callback(lambda: bundle.abandon([sock.detach() for sock in sockets]))
+            _check_descriptors(descriptors)
+            plain, sock = sockets
+            tcp.check_connection(plain, socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
+            if self._ledger is None or not self._inherited:
+                raise LocalError("nothing tells how far it is")
+            if facts["slot"] != slot:
+                raise LocalError("it is under another one's name")
+            link, entry = remembered(sock, facts), self._ledger.retake(slot)
+            undo.callback(self._give_back, slot)
+            pump = splice.resume_pump(plain, link, pipes, entry)
+            undo.pop_all()
+        self._slots[pump] = slot
+        return pump
+
+    def _give_back(self, slot: int) -> None:
+        if self._ledger is not None:
+            self._ledger.give_back(slot)
+
+    def _drop(self, name: str) -> None:
+        """Have something dropped that cannot be used, unless it goes by the name of something that can."""
+        if int(name[1:]) not in self._slots.values():
+            self.store.remove(name)
+
+
+def _check_descriptors(descriptors: Sequence[int]) -> None:
+    """Make sure that they are those of two sockets and two pipes, all different.
+
+    Raises:
+        LocalError: they are not.
+    """
+    things = {(status.st_dev, status.st_ino) for status in map(os.fstat, descriptors)}
+    if len(descriptors) != _DESCRIPTORS or len(things) != _DESCRIPTORS - 2:  # a pipe has two ends
+        raise LocalError(f"{len(descriptors)} descriptors of {len(things)} things are no stream")
+
+
+def _is_stream(name: str) -> bool:
+    return name.startswith(_PREFIX) and name[1:].isdecimal()

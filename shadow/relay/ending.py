@@ -1,0 +1,61 @@
+"""The last word about a stream: how it ended, what it moved, how long it took."""
+
+import logging
+from dataclasses import dataclass
+
+from .. import events
+from ..errors import reason_of
+from ..events import Event
+from ..text import printable
+from .flow import Pump, Side
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What the two ends of a stream are called where this daemon runs."""
+
+    plain: str
+    link: str
+    target: str  # where the bytes went that are counted first
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What there is to say, besides what the pump knows.
+
+    Attributes:
+        robot: its name.
+        service: the service's name, ``default`` for that without one.
+        stream: the stream's number, as the server chose it.
+        to_robot: bytes to the robot's service.
+        from_robot: bytes from it.
+        duration: seconds.
+    """
+
+    robot: str
+    service: str
+    stream: str
+    to_robot: int
+    from_robot: int
+    duration: float
+
+
+def log_end(pump: Pump, ending: Ending, words: Words, **facts: str | float) -> None:
+    """Log the end of a stream; ``facts`` are further journal fields."""
+    event, how = Event.STREAM_ENDED, "ended"
+    if pump.cut is not None:
+        who = {Side.PLAIN: f" by the {words.plain}", Side.LINK: f" by the {words.link}", None: ""}
+        event, how = Event.STREAM_ABORTED, f"cut off{who[pump.cut.side]} ({reason_of(pump.cut.error)})"
+    events.log(
+        event,
+        logging.INFO,
+        f"robot {ending.robot}: stream {printable(ending.stream)} {how}: {ending.to_robot} bytes to the "
+        f"{words.target}, {ending.from_robot} bytes from it, {ending.duration:.1f} s",
+        robot=ending.robot,
+        service=ending.service,
+        stream=ending.stream,
+        bytes_to_robot=ending.to_robot,
+        bytes_from_robot=ending.from_robot,
+        duration=round(ending.duration, 3),
+        **facts,
+    )

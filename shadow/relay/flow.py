@@ -1,0 +1,350 @@
+"""One direction of a stream, and the two together: who may read, who may write, and how it ends.
+
+The theory. A stream joins a *plain* socket (the visitor's unix socket on the server, the service's TCP
+socket on the robot) and a *link* (the TLS connection). Each direction is a ``Flow`` from a source to a sink
+with a store between them, and goes through three states only::
+
+    moving ──source says end of file──▶ draining ──store is empty──▶ done (the end was passed on)
+
+The directions are independent: a half-closed stream is one with one flow done. When both are done the
+stream has ended in order. Any error of either socket cuts the whole stream: both sockets are reset, since
+half a stream that silently stays would look like a live one (RFC 9293, section 3.5.2).
+
+Readiness comes from edge-triggered epoll, so it is remembered here: ``readable`` and ``writable`` stay true
+until a system call says EAGAIN. How bytes move is left to the subclasses in ``splice`` and ``userspace``.
+"""
+
+import enum
+import errno
+import select
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from ..errors import reason_of
+from ..net.lines import Line
+from ..net.tcp import is_delivered, reset
+from ..transport.link import Link
+from .progress import MOVED, STATE, Entry, Record, State
+
+TURN_BUDGET = 2**18  # bytes per direction before the next stream gets its turn
+CALL_COST = 2**12  # bytes a record or call is charged at least: tiny ones must not buy endless turns
+
+_READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+
+
+class Side(enum.StrEnum):
+    """The two ends of a stream as one daemon sees them."""
+
+    PLAIN = "plain"
+    LINK = "link"
+
+
+class StreamCut(Exception):
+    """One side of the stream failed, or we wanted its end; internal to the relay.
+
+    Attributes:
+        side: whose socket it was; None if it was us.
+        error: what the system call said, or why.
+    """
+
+    def __init__(self, side: Side | None, error: OSError) -> None:
+        super().__init__(f"{side or 'us'}: {reason_of(error)}")
+        self.side = side
+        self.error = error
+
+
+class Flow(ABC):
+    """Bytes from ``source`` to ``sink``.
+
+    Attributes:
+        record: how far it is, in memory that may outlive the process.
+        moved: bytes of plaintext taken from the source so far.
+        ended: the source has said end of file.
+        done: everything, the end included, has been passed on.
+        readable: the source may have something; False once it would block.
+        writable: the sink may take something; False once it would block.
+        failure: the source has failed; what came before that may still be there to be taken.
+        urgent: the source may have come to urgent data (tcp(7)).
+        calls: how many records, or system calls, the last ``fill`` has taken.
+    """
+
+    __slots__ = (
+        "calls",
+        "done",
+        "ended",
+        "failure",
+        "moved",
+        "readable",
+        "record",
+        "sink",
+        "source",
+        "urgent",
+        "writable",
+    )
+
+    def __init__(self, source: Side, sink: Side, record: Record) -> None:
+        self.source = source
+        self.sink = sink
+        self.record = record
+        self.readable = self.writable = True
+        self.failure: OSError | None = None
+        self.urgent = False
+        self.calls = 1
+        self.moved: int = record[MOVED]
+        self.ended = record[STATE] >= State.ENDED
+        self.done = record[STATE] == State.DONE
+
+    def end(self) -> None:
+        """Note down that the source has said end of file.
+
+        Raises:
+            OSError: it only looks so, for the source has failed.
+        """
+        if self.failure is not None:
+            raise self.failure
+        if not self.ended:
+            self.record[STATE] = State.ENDED
+            self.ended = True
+
+    @abstractmethod
+    def fill(self) -> int:
+        """Take from the source into the store; the bytes of plaintext taken.
+
+        Sets ``readable`` to False where the source would block, and calls ``end`` at its end of file.
+        Called only while ``has_room``.
+        """
+
+    @abstractmethod
+    def drain(self) -> None:
+        """Give from the store to the sink; sets ``writable`` to False where it would block."""
+
+    @abstractmethod
+    def finish(self) -> bool:
+        """Pass the end of file on; False if the sink has no room for that yet."""
+
+    @property
+    @abstractmethod
+    def holds(self) -> bool:
+        """True while the store is not empty."""
+
+    @property
+    @abstractmethod
+    def has_room(self) -> bool:
+        """True if ``fill`` may be called."""
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What another process needs to go on with the store; nothing if it is memory."""
+        return []
+
+    def resume(self) -> None:  # noqa: B027 - most have nothing to do
+        """Go on with what another process has left."""
+
+    def close(self) -> None:  # noqa: B027 - most stores are memory
+        """Free the store."""
+
+    def turn(self, budget: int) -> bool:
+        """Move bytes until both ends block or ``budget`` is spent; True if there is more to do at once.
+
+        Raises:
+            StreamCut: one side failed.
+        """
+        if self.done:
+            return False
+        self._give()
+        while budget > 0 and self.readable and not self.ended and self.has_room:
+            budget -= self._filled()
+            self._give()
+        return budget <= 0 and not self.done
+
+    def _give(self) -> None:
+        """Pass on what there is, the end too, as far as the sink takes it."""
+        if self.writable and self.holds:
+            self._drained()
+        if self.ended and self.writable and not self.holds:
+            self._finished()
+
+    def _filled(self) -> int:
+        try:
+            taken = self.fill()
+        except OSError as error:
+            raise StreamCut(self.source, self.failure or error) from error
+        if taken:
+            self.moved += taken
+            self.record[MOVED] = self.moved
+        return max(taken, self.calls * CALL_COST)
+
+    def _drained(self) -> None:
+        try:
+            self.drain()
+        except OSError as error:
+            raise StreamCut(self.sink, error) from error
+
+    def _finished(self) -> None:
+        try:
+            finished = self.finish()
+        except OSError as error:
+            raise StreamCut(self.sink, error) from error
+        if finished:
+            self.record[STATE] = State.DONE
+            self.done = True
+        else:
+            self.writable = False
+
+
+class Pump:
+    """Both directions of one stream, with the sockets they run between.
+
+    Attributes:
+        plain: the visitor's or the service's socket.
+        link: the TLS connection.
+        up: plain to link.
+        down: link to plain.
+        entry: what is known of it, in memory that may outlive the process.
+        line: that of the link, if anybody knows it.
+        kept: somebody else has copies of its descriptors, and will go on when this process ends.
+        on_end: called once, from the relay's thread, when the stream is over and its sockets are closed.
+    """
+
+    __slots__ = ("_cut", "_well", "down", "entry", "kept", "line", "link", "on_end", "plain", "up")
+
+    def __init__(self, plain: socket.socket, link: Link, up: Flow, down: Flow, entry: Entry) -> None:
+        self.plain = plain
+        self.link = link
+        self.up = up
+        self.down = down
+        self.entry = entry
+        self.line: Line | None = None
+        self.kept = False
+        self._cut: StreamCut | None = None
+        self._well = False
+        self.on_end: Callable[[Pump], object] | None = None
+
+    @property
+    def cut(self) -> StreamCut | None:
+        """Why it was cut off, or None."""
+        return self._cut
+
+    @cut.setter
+    def cut(self, why: StreamCut) -> None:
+        # Before any socket is touched: whoever resumes the stream must not take its ruins for an orderly end.
+        self.entry.cut = True
+        self._cut = why
+
+    @property
+    def descriptors(self) -> list[int]:
+        """All that the stream is made of: two sockets, and the stores of both directions."""
+        return [self.plain.fileno(), self.link.sock.fileno(), *self.up.descriptors, *self.down.descriptors]
+
+    @property
+    def running(self) -> bool:
+        """True until both ends of file have been passed on, or it was cut off."""
+        return self._cut is None and not (self.up.done and self.down.done)
+
+    @property
+    def passed_on(self) -> bool:
+        """True if both ends of file have been passed on."""
+        return self._cut is None and self.up.done and self.down.done
+
+    @property
+    def delivered(self) -> bool:
+        """True if the peers have acknowledged all that was written.
+
+        Until then the sockets must stay open: one that nobody has open any more is reset by the kernel when
+        its peer does not read for some minutes (tcp(7), tcp_orphan_retries), and what it still held is lost.
+        """
+        return is_delivered(self.plain) and is_delivered(self.link.sock)
+
+    @property
+    def over(self) -> bool:
+        """True when nothing remains to be done."""
+        return not self.running and (self._cut is not None or self.delivered)
+
+    def look_after(self) -> None:
+        """For a stream that lingers: cut it if a peer has gone without taking everything.
+
+        epoll tells so too, but a socket that was reset also looks as if everything had been acknowledged.
+        """
+        for sock, side in ((self.plain, Side.PLAIN), (self.link.sock, Side.LINK)):
+            self._cut_if_broken(sock, side)
+
+    def _cut_if_broken(self, sock: socket.socket, side: Side) -> None:
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            self.cut = StreamCut(side, OSError(number, None))
+
+    def ready(self, side: Side, events: int) -> bool:
+        """Remember what epoll says of one side's socket; False if that is nothing new.
+
+        A unix socket tells each time its peer has read something, and most often there was room anyway.
+        """
+        reader, writer = (self.up, self.down) if side is Side.PLAIN else (self.down, self.up)
+        news = False
+        if events & _READABLE and not reader.readable:
+            reader.readable = news = True
+        if events & select.EPOLLPRI:
+            reader.urgent = news = True
+        if events & _WRITABLE and not writer.writable:
+            writer.writable = news = True
+        if events & select.EPOLLERR:
+            self._note_failure(reader, side)
+            news = True
+        return news
+
+    def _note_failure(self, reader: Flow, side: Side) -> None:
+        """Look an error up at once: who waits for a slow reader, or for nobody, would not come across it.
+
+        Of what came before a reset, no byte is lost. A peer that has vanished is not waited for.
+        """
+        sock = self.plain if side is Side.PLAIN else self.link.sock
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # which forgets it
+        if number == errno.ECONNRESET and not reader.ended:
+            reader.failure = OSError(number, None)
+        elif number:
+            self.cut = StreamCut(side, OSError(number, None))
+
+    def reads(self, side: Side) -> bool:
+        """Whether all that this side's peer has sent has been taken, so that it may send more."""
+        reader = self.up if side is Side.PLAIN else self.down
+        return reader.ended or not reader.readable
+
+    def turn(self, budget: int = TURN_BUDGET) -> bool:
+        """Let both directions move bytes; True if there is more to do at once."""
+        try:
+            more = self.up.turn(budget)
+            more = self.down.turn(budget) or more
+        except StreamCut as cut:
+            self.cut = cut
+            more = False
+        if not self._well:
+            self._well = True
+            self.entry.tries = 0  # whatever brought the daemon down, it was not this stream
+        return more
+
+    def close_stores(self) -> None:
+        """Free the stores of both directions; the sockets stay as they are."""
+        for flow in (self.up, self.down):
+            flow.close()
+
+    def leave(self) -> None:
+        """Close our copies of what somebody else keeps: nothing is sent, nobody notices."""
+        self.close_stores()
+        self.plain.close()
+        self.link.sock.close()
+
+    def close(self) -> None:
+        """Close everything: in order after an orderly end, with a reset after a cut."""
+        self.close_stores()
+        if self.cut is None:
+            self.plain.close()
+            self.link.sock.close()
+            return
+        self.link.abort()
+        if self.plain.family == socket.AF_UNIX:
+            # Unix sockets know no reset; what the peer gets is ECONNRESET if we leave bytes of its
+            # unread (net/unix/af_unix.c, unix_release_sock), else end of file and EPIPE.
+            self.plain.close()
+        else:
+            reset(self.plain)

@@ -1,0 +1,1 @@
+"""The server's role: robots, their sessions, visitors and streams."""

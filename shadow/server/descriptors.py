@@ -1,0 +1,142 @@
+"""Descriptors: how many are left, who may still have one, and what is given up when they run short.
+
+A process may have so many and no more (RLIMIT_NOFILE in getrlimit(2)). Whoever takes the last one harms all
+others: a visitor cannot be served without the robot's connection, and nobody can look what is wrong. So
+there is a reserve. Visitors are accepted as long as it is whole, robots as long as half of it is left; the
+rest is for the API, the log, files and whatever else has to work then. Whoever is not accepted waits in the
+kernel's backlog, and costs nothing.
+
+All methods are for the event loop's thread.
+"""
+
+import asyncio
+import logging
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+from .. import events
+from ..errors import reason
+from ..events import Event
+
+_OURS = Path("/proc/self/fd")
+_RESERVE_PART = 5  # one descriptor in so many is of the reserve
+_RESERVE_MAX = 128
+_CALM = 5.0  # seconds in which nobody had to wait: then it is over
+_REMINDER = 60.0  # seconds between two lines that say that it is not
+
+
+class Descriptors:
+    """Those of this process."""
+
+    def __init__(self, give_up: Callable[[int], int], later: int) -> None:
+        """Count what there is.
+
+        Args:
+            give_up: closes up to so many standbys, and says how many those were.
+            later: how many a visitor needs besides its own before its stream runs.
+        """
+        self._give_up = give_up
+        self._later = later
+        self._loop = asyncio.get_running_loop()
+        self._free = 0  # so many are free at least; counting takes the longer the more are not
+        self._reserve = 0
+        self._promised = 0
+        self._since: float | None = None  # when somebody had to wait first, and last
+        self._last = self._said = 0.0
+        self._given_up = self._refused = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._count()
+
+    @property
+    def limit(self) -> int:
+        """How many there may be."""
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+    @property
+    def short(self) -> bool:
+        """True if there are none to spare for what only saves time."""
+        return self._since is not None or not self._has(self._reserve)
+
+    def for_visitor(self) -> bool:
+        """Whether one more visitor may be accepted: there must be enough for all that serving it takes."""
+        return self._let_in(1 + self._later + self._promised + self._reserve)
+
+    def for_robot(self) -> bool:
+        """Whether one more connection of a robot may be accepted."""
+        return self._let_in(1 + self._reserve // 2)
+
+    def promise(self) -> Callable[[], None]:
+        """A visitor has been accepted; what is returned is to be called, once, when it needs no more."""
+        self._promised += self._later
+        return self._keep_promise
+
+    def _keep_promise(self) -> None:
+        self._promised -= self._later
+        self._free -= self._later
+
+    def ran_out(self, error: OSError) -> None:
+        """Accepting has failed all the same: the machine has none, or no memory."""
+        self._given_up += self._give_up(max(1, self._reserve // 2))
+        self._let_wait(reason(error))
+
+    def refused_standby(self) -> None:
+        """One was sent away, for it only saves time."""
+        self._refused += 1
+
+    def close(self) -> None:
+        """Look after nothing any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _let_in(self, wanted: int) -> bool:
+        if not self._has(wanted):
+            # Some more than that, or the next who comes would have to look for one again.
+            self._given_up += self._give_up(wanted - self._free + self._reserve // 2)
+            if not self._has(wanted):
+                self._let_wait(
+                    f"{max(0, self._free)} of {self.limit} descriptors are left, and those are needed"
+                )
+                return False
+        self._free -= 1
+        return True
+
+    def _has(self, wanted: int) -> bool:
+        if self._free < wanted:
+            self._count()
+        return self._free >= wanted
+
+    def _count(self) -> None:
+        limit = self.limit
+        self._reserve = min(limit // _RESERVE_PART, _RESERVE_MAX)
+        try:
+            # The folder's size is their number from Linux 6.2 on (fs/proc/fd.c), and 0 before.
+            self._free = limit - (_OURS.stat().st_size or sum(1 for _one in _OURS.iterdir()))
+        except OSError:  # not one is left to look with
+            self._free = 0
+
+    # What the log hears of it: that it began, once a minute that it goes on, and how it was.
+
+    def _let_wait(self, why: str) -> None:
+        self._last = now = self._loop.time()
+        if self._since is None:
+            self._since = self._said = now
+            text = f"accepting pauses: {why} (LimitNOFILE= of the unit may be too low)"
+            events.log(Event.ACCEPT_PAUSED, logging.ERROR, text)
+            self._timer = self._loop.call_later(_CALM, self._look)
+        elif now - self._said >= _REMINDER:
+            self._said = now
+            text = f"accepting still pauses, for {now - self._since:.0f} s now: {why}"
+            events.log(Event.ACCEPT_PAUSED, logging.ERROR, text)
+
+    def _look(self) -> None:
+        assert self._since is not None  # noqa: S101 - whoever set the timer has set it
+        now = self._loop.time()
+        if now - self._last < _CALM:
+            self._timer = self._loop.call_at(self._last + _CALM, self._look)
+            return
+        text = f"accepting goes on: for {self._last - self._since:.0f} s there were too few descriptors; "
+        text += f"{self._given_up} standby channels were given up, {self._refused} refused"
+        events.log(Event.ACCEPT_RESUMED, logging.WARNING, text)
+        self._since = self._timer = None
+        self._given_up = self._refused = 0

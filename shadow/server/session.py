@@ -1,0 +1,231 @@
+"""A robot's session, as the server sees it."""
+
+import asyncio
+import datetime as dt
+import enum
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import events
+from ..errors import ConfigError, Refused
+from ..events import Event
+from ..names import DEFAULT_SERVICE, check_service_name, clean_software
+from ..net.lines import Line, Lines
+from ..pki import expiry
+from ..pki.certificates import moment, renewable_until, validity
+from ..transport.channel import Channel, remembered_interval
+from ..wire.frames import Hello, Refusal
+from ..wire.timing import Keepalive
+from .switchboard import Switchboard
+from .visitor import Visitor
+
+
+class Cause(enum.StrEnum):
+    """Why a session ended, in a word that can be counted."""
+
+    HUNG_UP = "hung-up"
+    LOST = "lost"
+    SILENT = "silent"
+    SUPERSEDED = "superseded"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    OPERATOR = "operator"
+    SOCKET = "socket"
+    STOPPING = "stopping"
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """A robot's control channel and what belongs to it.
+
+    Attributes:
+        channel: the control channel.
+        id: what data channels name; nobody else knows it.
+        services: what the robot offers.
+        keepalive: when it counts as dead.
+        line: that of the control channel; None before ``tell``.
+        peer: its address, for humans.
+        since: when it began, by CLOCK_MONOTONIC.
+        software: the robot's program and version, as it says.
+        told: it has been logged that its certificate has expired.
+        until: when the robot's certificate expires, aware.
+        warned_from: when it is time to warn of that.
+        board: its standby channels and waiting visitors.
+        timer: looks whether it is dead.
+        trimmer: looks for standbys that nobody needs; None while there are too few for that.
+        served: when a channel came last, by CLOCK_MONOTONIC.
+    """
+
+    channel: Channel
+    id: str
+    services: tuple[str, ...]
+    keepalive: Keepalive
+    peer: str
+    since: float
+    software: str = ""
+    board: Switchboard[Visitor, Channel] = field(default_factory=Switchboard)
+    timer: asyncio.TimerHandle | None = None
+    trimmer: asyncio.TimerHandle | None = None
+    served: float = -math.inf
+    line: Line | None = None
+    told: bool = False
+    until: dt.datetime = field(init=False)
+    warned_from: dt.datetime = field(init=False)
+
+    def __post_init__(self) -> None:
+        since, self.until = validity(self.channel.link.certificate)
+        self.warned_from = expiry.warned_from(since, self.until)
+
+    @property
+    def expired(self) -> bool:
+        """True if the robot's certificate has: it opens no more channels, for their handshakes fail."""
+        return dt.datetime.now(dt.UTC) >= self.until
+
+    @property
+    def unreachable(self) -> str:
+        """Why no visitor can get through, if that is certain."""
+        certain = self.expired and not self.board.standbys
+        return f"the robot's certificate expired on {moment(self.until)}" if certain else ""
+
+    def outlived(self, robot: str, *, renews: bool) -> str:
+        """Why the session is to end, for its certificate has; empty if it may go on.
+
+        Where robots can have theirs renewed it may for a while; once it is logged that there is need of it.
+        """
+        if not self.expired:
+            return ""
+        why = f"its certificate expired on {moment(self.until)}"
+        last = renewable_until(self.channel.link.certificate)
+        if not renews or dt.datetime.now(dt.UTC) >= last:
+            return why
+        if not self.told:
+            self.told = True
+            text = f"robot {robot} is connected, but {why}: it opens no channels for visitors any more; "
+            text += f"it may have it renewed until {moment(last)}, then its session ends"
+            expires = self.until.isoformat()
+            events.log(Event.ROBOT_EXPIRED, logging.ERROR, text, robot=robot, expires=expires)
+        return ""
+
+    def tell(self, lines: Lines, now: float) -> None:
+        """From now on, when the robot is heard, and it just was, its streams are to know."""
+        self.line = lines.of(self.channel.link.sock)
+        self.heard(now)
+
+    def heard(self, now: float) -> None:
+        """The robot said something."""
+        self.keepalive.heard(now)
+        if self.line is not None:
+            self.line.heard(now, self.keepalive.interval)
+
+    def rest(self) -> None:
+        """Look after nothing any more."""
+        for timer in (self.timer, self.trimmer):
+            if timer is not None:
+                timer.cancel()
+
+    def stood_by(self) -> None:
+        """A channel stands by from now on; if that is one too many, see whether anybody needs it."""
+        if self.trimmer is None and len(self.board.standbys) > self.board.wanted:
+            self.board.surplus()  # from now on
+            self._look_later()
+
+    def _look_later(self) -> None:
+        # Two looks in an interval: what nobody needs is gone within one.
+        self.trimmer = asyncio.get_running_loop().call_later(self.keepalive.interval / 2, self._trim)
+
+    def _trim(self) -> None:
+        self.trimmer = None
+        for standby in self.board.surplus():
+            standby.send(Refusal("surplus", "nobody needs it any more"))
+            standby.close()
+        if len(self.board.standbys) > self.board.wanted:
+            self._look_later()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``remembered`` needs besides the channel, fit for JSON."""
+        return {
+            "session": self.id,
+            "services": self.services,
+            "interval": self.keepalive.interval,  # what the robot was told, whatever the next daemon says
+            "peer": self.peer,
+            "since": self.since,
+            "software": self.software,
+        }
+
+    def log_beginning(self, robot: str) -> None:
+        """Log that a robot's session has begun."""
+        link = self.channel.link
+        encryption = "kernel TLS" if link.in_kernel else "userspace TLS"
+        what = f", {self.software}" if self.software else ""
+        events.log(
+            Event.ROBOT_CONNECTED,
+            logging.INFO,
+            f"robot {robot} connected from {self.peer} ({encryption}, {link.suite}{what})",
+            robot=robot,
+            peer=self.peer,
+            suite=link.suite,
+            software=self.software or "unknown",
+            session=self.id[:8],
+        )
+
+    def log_takeover(self, robot: str, peer: str, *, fight: bool) -> None:
+        """Log that another one, from ``peer``, takes its place; ``fight``: suspiciously often."""
+        level, text = logging.INFO, f"robot {robot} came back from {peer}; its session from {self.peer} ends"
+        if fight:
+            level = logging.WARNING
+            text = f"robot {robot}: two devices seem to fight over this name, at {self.peer} and {peer}"
+        events.log(Event.ROBOT_TAKEN_OVER, level, text, robot=robot, peer=peer)
+
+    def log_end(self, robot: str, why: str, cause: Cause, duration: float) -> None:
+        """Log that it has ended, after so many seconds."""
+        events.log(
+            Event.ROBOT_DISCONNECTED,
+            logging.INFO,
+            f"robot {robot} disconnected: {why}",
+            robot=robot,
+            peer=self.peer,
+            session=self.id[:8],
+            duration=round(duration, 3),
+            cause=cause.value,
+        )
+
+
+def remembered(channel: Channel, record: Mapping[str, Any], now: float) -> Session:
+    """The session that another process has noted down; the robot has as long as if it had just been heard.
+
+    Raises:
+        ConfigError: a service's name cannot be a file's.
+        KeyError, TypeError, ValueError: the record is not one of a session.
+    """
+    services = tuple(
+        name if name == DEFAULT_SERVICE else check_service_name(name) for name in map(str, record["services"])
+    )
+    keepalive = Keepalive(remembered_interval(record), now)
+    return Session(
+        channel,
+        str(record["session"]),
+        services,
+        keepalive,
+        str(record["peer"]),
+        float(record["since"]),
+        clean_software(str(record.get("software", ""))),  # a version before this one did not note it down
+    )
+
+
+def checked_services(hello: Hello) -> tuple[str, ...]:
+    """The names of the services that a robot offers, each once.
+
+    Raises:
+        Refused: one of them cannot be a file's name.
+    """
+    try:
+        named = [check_service_name(name) for name in hello.services if name != DEFAULT_SERVICE]
+    except ConfigError as error:
+        raise Refused("bad-service", str(error)) from error
+    if DEFAULT_SERVICE in hello.services:
+        named.append(DEFAULT_SERVICE)
+    return tuple(sorted(set(named)))

@@ -1,0 +1,144 @@
+"""The unix sockets of one robot: a file for each service, as long as the robot is connected."""
+
+import functools
+import logging
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from .. import events
+from ..errors import ConfigError, LocalError, this_user
+from ..events import Event
+from ..names import socket_name
+from ..net.acceptor import Acceptor
+from ..net.unix import UnixListener, listen_unix
+from .descriptors import Descriptors
+
+
+class Sockets:
+    """One robot's sockets in the folder ``ldir``.
+
+    Visitors are reported by ``on_visitor(service, connection)``, as long as there are ``descriptors``.
+    """
+
+    def __init__(
+        self,
+        ldir: Path,
+        robot: str,
+        on_visitor: Callable[[str, socket.socket], None],
+        descriptors: Descriptors,
+    ) -> None:
+        self._ldir = ldir
+        self._robot = robot
+        self._on_visitor = on_visitor
+        self._descriptors = descriptors
+        self._listeners: dict[str, tuple[UnixListener, Acceptor]] = {}
+
+    def provide(self, services: tuple[str, ...]) -> bool:
+        """``open``, and log what is worth it; False if that is not possible."""
+        try:
+            removed = self.open(services)
+        except (ConfigError, LocalError) as error:
+            text = f"robot {self._robot}: {error}"
+            events.log(Event.SOCKET_FAILED, logging.ERROR, text, robot=self._robot)
+            return False
+        if removed:
+            names = ", ".join(socket_name(self._robot, service) for service in removed)
+            text = f"robot {self._robot}: somebody has removed {names}; made anew"
+            events.log(Event.SOCKET_RESTORED, logging.WARNING, text, robot=self._robot)
+        return True
+
+    def open(self, services: tuple[str, ...]) -> list[str]:
+        """Make the sockets that are missing and remove those of services no longer offered: all, or nothing.
+
+        One whose file is not there any more, or is another's by now, is missing, whatever we once made.
+
+        Returns:
+            The services whose sockets somebody else had removed.
+
+        Raises:
+            ConfigError: a path is too long.
+            LocalError: something is in the way, or the folder cannot be written; nothing has changed.
+        """
+        made: dict[str, UnixListener] = {}
+        try:
+            for service in services:
+                if not self._is_in_place(service):
+                    made[service] = listen_unix(self._path(service))
+        except BaseException:
+            for listener in made.values():
+                listener.close()
+            raise
+        removed = [service for service in made if service in self._listeners]
+        for service in [*removed, *(set(self._listeners) - set(services))]:
+            self._close(service)
+        for service, listener in made.items():
+            self._add(service, listener)
+        return removed
+
+    @property
+    def in_place(self) -> bool:
+        """True if each of them is where visitors look for it."""
+        return all(map(self._is_in_place, self._listeners))
+
+    def _is_in_place(self, service: str) -> bool:
+        return service in self._listeners and self._listeners[service][0].in_place
+
+    def _add(self, service: str, listener: UnixListener) -> None:
+        on_accept = functools.partial(self._on_visitor, service)
+        descriptors = self._descriptors
+        acceptor = Acceptor(listener.sock, on_accept, descriptors.ran_out, descriptors.for_visitor)
+        self._listeners[service] = (listener, acceptor)
+
+    def _path(self, service: str) -> Path:
+        return self._ldir / socket_name(self._robot, service)
+
+    def park(self) -> list[tuple[str, UnixListener]]:
+        """Stop accepting; the services and their sockets are the caller's.
+
+        Who connects from now on waits until a process that has the socket goes on accepting.
+        """
+        parked = []
+        for service, (listener, acceptor) in self._listeners.items():
+            acceptor.close()
+            parked.append((service, listener))
+        self._listeners.clear()
+        return parked
+
+    def resume(self, service: str, listener: UnixListener) -> None:
+        """Go on accepting on a parked socket.
+
+        One whose file is not as we would make it today is closed; ``open`` makes another.
+
+        Raises:
+            LocalError: the service has one already.
+        """
+        if service in self._listeners:
+            raise LocalError("the service has a socket already")
+        if listener.path == self._path(service) and listener.as_made_today:
+            self._add(service, listener)
+        else:
+            listener.close()
+
+    def close(self) -> None:
+        """Remove them all."""
+        for service in list(self._listeners):
+            self._close(service)
+
+    def _close(self, service: str) -> None:
+        listener, acceptor = self._listeners.pop(service)
+        acceptor.close()
+        listener.close()
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that sockets cannot be made in.
+
+    Raises:
+        ConfigError: missing, not a folder, not writable, or its path too long for any name.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--ldir {folder} is not an existing folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"--ldir {folder} is not writable for {this_user()}")

@@ -1,0 +1,1 @@
+"""The service manager and its journal: notify, the descriptor store, what is handed over, the log."""

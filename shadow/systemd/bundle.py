@@ -1,0 +1,223 @@
+"""Parcels: descriptors and a word about them, as one descriptor that the service manager can keep.
+
+PID 1 compares each new descriptor with every one it has, so a stream costs one and not six. A parcel is
+the receiving end of a ``SOCK_SEQPACKET`` pair (unix(7)) in whose queue lie letters. A letter is one message:
+JSON, with descriptors as SCM_RIGHTS.
+
+The parcel of a stream has one letter, which is looked at and left there, for the next time (``pack``,
+``unpack``). Others are filled with as many as they take, and emptied once (``Packer``, ``empty``).
+"""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import socket
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..errors import LocalError, reason
+from ..net.tcp import is_tcp, reset
+
+VERSION = 1
+DESCRIPTORS_MAX = 253  # SCM_MAX_FD (include/net/scm.h)
+_TEXT_MAX = 2**16
+_DESCRIPTOR = struct.Struct("i")
+_QUEUE = 212992  # bytes of memory for letters: the kernel's usual limit, which it doubles (socket(7))
+
+
+class Letter(NamedTuple):
+    """What goes into a parcel.
+
+    Attributes:
+        facts: fit for JSON.
+        descriptors: in a parcel as copies.
+    """
+
+    facts: Mapping[str, Any]
+    descriptors: Sequence[int]
+
+
+class Packer:
+    """Fills one parcel with letters, until it is full or sealed by ``close``.
+
+    Attributes:
+        parcel: to be kept; the caller's.
+    """
+
+    def __init__(self) -> None:
+        """Make an empty one.
+
+        Raises:
+            LocalError: no descriptors left.
+        """
+        try:
+            self.parcel, self._outside = socket.socketpair(
+                socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK
+            )
+        except OSError as error:
+            raise LocalError(f"cannot hand over to the service manager: {reason(error)}") from error
+        self._outside.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _QUEUE)
+
+    def put(self, letter: Letter) -> bool:
+        """Add a letter; False if the parcel is full.
+
+        Raises:
+            LocalError: too much for one letter, or for what a user may have under way (unix(7),
+                ETOOMANYREFS).
+        """
+        text = json.dumps({"version": VERSION, **letter.facts}).encode()
+        if len(text) > _TEXT_MAX:
+            raise LocalError(f"cannot hand over to the service manager: {len(text)} bytes are too much")
+        try:
+            socket.send_fds(self._outside, [text], list(letter.descriptors))
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise LocalError(f"cannot hand over to the service manager: {_why_not(error)}") from error
+        return True
+
+    def close(self) -> None:
+        """Seal the parcel."""
+        self._outside.close()
+
+
+def _why_not(error: OSError) -> str:
+    if error.errno == errno.ETOOMANYREFS:
+        # net/unix/scm.c, too_many_unix_fds: all parcels of the user together, by this process's limit.
+        return (
+            "too many descriptors of this user lie in parcels, and LimitNOFILE= of the unit counts them, too "
+            "(ETOOMANYREFS, unix(7))"
+        )
+    return reason(error)
+
+
+def pack(facts: Mapping[str, Any], descriptors: Sequence[int]) -> socket.socket:
+    """Make a parcel of one letter; the descriptors stay open here, too.
+
+    Raises:
+        LocalError: no descriptors left, or too much for one letter.
+    """
+    with contextlib.closing(Packer()) as packer:
+        try:
+            if not packer.put(Letter(facts, descriptors)):
+                raise LocalError("cannot hand over to the service manager: too much for one parcel")
+        except BaseException:
+            packer.parcel.close()
+            raise
+    return packer.parcel
+
+
+def unpack(parcel: socket.socket) -> Letter:
+    """What is in the first letter; its descriptors are the caller's. The parcel stays as it is.
+
+    Raises:
+        LocalError: it is none of ours, or of another version.
+    """
+    try:
+        letter = _read(parcel, socket.MSG_PEEK)
+    except OSError as error:
+        raise LocalError(f"a parcel cannot be read: {reason(error)}") from error
+    if letter is None:
+        raise LocalError("a parcel is empty")
+    return letter
+
+
+def empty(parcel: socket.socket) -> Iterator[Letter | LocalError]:
+    """Take all letters out; their descriptors are the caller's. One that is none of ours is an error."""
+    while True:
+        try:
+            letter: Letter | LocalError | None = _read(parcel, 0)
+        except OSError as error:
+            yield LocalError(f"a parcel cannot be read: {reason(error)}")
+            return
+        except LocalError as error:
+            letter = error
+        if letter is None:
+            return
+        yield letter
+
+
+def _read(parcel: socket.socket, flags: int) -> Letter | None:
+    room = socket.CMSG_SPACE(DESCRIPTORS_MAX * _DESCRIPTOR.size)
+    # Not socket.recv_fds(): it ignores its flags (fixed in Python 3.14).
+    flags |= socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+    text, ancillary, said, _address = parcel.recvmsg(_TEXT_MAX, room, flags)
+    if not text and not ancillary:  # an empty message would look the same; nobody sends one
+        return None
+    descriptors = [
+        number
+        for level, kind, data in ancillary
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+        for (number,) in _DESCRIPTOR.iter_unpack(data[: len(data) - len(data) % _DESCRIPTOR.size])
+    ]
+    try:
+        return Letter(_facts(text, said), descriptors)
+    except BaseException:
+        abandon(descriptors)
+        raise
+
+
+def _facts(text: bytes, flags: int) -> dict[str, Any]:
+    if flags & socket.MSG_TRUNC:
+        raise LocalError("a letter is larger than any of ours")
+    if flags & socket.MSG_CTRUNC:  # so does recvmsg(2) say that no descriptor was left for one of them
+        raise LocalError("there is no room for its descriptors (LimitNOFILE= of the unit may be too low)")
+    try:
+        # Times that are none would poison every comparison made with them.
+        facts = json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
+        raise LocalError("a letter is not one of ours") from error
+    if not isinstance(facts, dict) or facts.pop("version", None) != VERSION:
+        raise LocalError(f"a letter is not of version {VERSION}")
+    return facts
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+def as_sockets(descriptors: Sequence[int], count: int | None = None) -> list[socket.socket]:
+    """The same descriptors as sockets, non-blocking; all are closed if one is none.
+
+    Raises:
+        LocalError: one is none, or there are not ``count``.
+    """
+    made: list[socket.socket] = []
+    if count not in {None, len(descriptors)}:
+        abandon(descriptors)
+        raise LocalError(f"{len(descriptors)} descriptors and not {count}")
+    try:
+        for descriptor in descriptors:
+            made.append(socket.socket(fileno=descriptor))
+            made[-1].setblocking(False)
+    except OSError as error:
+        abandon([*(sock.detach() for sock in made), *descriptors[len(made) :]])
+        raise LocalError(f"a parcel has what is no socket: {reason(error)}") from error
+    return made
+
+
+def abandon(descriptors: Sequence[int]) -> None:
+    """Close descriptors that nobody can go on with: no peer may take that for an orderly end."""
+    for descriptor in descriptors:
+        try:
+            sock = socket.socket(fileno=descriptor)
+        except OSError:
+            close_all([descriptor])
+            continue
+        if is_tcp(sock):
+            reset(sock)
+        else:
+            sock.close()
+
+
+def close_all(descriptors: Sequence[int]) -> None:
+    """Close descriptors; those that are closed already do not matter."""
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)

@@ -1,0 +1,134 @@
+"""The depot: what a planned restart leaves for the next daemon, besides the streams in the ``relay.durable``.
+
+Sessions, their channels, visitors that wait and the sockets that visitors come through are handed in as
+letters when the daemon is told to stop, many to a parcel: thousands of robots are a few dozen descriptors
+for the service manager. Each letter is taken out once. If the next daemon dies half way, what it had taken
+dies with it, and what it had not is there for the one after.
+
+A crash leaves nothing here: then robots connect anew, and their streams go on meanwhile.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from .. import events
+from .. import text as texts
+from ..errors import LocalError, brief
+from ..events import Event
+from . import bundle
+from .bundle import Letter, Packer
+from .fdstore import Store
+
+_PREFIX = "p"  # and a number; short, as all names together travel in one variable of the environment
+
+
+class Depot:
+    """Takes letters in."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._packer: Packer | None = None
+        self._count = 0
+
+    def put(self, letter: Letter) -> None:
+        """Leave a letter for the next daemon.
+
+        Its descriptors must not be shut down afterwards, but may be closed.
+
+        Raises:
+            LocalError: it cannot be kept; the message says why.
+        """
+        if self._packer is not None and self._packer.put(letter):
+            return
+        if not self._next_packer().put(letter):
+            raise LocalError("too much for one parcel")
+
+    def _next_packer(self) -> Packer:
+        self.close()
+        if self._store.free <= 0:
+            raise LocalError(f"the service manager keeps no more than {self._store.limit} descriptors for us")
+        packer = Packer()
+        with packer.parcel:
+            try:
+                self._store.add(f"{_PREFIX}{self._count}", packer.parcel.fileno())
+            except BaseException:
+                packer.close()
+                raise
+        self._count += 1
+        self._packer = packer
+        return packer
+
+    def close(self) -> None:
+        """Seal the parcel that is being filled."""
+        if self._packer is not None:
+            self._packer.close()
+            self._packer = None
+
+
+def is_left(store: Store) -> bool:
+    """True if the daemon before us has left anything that nobody has collected."""
+    return store.was_passed(_is_ours)
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(_PREFIX) and name[1:].isdecimal()
+
+
+def collect(store: Store) -> Iterator[Letter]:
+    """The letters of the daemon before us, in the order in which they were put in."""
+    passed = store.take(_is_ours)
+    for name, descriptor in sorted(passed, key=lambda entry: int(entry[0][1:])):
+        store.count(1)
+        errors = []
+        for letter in _letters(descriptor):
+            if isinstance(letter, Letter):
+                yield letter
+            else:
+                errors.append(letter)
+        if errors:
+            what = texts.many(len(errors), "letter")
+            text = f"{what} of the daemon before this one cannot be read: {errors[0]}; that ends"
+            events.log(Event.SESSION_GIVEN_UP, logging.ERROR, text)
+        store.remove(name)
+
+
+def deal(
+    letters: Iterable[Letter],
+    take: Callable[[Mapping[str, Any], list[socket.socket]], object],
+    give_up: Callable[[Mapping[str, Any], str], object],
+    count: int | None = None,
+) -> None:
+    """Hand each letter to ``take``: its facts, and its descriptors as sockets.
+
+    Whatever goes wrong with one closes its sockets, and is told to ``give_up``; the others go on.
+
+    Args:
+        letters: what ``collect`` has found.
+        take: takes one in; may raise anything, for what another version wrote may be anything.
+        give_up: told the facts, and why, fit for the log.
+        count: how many sockets there must be.
+    """
+    loop = asyncio.get_running_loop()
+    for facts, descriptors in letters:
+        sockets: list[socket.socket] = []
+        try:
+            sockets = bundle.as_sockets(descriptors, count)
+            take(facts, sockets)
+        except Exception as error:  # noqa: BLE001
+            for sock in sockets:
+                loop.remove_reader(sock)
+            bundle.abandon([sock.detach() for sock in sockets])
+            give_up(facts, brief(error))
+
+
+def _letters(descriptor: int) -> Iterator[Letter | LocalError]:
+    try:
+        (box,) = bundle.as_sockets([descriptor])
+    except LocalError as error:
+        yield error
+        return
+    with box:
+        yield from bundle.empty(box)

@@ -1,0 +1,166 @@
+"""The protocol as state machines: what may be said when, and when silence means death. No I/O, no clock.
+
+Both ends of a connection run the same machine, since what one sends the other receives. A connection
+begins in OPENING. Its HELLO makes it a control channel or a data channel::
+
+    control:  OPENING ─HELLO→ GREETED ─WELCOME→ OPEN ─PING, PONG, DIAL, SIGN, SIGNED, UNSIGNED→ OPEN
+    data:     OPENING ─HELLO→ GREETED ─WELCOME→ STANDBY ─START→ STARTING ─STARTED→ RAW
+                                                                         └─FAILED→ CLOSED
+
+REFUSED closes a connection from every state before RAW. In RAW the connection carries a visitor's bytes
+and no frames. The transitions are the table below; whatever is not in it is an error of whoever sent it.
+"""
+
+import enum
+
+from ..errors import FrameError
+from .frames import (
+    PROTOCOL_VERSION,
+    Dial,
+    Failed,
+    Frame,
+    Hello,
+    Ping,
+    Pong,
+    Refusal,
+    Sign,
+    Signed,
+    Start,
+    Started,
+    Unsigned,
+    Welcome,
+)
+
+_READ_MIN = 256  # bytes
+
+
+class Party(enum.StrEnum):
+    """The two ends of a connection."""
+
+    ROBOT = "robot"
+    SERVER = "server"
+
+
+class State(enum.StrEnum):
+    """Where a connection stands; see the module's picture."""
+
+    OPENING = "opening"
+    GREETED = "greeted"
+    OPEN = "open"
+    STANDBY = "standby"
+    STARTING = "starting"
+    RAW = "raw"
+    CLOSED = "closed"
+
+
+CONTROL, DATA = "control", "data"
+
+_WELCOMED = {CONTROL: State.OPEN, DATA: State.STANDBY}
+
+# (state, who speaks, what) -> next state. HELLO and WELCOME depend on the role and are resolved in code.
+_TRANSITIONS: dict[tuple[State, Party, type[Frame]], State] = {
+    (State.OPENING, Party.ROBOT, Hello): State.GREETED,
+    (State.OPENING, Party.SERVER, Refusal): State.CLOSED,
+    (State.GREETED, Party.SERVER, Refusal): State.CLOSED,
+    (State.OPEN, Party.ROBOT, Ping): State.OPEN,
+    (State.OPEN, Party.SERVER, Ping): State.OPEN,
+    (State.OPEN, Party.ROBOT, Pong): State.OPEN,
+    (State.OPEN, Party.SERVER, Pong): State.OPEN,
+    (State.OPEN, Party.SERVER, Dial): State.OPEN,
+    (State.OPEN, Party.ROBOT, Sign): State.OPEN,
+    (State.OPEN, Party.SERVER, Signed): State.OPEN,
+    (State.OPEN, Party.SERVER, Unsigned): State.OPEN,
+    (State.OPEN, Party.SERVER, Refusal): State.CLOSED,
+    (State.STANDBY, Party.SERVER, Start): State.STARTING,
+    (State.STANDBY, Party.SERVER, Refusal): State.CLOSED,
+    (State.STARTING, Party.ROBOT, Started): State.RAW,
+    (State.STARTING, Party.ROBOT, Failed): State.CLOSED,
+}
+
+
+class Conversation:
+    """One connection's state, seen from one of its ends.
+
+    Attributes:
+        state: where it stands.
+        role: ``control`` or ``data`` once HELLO has been said, else empty.
+    """
+
+    __slots__ = ("_us", "role", "state")
+
+    def __init__(self, us: Party, role: str = "", state: State = State.OPENING) -> None:
+        self._us = us
+        self.role = role
+        self.state = state
+
+    def sent(self, frame: Frame) -> None:
+        """Note that we send ``frame``.
+
+        Raises:
+            FrameError: it may not be sent now; a bug of ours.
+        """
+        self._step(self._us, frame)
+
+    def received(self, frame: Frame) -> None:
+        """Note that the peer sent ``frame``.
+
+        Raises:
+            FrameError: the peer may not send it now.
+        """
+        self._step(Party.SERVER if self._us is Party.ROBOT else Party.ROBOT, frame)
+
+    def _step(self, speaker: Party, frame: Frame) -> None:
+        if isinstance(frame, Welcome) and self.state is State.GREETED and speaker is Party.SERVER:
+            self.state = _WELCOMED[self.role]
+            return
+        following = _TRANSITIONS.get((self.state, speaker, type(frame)))
+        if following is None:
+            raise FrameError(f"{type(frame).__name__} from the {speaker} while {self.state}")
+        if isinstance(frame, Hello):
+            if frame.role not in _WELCOMED:
+                raise FrameError(f"Hello with the unknown role {frame.role[:16]!r}")
+            self.role = frame.role
+        self.state = following
+
+
+def speaks_our_version(hello: Hello) -> bool:
+    """True if we understand a robot that says this."""
+    return hello.version == PROTOCOL_VERSION
+
+
+class Budget:
+    """What the other end of a connection may have us do, before the visitor's bytes begin.
+
+    Everything it sends costs time, of which it has a second each second, and may save up some. A robot says a
+    word every half minute; a server asks for a channel for each visitor.
+    """
+
+    __slots__ = ("_frame", "_rate", "_spent")
+    saved = 8.0  # seconds
+
+    def __init__(self, us: Party) -> None:
+        """For what is received by ``us``."""
+        # Bytes a second, and seconds a frame.
+        self._rate, self._frame = (2**14, 1 / 20) if us is Party.SERVER else (2**18, 1 / 2000)
+        self._spent = 0.0
+
+    def read(self, size: int, now: float) -> None:
+        """So many bytes came at once; few cost as much as some more, since each call does.
+
+        Raises:
+            FrameError: it has sent too much.
+        """
+        self._spend(max(size, _READ_MIN) / self._rate, now)
+
+    def frame(self, now: float) -> None:
+        """A frame came.
+
+        Raises:
+            FrameError: those were too many.
+        """
+        self._spend(self._frame, now)
+
+    def _spend(self, seconds: float, now: float) -> None:
+        self._spent = max(self._spent, now) + seconds
+        if self._spent > now + self.saved:
+            raise FrameError("too many frames in a short time")

@@ -1,0 +1,122 @@
+"""Times and paces of a conversation: keepalive, backoff, windows. No I/O and no clock."""
+
+import math
+import random
+
+MISSED_MAX = 3  # keepalive intervals without a word after which the peer counts as dead
+
+
+class Keepalive:
+    """When to say PING, and when to give the peer up. Times are any monotonic clock's, in seconds."""
+
+    __slots__ = ("_heard", "interval")
+
+    def __init__(self, interval: float, now: float) -> None:
+        self.interval = interval
+        self._heard = now
+
+    def heard(self, now: float) -> None:
+        """The peer said something."""
+        self._heard = now
+
+    def is_dead(self, now: float) -> bool:
+        """True after ``MISSED_MAX`` intervals without a word."""
+        return now >= self.deadline
+
+    @property
+    def deadline(self) -> float:
+        """When the peer counts as dead if it says nothing more."""
+        return self._heard + MISSED_MAX * self.interval
+
+
+class Backoff:
+    """How long to wait before the next attempt: exponential with full jitter.
+
+    Full jitter (any time between none and the ceiling) is what spreads a fleet that lost its server at the
+    same moment. A connection that lived ``healthy_after`` seconds starts the series anew.
+    """
+
+    first = 0.5  # seconds, ceiling of the first wait
+    ceiling = 30.0  # seconds
+    healthy_after = 60.0  # seconds
+    patience = 3600.0  # seconds that a server may keep us away
+
+    def __init__(self, source: random.Random | None = None) -> None:
+        self._random = source or random.SystemRandom()
+        self._failures = 0
+
+    def wait(self, at_least: float = 0.0) -> float:
+        """Seconds to wait now, after one more failure.
+
+        ``at_least`` so long and up to half of that more, but never longer than ``patience``.
+        """
+        # The exponent is bounded too: a robot offline for a year must not overflow a float.
+        exponent = min(self._failures, math.ceil(math.log2(self.ceiling / self.first)))
+        self._failures += 1
+        wait = self._random.uniform(0.0, min(self.ceiling, self.first * 2**exponent))
+        wanted = max(0.0, min(at_least, self.patience))
+        return max(wait, self._random.uniform(wanted, min(1.5 * wanted, self.patience)))
+
+    def lived(self, seconds: float) -> None:
+        """The last connection lived that long."""
+        if seconds >= self.healthy_after:
+            self._failures = 0
+
+
+class Pace:
+    """So many a second, and no more than ``burst`` at once."""
+
+    def __init__(self, rate: float, burst: float | None = None) -> None:
+        """Start with all that may go at once; without ``burst`` that is a second's worth."""
+        self._rate = rate
+        self._burst = self._tokens = rate if burst is None else burst
+        self._last: float | None = None
+
+    def delay(self, now: float) -> float:
+        """Seconds until the next one may go; 0 takes it as gone."""
+        if self._last is not None:
+            self._tokens = min(self._burst, self._tokens + (now - self._last) * self._rate)
+        self._last = now
+        if self._tokens >= 1:
+            self._tokens -= 1
+            return 0.0
+        return (1 - self._tokens) / self._rate
+
+    def give_back(self) -> None:
+        """One that has gone does not count after all."""
+        self._tokens = min(self._burst, self._tokens + 1)
+
+
+class Window:
+    """How many may be under way at once: more while that costs no time, fewer when it does.
+
+    What takes its time on the line takes no longer if many are under way; what takes a CPU does, and if all
+    of many begin at once, all end late at once, too late perhaps. So the time that one takes is compared with
+    the best time there was, as TCP Vegas does. The best time doubles each minute, for lines change.
+    """
+
+    _LEAST, _FIRST, _MOST = 2.0, 6.0, 64.0
+    _MEMORY = 60.0  # seconds
+
+    def __init__(self) -> None:
+        self._size = self._FIRST
+        self._best = math.inf
+        self._last = 0.0
+
+    @property
+    def size(self) -> int:
+        """So many."""
+        return int(self._size)
+
+    def took(self, seconds: float, now: float) -> None:
+        """One has ended well, so many seconds after it began."""
+        aged = self._best * 2 ** min((now - self._last) / self._MEMORY, 64)
+        self._best, self._last = min(aged, seconds), now
+        if seconds <= 2 * self._best:
+            self._size = min(self._size + 1, self._MOST)
+        elif seconds > 4 * self._best:
+            self._size = max(self._size - 1, self._LEAST)
+
+    def failed(self) -> None:
+        """One has failed."""
+        self._size = max(self._size / 2, self._LEAST)

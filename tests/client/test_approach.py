@@ -1,0 +1,346 @@
+"""From the server's name to WELCOME: an address is good when it has led there, and not before."""
+
+import asyncio
+import contextlib
+import errno
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shadow.client import approach
+from shadow.client.approach import Approach, Call
+from shadow.errors import IdentityError, PeerError, Refused, ShadowError, Unreachable
+from shadow.events import Event
+from shadow.net.address import Endpoint, Target
+from shadow.wire.conversation import CONTROL
+from shadow.wire.frames import Hello
+from tests.support import (
+    CHECKOUT,
+    Authority,
+    Service,
+    Tunnel,
+    echo,
+    exchange,
+    serving,
+    wait_for,
+)
+from tests.support.peer import server_context
+
+SERVER = Endpoint("server.example", 4242)
+ONE, TWO, THREE, FOUR = (Target(socket.AF_INET, (f"192.0.2.{number}", 4242)) for number in range(1, 5))
+
+
+class World:
+    """A name server, and what answers at the addresses it gives."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **at: str) -> None:
+        self.now = 1000.0
+        self.at = {
+            {"one": ONE, "two": TWO, "three": THREE, "four": FOUR}[name]: who for name, who in at.items()
+        }
+        self.found = list(self.at)
+        self.tried: list[tuple[Target, float]] = []
+        self.welcomed: list[Target] = []
+        self.took: list[float] = []
+        self.asked = 0
+        self.lookups: list[float] = []  # how long each would have waited
+        for name in ("resolve", "dial", "greet"):
+            monkeypatch.setattr(approach, name, getattr(self, f"_{name}"))
+        monkeypatch.setattr(approach, "watch_for_death", lambda _sock, _interval: None)
+        monkeypatch.setattr("shadow.transport.handshake.handshake", self._handshake)
+        monkeypatch.setattr("asyncio.timeout", self._timeout)
+        self._within = 0.0
+
+    async def _resolve(self, server: Endpoint, within: float) -> list[Target]:
+        assert server == SERVER
+        self.asked += 1
+        self.lookups.append(within)
+        if not self.found:
+            raise Unreachable("cannot resolve server.example: no answer")
+        return list(self.found)
+
+    async def _dial(self, targets: list[Target], _within: float, failed: Callable[..., None]) -> Any:
+        for target in targets:
+            who = self.at[target]
+            if who not in {"nobody", "we have no descriptors"}:
+                sock: Any = SimpleNamespace(target=target, close=lambda: None)
+                return sock, target
+            failed(target, OSError(errno.ECONNREFUSED if who == "nobody" else errno.EMFILE, who))
+        raise Unreachable("cannot connect")
+
+    @contextlib.asynccontextmanager
+    async def _timeout(self, within: float) -> Any:
+        self._within = within
+        yield
+
+    async def _handshake(self, sock: Any, _settings: object) -> Any:
+        self.tried.append((sock.target, self._within))
+        who = self.at[sock.target]
+        if who == "silent":
+            self.now += self._within
+            raise TimeoutError
+        self.now += 0.5
+        if who == "hangs up":
+            raise ConnectionResetError(errno.ECONNRESET, "reset")
+        if who == "stranger":
+            raise IdentityError("the server's certificate is for others")
+        return sock
+
+    async def _greet(self, link: Any, _hello: Hello, welcomed: Callable[..., None], within: float) -> None:
+        assert within == self._within
+        who = self.at[link.target]
+        if who == "mute":
+            raise PeerError("no WELCOME")
+        if who == "full":
+            raise Refused("limit", "full")
+        welcomed(link, None)
+
+    def run(self, *calls: Target | None) -> list[ShadowError | None]:
+        """Make these calls one after the other; what they raised."""
+
+        async def run() -> list[ShadowError | None]:
+            way = Approach(SERVER, 12.0)
+            way._loop = SimpleNamespace(time=lambda: self.now)  # type: ignore[assignment]
+            settings: Any = None
+            hello = Hello(1, CONTROL, "011")
+            call = Call(settings, hello, lambda target, _link, _welcome: self.welcomed.append(target), 9.0)
+            raised: list[ShadowError | None] = []
+            for known in calls:
+                try:
+                    self.took.append(await way.call(call, known))
+                    raised.append(None)
+                except ShadowError as error:
+                    raised.append(error)
+                self.between()
+            return raised
+
+        return asyncio.run(run())
+
+    def between(self) -> None:
+        """Between two calls."""
+
+
+@pytest.mark.parametrize("who", ["silent", "hangs up", "stranger", "mute"])
+def test_what_does_not_lead_to_the_server_gives_way(
+    monkeypatch: pytest.MonkeyPatch, said: list[tuple[Event, str]], who: str
+) -> None:
+    world = World(monkeypatch, one=who, two="server")
+    assert world.run(None, None) == [None, None]
+    assert world.welcomed == [TWO, TWO]
+    assert world.took == [0.5, 0.5], "the server is not slow because another address was"
+    # The other one has its turn, and the last one has all the time. Next time the good one is the first.
+    assert world.tried == [(ONE, 6.0), (TWO, 12.0), (TWO, 6.0)]
+    assert [event for event, _text in said] == [Event.ADDRESS_FAILED]
+    assert said[0][1].startswith("192.0.2.1:4242 does not lead to server.example:4242: ")
+
+
+def test_a_failure_is_forgotten_some_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, one="mute", two="server")
+    world.between = lambda: setattr(world, "now", world.now + 601)  # type: ignore[method-assign]
+    world.run(None)
+    world.at[ONE] = "server"
+    world.run(None, None)
+    assert world.welcomed == [TWO, ONE, ONE]
+
+
+def test_whatever_fails_goes_to_the_end_of_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, one="mute", two="silent", three="nobody", four="stranger")
+    one, two = world.run(None, None)
+    assert [target for target, _within in world.tried] == [ONE, TWO, FOUR] * 2
+    assert [within for _target, within in world.tried][:3] == [3.0, 4.0, 12.0]
+    # Of many reasons the first that somebody gave, and not that of whom we could not even reach.
+    assert str(one) == str(two) == "no WELCOME"
+
+
+def test_nobody_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, one="nobody", two="nobody")
+    (error,) = world.run(None)
+    assert isinstance(error, Unreachable)
+    world.found = []
+    (error,) = world.run(None)
+    assert "cannot resolve" in str(error)
+
+
+def test_no_address_is_to_blame_for_our_own_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, one="we have no descriptors", two="we have no descriptors")
+
+    def mend() -> None:
+        world.at = {ONE: "server", TWO: "server"}
+
+    world.between = mend  # type: ignore[method-assign]
+    assert [type(error) for error in world.run(None, None)] == [Unreachable, type(None)]
+    assert world.welcomed == [ONE]
+
+
+def test_a_no_is_an_answer(monkeypatch: pytest.MonkeyPatch, said: list[tuple[Event, str]]) -> None:
+    """The next address is not asked at once: it may be the same server, which wants to be left alone."""
+    world = World(monkeypatch, one="full", two="server")
+    assert [type(error) for error in world.run(None, None)] == [Refused, type(None)]
+    assert [target for target, _within in world.tried] == [ONE, TWO]
+    assert said == []
+
+
+def test_too_many_addresses_are_tried_in_several_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    world.found = [Target(socket.AF_INET, (f"192.0.2.{number}", 4242)) for number in range(1, 21)]
+    world.at = dict.fromkeys(world.found, "mute")
+    world.run(None, None, None)
+    assert [target for target, _within in world.tried[:20]] == world.found
+    assert min(within for _target, within in world.tried) == 3.0
+
+
+def test_data_channels_go_where_the_session_is_while_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, one="server", two="server", three="server")
+    assert world.run(TWO, TWO) == [None, None]
+    assert (world.welcomed, world.asked) == ([TWO, TWO], 0)
+    # The address has gone; the server has others, by now.
+    world.at[TWO] = "nobody"
+    world.found = [THREE]
+    assert [type(error) for error in world.run(TWO, TWO)] == [Unreachable, type(None)]
+    assert world.welcomed[2:] == [THREE]
+
+
+def test_without_a_name_server_the_address_in_use_remains(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, one="mute")
+    world.found = []
+    world.between = lambda: world.at.update({ONE: "server"})  # type: ignore[method-assign]
+    assert [type(error) for error in world.run(ONE, ONE)] == [PeerError, type(None)]
+
+
+def test_a_dead_name_server_does_not_hold_up_data_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or after a single failure the visitors would be turned away, each after the wait for a lookup."""
+    world = World(monkeypatch, one="server", two="server")
+    calls = 0
+
+    def between() -> None:
+        nonlocal calls
+        calls += 1
+        world.found = []
+        world.at[ONE] = "silent" if calls == 1 else "server"
+        world.at[TWO] = "nobody" if calls == 2 else "server"
+
+    world.between = between  # type: ignore[method-assign]
+    raised = world.run(None, ONE, ONE, None)
+    assert [type(error) for error in raised] == [type(None), PeerError, type(None), Unreachable]
+    assert world.lookups == [12.0, 1.2, 12.0], "only who has no address has all the time"
+    assert world.welcomed == [ONE, ONE]
+
+
+def test_without_a_name_server_the_other_addresses_remain_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, one="server", two="server")
+
+    def between() -> None:
+        world.found = []
+        world.at[ONE] = "nobody"
+
+    world.between = between  # type: ignore[method-assign]
+    assert [type(error) for error in world.run(None, ONE, ONE)] == [type(None), Unreachable, type(None)]
+    assert world.welcomed == [ONE, TWO]
+
+
+def test_a_refused_data_channel_does_not_discredit_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, one="full", two="server")
+    world.run(ONE, ONE)
+    assert [target for target, _within in world.tried] == [ONE, ONE]
+
+
+# With real servers and real clients.
+
+RESOLVING = """
+import socket, sys
+from shadow.cli.client import main
+real = socket.getaddrinfo
+def answer(host, *arguments, **options):
+    if host != "server.example":
+        return real(host, *arguments, **options)
+    return [(socket.AF_INET, 1, 6, "", ("127.0.0.2", 0)), (socket.AF_INET6, 1, 6, "", ("::1", 0, 0, 0))]
+socket.getaddrinfo = answer
+sys.exit(main())
+"""
+
+
+@contextlib.contextmanager
+def client(tunnel: Tunnel, log: Path, *more: str) -> Iterator[None]:
+    """A client whose server has two addresses: 127.0.0.2 first, then ::1."""
+    arguments = tunnel.client_arguments(*more, "--server-name=localhost", rhost="server.example")[1:]
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-c", RESOLVING, *arguments], cwd=CHECKOUT, stderr=output)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def says_nothing(connection: socket.socket) -> None:
+    while connection.recv(65536):
+        pass
+
+
+def hangs_up(connection: socket.socket) -> None:
+    connection.recv(1)
+
+
+def talks_tls(context: ssl.SSLContext) -> Callable[[socket.socket], None]:
+    def handle(connection: socket.socket) -> None:
+        with context.wrap_socket(connection.dup(), server_side=True) as sock:
+            while sock.recv(65536):
+                pass
+
+    return handle
+
+
+@pytest.mark.parametrize("who", ["says nothing", "hangs up", "stranger", "mute"])
+def test_the_second_address_is_the_right_one(tunnel: Tunnel, tmp_path: Path, who: str) -> None:
+    stranger = Authority(tmp_path / "stranger", "Another CA")
+    handler: Callable[[socket.socket], None] = {
+        "says nothing": says_nothing,
+        "hangs up": hangs_up,
+        "stranger": talks_tls(server_context(stranger, stranger.server())),
+        "mute": talks_tls(server_context(tunnel.authority, tunnel.authority.server())),
+    }[who]
+    log = tmp_path / "log"
+    with Service(handler, "127.0.0.2", tunnel.port), serving(echo) as service:
+        tunnel.start_server("-6")
+        with client(tunnel, log, f"--lport={service.port}", "--lhost=127.0.0.1", "--connect-timeout=3"):
+            wait_for(lambda: "robot 011 connected to [::1]" in log.read_text(), "a session")
+            with tunnel.visit() as visitor:
+                assert exchange(visitor, b"by the other way") == b"by the other way"
+        assert "WARNING: 127.0.0.2:" in log.read_text()
+
+
+def test_the_address_that_the_session_has_takes_no_more_connections(tunnel: Tunnel, tmp_path: Path) -> None:
+    """As if the server had moved, and the control channel alone had survived it."""
+    first = threading.Semaphore(1)
+
+    def forward_the_first(connection: socket.socket) -> None:
+        if not first.acquire(blocking=False):
+            return
+        with socket.create_connection(("::1", tunnel.port)) as server:
+
+            def back() -> None:
+                with contextlib.suppress(OSError):
+                    while data := server.recv(65536):
+                        connection.sendall(data)
+
+            threading.Thread(target=back, daemon=True).start()
+            while data := connection.recv(65536):
+                server.sendall(data)
+
+    log = tmp_path / "log"
+    with Service(forward_the_first, "127.0.0.2", tunnel.port), serving(echo) as service:
+        tunnel.start_server("-6")
+        with client(tunnel, log, f"--lport={service.port}", "--lhost=127.0.0.1", "--connect-timeout=9"):
+            wait_for(lambda: "robot 011 connected to 127.0.0.2" in log.read_text(), "a session")
+            with tunnel.visit() as visitor:
+                assert exchange(visitor, b"by the other way") == b"by the other way"
+            assert log.read_text().count("connected to") == 1

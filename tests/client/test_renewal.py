@@ -1,0 +1,395 @@
+"""Certificates that renew themselves: server, robot and signer, as processes.
+
+They live for seconds here instead of years, and everything else is as it is.
+"""
+
+import asyncio
+import datetime as dt
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from shadow.ca import signer as signers
+from shadow.client import renewal
+from shadow.client.certificate_store import Pair, Wallet
+from shadow.client.client import Client
+from shadow.client.renewal import Renewer
+from shadow.daemon.config import parse_client
+from shadow.errors import HandshakeError, PeerError, Refused
+from shadow.events import Event
+from shadow.pki.certificates import Files, Purpose, load_certificates, validity
+from shadow.pki.request import make_request
+from shadow.relay.durable import Vault
+from shadow.relay.pool import Relay
+from shadow.systemd.fdstore import Store
+from tests.support import (
+    CHECKOUT,
+    DEADLINE,
+    Authority,
+    Daemon,
+    Tunnel,
+    echo,
+    exchange,
+    make_list,
+    now,
+    random_bytes,
+    serving,
+    wait_for,
+)
+from tests.support.signer_socket import SignerSocket, ca_folder
+
+DAY = 86400.0
+
+
+@pytest.fixture
+def signer(own: Authority, tmp_path: Path) -> Iterator[SignerSocket]:
+    with SignerSocket(tmp_path / "signer.sock", ca_folder(own, tmp_path / "ca")) as listening:
+        yield listening
+
+
+@pytest.fixture
+def tunnel(own: Authority, tmp_path: Path) -> Iterator[Tunnel]:
+    with Tunnel(own, tmp_path) as made:
+        yield made
+
+
+def short_lived(own: Authority, seconds: float, age: float = 0.0) -> Path:
+    """Give robot 011 a certificate that lives so long, and is so old."""
+    crt, _key = own.robot("011", days=(-age / DAY, (seconds - age) / DAY))
+    return crt
+
+
+def start(tunnel: Tunnel, signer: SignerSocket, *more: str) -> tuple[Daemon, Daemon]:
+    server = tunnel.start_server(f"--signer={signer.path}")
+    return server, start_robot(tunnel, *more)
+
+
+def start_robot(tunnel: Tunnel, *more: str) -> Daemon:
+    return tunnel.start_client(f"--state={tunnel.folder / 'state'}", *more)
+
+
+RENEWED = r"robot 011 has a new certificate, ([0-9a-f]{40}), valid until"
+
+
+def test_a_certificate_renews_itself_again_and_again_under_a_running_stream(
+    own: Authority, tunnel: Tunnel, signer: SignerSocket
+) -> None:
+    short_lived(own, 6)
+    with serving(echo) as service:
+        server, client = start(tunnel, signer, f"--lport={service.port}", "--lhost=127.0.0.1")
+        data = random_bytes(2**20, 1)
+        with tunnel.visit() as visitor:
+            visitor.sendall(data[:1000])
+            client.wait_for_log(RENEWED, 3)
+            received = exchange(visitor, data[1000:])
+        assert received == data
+        with tunnel.visit() as another:
+            assert exchange(another, b"still there") == b"still there"
+        serials = re.findall(RENEWED, client.log)
+        assert len(set(serials)) == len(serials)
+        for serial in serials[:3]:
+            server.wait_for_log(f"robot 011: new certificate {serial}, valid until")
+            assert f"robot 011: certificate {serial} issued, valid until" in signer.log
+            assert (signer.folder / "issued" / f"{serial}.pem").exists()
+        assert "disconnected" not in server.log
+        assert "no session" not in client.log
+
+
+# What the signer is doing when it is killed: the name of a function, and whether that has returned.
+STEPS = [
+    ("shadow.cli.signer._read", False),
+    ("shadow.cli.signer._read", True),
+    ("shadow.ca.signer.load_authority", True),
+    ("shadow.ca.signer.check_proof", True),
+    ("shadow.ca.signer.renew_robot", True),
+    ("shadow.pki.files._stage", True),
+    ("shadow.pki.files._name", True),
+    ("shadow.pki.files._sync", True),
+    ("shadow.ca.signer.write_files", True),
+    ("shadow.cli.signer.encode", True),
+]
+
+KILLED = """
+import importlib, os, signal, sys
+name, after = sys.argv.pop(1), sys.argv.pop(1) == "True"
+module, _, function = name.rpartition(".")
+from shadow.cli import signer
+module = importlib.import_module(module)
+real = getattr(module, function)
+def killed(*arguments, **options):
+    if after:
+        real(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(module, function, killed)
+raise SystemExit(signer.main())
+"""
+
+
+@pytest.mark.parametrize(("step", "after"), STEPS)
+def test_a_signer_that_is_killed_at_any_step(
+    own: Authority, tunnel: Tunnel, signer: SignerSocket, step: str, *, after: bool
+) -> None:
+    """The robot is told, asks again for the same key, and gets one certificate in the end."""
+    short_lived(own, 60, 42)
+    works = signer.command
+    signer.command = [sys.executable, "-c", KILLED, step, str(after), f"--dir={signer.folder}"]
+    server, client = start(tunnel, signer, "--lport=9")
+    client.wait_for_log(
+        r"certificate of robot 011 not renewed: refused \(no-signer\): the signer (failed|cannot)"
+    )
+    server.wait_for_log(r"robot 011: certificate not renewed \('no-signer'\)")
+    wait_for(lambda: signer.statuses, "the signer's status")  # known a moment after its connection's end
+    assert signer.statuses[0] == -signal.SIGKILL
+    signer.command = works
+    client.wait_for_log(RENEWED)
+    assert len(list((signer.folder / "issued").glob("*.pem"))) == 1
+
+
+ROBOT_STEPS = [
+    "shadow.client.certificate_store.Wallet.key_to_ask_for",
+    "shadow.client.session.Session.renew",
+    "shadow.client.certificate_store.Wallet.add",
+    "shadow.client.client.Client.try_out",
+    "shadow.client.certificate_store.Wallet.accepted",
+]
+
+ROBOT_KILLED = """
+import importlib, inspect, os, signal, sys
+name = sys.argv.pop(1)
+module, kind, function = name.rsplit(".", 2)
+kind = getattr(importlib.import_module(module), kind)
+real = getattr(kind, function)
+def killed(*arguments):
+    if real(*arguments) is not None or function == "accepted" and arguments[1].crt.name == "next.crt":
+        os.kill(os.getpid(), signal.SIGKILL)
+async def killed_later(*arguments):
+    await real(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(kind, function, killed_later if inspect.iscoroutinefunction(real) else killed)
+from shadow.cli import client
+raise SystemExit(client.main())
+"""
+
+
+@pytest.mark.parametrize("step", ROBOT_STEPS)
+def test_a_robot_that_is_killed_behind_any_step(
+    own: Authority, tunnel: Tunnel, signer: SignerSocket, step: str
+) -> None:
+    short_lived(own, 60, 42)
+    server = tunnel.start_server(f"--signer={signer.path}")
+    words = "--lport=9", f"--state={tunnel.folder / 'state'}"
+    (tunnel.folder / "killed.py").write_text(ROBOT_KILLED)
+    arguments = ["killed", step, *tunnel.client_arguments(*words)[1:]]
+    killed = tunnel.daemon(arguments, {"PYTHONPATH": str(tunnel.folder)})
+    assert killed.wait() == -signal.SIGKILL
+    client = start_robot(tunnel, "--lport=9")
+    serial = issued(signer)
+    if "has a new certificate" not in killed.log:
+        client.wait_for_log(rf"robot 011 has a new certificate, {serial}")
+    wait_for(lambda: stored(tunnel) == {"pair.pem"}, "the pair to be stored")
+    assert issued(signer) == serial
+    server.wait_for_log("robot 011 connected", 3 if "has a new certificate" not in killed.log else 2)
+
+
+def issued(signer: SignerSocket) -> str:
+    """The serial number of the one certificate that was issued."""
+    wait_for(lambda: list((signer.folder / "issued").glob("*.pem")), "a certificate")
+    (path,) = (signer.folder / "issued").glob("*.pem")
+    return path.stem
+
+
+def stored(tunnel: Tunnel) -> set[str]:
+    return {path.name for path in (tunnel.folder / "state").iterdir()}
+
+
+def test_a_server_without_a_signer_is_not_asked(own: Authority, tunnel: Tunnel) -> None:
+    short_lived(own, 30, 25)
+    server = tunnel.start_server("--keepalive=0.2")
+    client = start_robot(tunnel, "--lport=9")
+    client.wait_for_log("expires within a day")
+    client.wait_for_log("HAS EXPIRED")  # some looks at the clock later
+    assert "renewed" not in server.log + client.log
+    assert not (tunnel.folder / "state").exists()
+
+
+def test_a_new_ca_takes_over_from_the_old_one(own: Authority, tunnel: Tunnel, tmp_path: Path) -> None:
+    """CA ROLL-OVER in shadow-ca(1): both are trusted, the new one signs, and nobody is visited.
+
+    The server comes last here, so its robot's new certificate is refused at first.
+    """
+    new = Authority(tmp_path / "new", "New CA")
+    both = own.ca.read_bytes() + new.ca.read_bytes()
+    folder = ca_folder(new, tmp_path / "ca")
+    (folder / "ca.crt").write_bytes(new.ca.read_bytes() + own.ca.read_bytes())
+    short_lived(own, 60, 42)
+    (tmp_path / "robots-ca.crt").write_bytes(both)
+    with SignerSocket(tmp_path / "signer.sock", folder) as signer:
+        server = tunnel.start_server(f"--signer={signer.path}")
+        client = start_robot(tunnel, "--lport=9", f"--ca={tmp_path / 'robots-ca.crt'}")
+        client.wait_for_log("not renewed: the peer refused our certificate: unknown_ca")
+        assert "disconnected" not in server.log  # the old one is good, and stays
+        own.ca.write_bytes(both)
+        server.process.send_signal(signal.SIGHUP)
+        serial = client.wait_for_log(RENEWED)[1]
+        assert issued(signer) == serial
+        wait_for(lambda: stored(tunnel) == {"pair.pem"}, "the pair to be stored")
+        certificate = load_certificates(tunnel.folder / "state" / "pair.pem", "pair")[0]
+        assert certificate.issuer == new.name
+        # The old CA goes; so do connections that were made with its certificates, and no robot is lost.
+        own.ca.write_bytes(new.ca.read_bytes())
+        crt, key = new.server()
+        for ours, theirs in zip(own.server(), (crt, key), strict=True):
+            ours.write_bytes(theirs.read_bytes())
+        server.stop()
+        server = tunnel.start_server()
+        server.wait_for_log("robot 011 connected")
+
+
+def test_a_renewed_certificate_is_used_after_a_restart(
+    own: Authority, tunnel: Tunnel, signer: SignerSocket
+) -> None:
+    crt = short_lived(own, 20, 14)
+    server, client = start(tunnel, signer, "--lport=9")
+    client.wait_for_log(RENEWED)
+    client.stop()
+    end = validity(load_certificates(crt, "the first one")[0])[1]
+    wait_for(lambda: now() > end, "the first certificate to expire")
+    start_robot(tunnel, "--lport=9")
+    server.wait_for_log("robot 011 connected", 3)
+
+
+def test_a_signer_on_another_machine_is_reached_through_the_tunnel_itself(
+    own: Authority, tunnel: Tunnel, signer: SignerSocket
+) -> None:
+    """It listens on a port, and a client offers that as a robot; see shadow-ca-signer.socket(8)."""
+
+    def forward(connection: socket.socket) -> None:
+        stdin = connection.fileno()
+        subprocess.run(signer.command, stdin=stdin, cwd=CHECKOUT, check=True, timeout=DEADLINE)
+
+    short_lived(own, 60, 42)
+    tunnel.start_server(f"--signer={tunnel.socket_path('signer')}")
+    with serving(forward) as port:
+        tunnel.start_client(f"--lport={port.port}", "--lhost=127.0.0.1", robot="signer")
+        serial = start_robot(tunnel, "--lport=9").wait_for_log(RENEWED)[1]
+        assert issued(signer) == serial
+
+
+def test_a_robot_that_is_revoked_cannot_renew(own: Authority, tunnel: Tunnel, signer: SignerSocket) -> None:
+    """Not even where the server does not know it yet."""
+    crt = short_lived(own, 60, 42)
+    serial = load_certificates(crt, "robot")[0].serial_number
+    (signer.folder / "ca.crl").write_bytes(make_list(own, serial).read_bytes())
+    _server, client = start(tunnel, signer, "--lport=9")
+    client.wait_for_log(r"not renewed: refused \(revoked\): certificate [0-9a-f]{40} was revoked")
+    assert not (signer.folder / "issued").exists()
+
+
+def test_a_robot_that_comes_late_renews_over_the_session_that_it_has(
+    own: Authority, tunnel: Tunnel, signer: SignerSocket
+) -> None:
+    """The signer was away until after the end: nobody need visit the robot."""
+    works, signer.command = signer.command, [sys.executable, "-c", "raise SystemExit(1)"]
+    server = tunnel.start_server(f"--signer={signer.path}", "--keepalive=0.5")
+    short_lived(own, 90, 80)
+    with serving(echo) as service:
+        client = start_robot(tunnel, f"--lport={service.port}", "--lhost=127.0.0.1", "--standby=0")
+        server.wait_for_log("ERROR: robot 011 is connected, but its certificate expired")
+        signer.command = works
+        client.wait_for_log(RENEWED)
+        server.wait_for_log("robot 011 came back")
+        with tunnel.visit() as visitor:
+            visitor.sendall(b"x")
+            assert visitor.recv(1) == b"x"
+
+
+def test_another_certificate_is_chosen_when_the_one_in_use_has_ended(own: Authority, tunnel: Tunnel) -> None:
+    """At the next connection, without a reload: nobody is there to do one."""
+    short_lived(own, 8)
+    server = tunnel.start_server()
+    client = start_robot(tunnel, "--lport=9")
+    crt, key = own.issue("later", "011", Purpose.ROBOT, days=(-1 / DAY, 1))
+    (tunnel.folder / "state").mkdir(mode=0o700)
+    (tunnel.folder / "state" / "pair.pem").write_bytes(crt.read_bytes() + key.read_bytes())
+    client.wait_for_log("HAS EXPIRED")
+    ended = now()
+    wait_for(lambda: now() > ended + dt.timedelta(seconds=2), "every clock to agree")  # they count seconds
+    server.stop()
+    tunnel.start_server().wait_for_log("robot 011 connected")
+
+
+def test_nothing_is_tried_out_beside_a_session_that_is_being_dialled_for(
+    own: Authority, tunnel: Tunnel
+) -> None:
+    server = tunnel.start_server()
+    short_lived(own, DAY)
+    config = parse_client(tunnel.client_arguments("--lport=9")[1:], {})
+
+    async def run() -> None:
+        relay = Relay()
+        try:
+            client = Client(config, Vault(relay, Store()))
+            with pytest.raises(PeerError, match="the session is over"):
+                await client.try_out(client._wallet.load(now()))
+        finally:
+            relay.stop()
+
+    asyncio.run(run())
+    assert "connected" not in server.log
+
+
+class Robot:
+    """One whose server says what a test wants."""
+
+    def __init__(self, server_says: Exception) -> None:
+        self.session: Any = SimpleNamespace(renews=True)
+        self.tried: list[Pair] = []
+        self._server_says = server_says
+
+    async def try_out(self, pair: Pair) -> None:
+        self.tried.append(pair)
+        raise self._server_says
+
+
+@pytest.mark.parametrize(
+    ("error", "stays"),
+    [
+        (Refused("revoked", "why"), False),
+        (HandshakeError("unknown_ca"), False),
+        (PeerError("connection lost"), True),
+    ],
+    ids=["refused", "handshake", "lost"],
+)
+def test_what_becomes_of_a_certificate_that_the_server_does_not_take(
+    own: Authority, tmp_path: Path, said: list[tuple[Event, str]], error: Exception, *, stays: bool
+) -> None:
+    """One that it refuses is asked for anew: the signer may have another CA by then."""
+    crt, key = own.robot("011", days=(-0.8, 0.2))
+    wallet = Wallet(Files(own.ca, crt, key), tmp_path / "state", "011")
+    present = wallet.load(now())
+    request = make_request("011", wallet.key_to_ask_for(), present.credentials)
+    following = signers.renew(ca_folder(own, tmp_path / "ca"), request, now())
+    wallet.add(following.public_bytes(Encoding.DER), now())
+    robot = Robot(error)
+
+    async def run() -> None:
+        renewer = asyncio.create_task(Renewer(wallet, robot, "011").run())
+        while not any(event is Event.RENEWAL_FAILED for event, _text in said):
+            await asyncio.sleep(0.01)
+        renewer.cancel()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(renewal, "_LOOK", 0.01)
+        asyncio.run(asyncio.wait_for(run(), DEADLINE))
+    assert [pair.certificate for pair in robot.tried] == [following]
+    assert (wallet.next is not None) is stays
+    assert wallet.current is present

@@ -1,0 +1,254 @@
+"""The robot's local services: what a visitor and the log get when one cannot be reached."""
+
+import asyncio
+import errno
+import os
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench.processes import free_port
+from shadow.client.services import Services, Stream
+from shadow.events import Event
+from shadow.net import address
+from shadow.net.address import Endpoint, Target
+from shadow.net.lines import Line
+from shadow.transport.channel import Channel
+from shadow.transport.link import KernelLink
+from shadow.wire.conversation import Party, State
+from shadow.wire.frames import Failed, Start
+from tests.support import DEADLINE, Tunnel, echo, exchange, serving, tcp_pair
+from tests.support.frame_end import FrameEnd
+from tests.support.peer import FAILED, START, STARTED, WELCOME, Peer, server_context
+
+
+def test_a_refused_service(tunnel: Tunnel) -> None:
+    server = tunnel.start_server()
+    client = tunnel.start_client(f"--lport={free_port()}", "--lhost=127.0.0.1")
+    with tunnel.visit() as visitor:
+        visitor.sendall(b"anybody?")
+        with pytest.raises(ConnectionResetError):  # its bytes were never read, and it is told so
+            visitor.recv(1)
+    client.wait_for_log(r"visitor not connected: cannot connect to 127\.0\.0\.1:\d+: Connection refused")
+    server.wait_for_log("the robot could not connect it .'refused': 'cannot connect to 127")
+
+
+def test_an_unresolvable_service(tunnel: Tunnel) -> None:
+    server = tunnel.start_server()
+    tunnel.start_client("--service=web=no-such-host.invalid:80", "--lport=9")
+    with tunnel.visit("web@011") as visitor:
+        assert visitor.recv(1) == b""
+    server.wait_for_log("the robot could not connect it .'unreachable': 'cannot resolve no-such-host")
+
+
+def test_a_service_that_does_not_answer(tunnel: Tunnel) -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        stuffing = []
+        for _ in range(4):
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+            stuffing.append(sock)
+        server = tunnel.start_server()
+        tunnel.start_client(f"--lport={full.getsockname()[1]}", "--lhost=127.0.0.1")
+        with tunnel.visit() as visitor:
+            assert visitor.recv(1) == b""
+        server.wait_for_log("the robot could not connect it .'timeout': ")
+        for sock in stuffing:
+            sock.close()
+
+
+def test_a_service_that_comes_back_is_served_again(tunnel: Tunnel) -> None:
+    with serving(echo) as service:
+        port = service.port
+    tunnel.start_server()
+    tunnel.start_client(f"--lport={port}", "--lhost=127.0.0.1")
+    with tunnel.visit() as visitor:
+        assert visitor.recv(1) == b""
+    with socket.create_server(("127.0.0.1", port)) as listener, tunnel.visit() as visitor:
+        connection, _address = listener.accept()
+        with connection:
+            visitor.sendall(b"x")
+            assert connection.recv(1) == b"x"
+
+
+def test_a_service_that_is_not_offered(tunnel: Tunnel) -> None:
+    """A server that asks for more than was offered is told so; ours never does."""
+    context = server_context(tunnel.authority, tunnel.authority.server())
+    with socket.create_server(("127.0.0.1", tunnel.port)) as listener:
+        client = tunnel.daemon(tunnel.client_arguments("--lport=9", "--standby=1"))
+        answers = []
+        for _ in range(2):  # the control channel, then the data channel
+            raw, _address = listener.accept()
+            peer = Peer.__new__(Peer)
+            peer.sock = context.wrap_socket(raw, server_side=True)
+            _kind, hello = peer.receive()
+            peer.send(WELCOME, version=1, session="s", keepalive=30)
+            answers.append((hello["role"], peer))
+        data = dict(answers)["data"]
+        data.send(START, service="secret", stream="1")
+        kind, answer = data.receive()
+        assert (kind, answer["code"]) == (FAILED, "no-such-service")
+        client.wait_for_log("visitor not connected: service 'secret' is not offered")
+        for _role, peer in answers:
+            peer.sock.close()
+    assert STARTED != FAILED
+
+
+def test_services_of_every_kind_at_once(tunnel: Tunnel) -> None:
+    with serving(echo) as one, serving(echo, "::1") as two:
+        tunnel.start_server()
+        tunnel.start_client(
+            f"--service=four={one.endpoint}", f"--service=six={two.endpoint}", f"--lport={one.port}",
+            "--lhost=localhost",
+        )  # fmt: skip
+        for name in ("four@011", "six@011", "011"):
+            with tunnel.visit(name) as visitor:
+                assert exchange(visitor, name.encode()) == name.encode()
+
+
+def test_stopping_leaves_whom_it_was_connecting_to_the_server() -> None:
+    """The server finds the channel broken, and offers the visitor another."""
+
+    async def body() -> None:
+        vault: Any = None
+        services = Services("011", {"": Endpoint("192.0.2.1", 9)}, vault)
+        near, far = tcp_pair()
+        far.settimeout(DEADLINE)
+        near.setblocking(False)
+        channel = Channel(KernelLink(near, "a suite", []), Party.ROBOT, print, print)
+        outcomes: list[bool] = []
+        services.connect(channel, Start("", "1"), outcomes.append)
+        await asyncio.sleep(0)
+        services.stop()
+        while not outcomes:
+            await asyncio.sleep(0)
+        assert outcomes == [False]
+        assert not channel.live
+        with pytest.raises(ConnectionResetError):
+            far.recv(1)
+        far.close()
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.EMFILE, "limit"), (errno.ENFILE, "limit"), (errno.ENETUNREACH, "unreachable")],
+)
+def test_the_server_is_told_what_is_the_matter(
+    monkeypatch: pytest.MonkeyPatch, number: int, code: str
+) -> None:
+    async def connect(_target: Target) -> socket.socket:
+        raise OSError(number, os.strerror(number))
+
+    async def body() -> None:
+        vault: Any = None
+        services = Services("011", {"": Endpoint("192.0.2.1", 9)}, vault)
+        near, far = tcp_pair()
+        near.setblocking(False)
+        far.setblocking(False)
+        channel = Channel(KernelLink(near, "a suite", []), Party.ROBOT, print, print)
+        channel.conversation.state = State.STARTING
+        outcomes: list[bool] = []
+        services.connect(channel, Start("", "1"), outcomes.append)
+        answer = await FrameEnd(far).hear()
+        assert isinstance(answer, Failed)
+        assert answer.code == code
+        assert outcomes == [False]
+        far.close()
+
+    monkeypatch.setattr(address, "_connect", connect)
+    asyncio.run(body())
+
+
+def test_a_stream_knows_the_line_of_its_channel() -> None:
+    """Whether it begins now or goes on after a restart."""
+
+    class Pump:
+        line: Line | None = None
+
+    async def body() -> None:
+        pumps: list[Any] = [Pump(), Pump()]
+        vault: Any = SimpleNamespace(start=lambda *_anything: pumps[0])
+        services = Services("011", {}, vault)
+        (near, far), (plain, other) = tcp_pair(), tcp_pair()
+        near.setblocking(False)
+        link = KernelLink(near, "a suite", [])
+        pumps[0].link = pumps[1].link = link
+        channel = Channel(link, Party.ROBOT, print, print)
+        channel.conversation.state = State.STARTING
+        assert services._begin_stream(channel, plain, Start("", "1"))
+        services._resume_stream(lambda _link: None, pumps[1], {"id": "2", "service": "", "since": 0.0})
+        line = services.lines.of(near)
+        assert pumps[0].line is pumps[1].line is line is not None
+        for sock in (near, far, plain, other):
+            sock.close()
+
+    asyncio.run(body())
+
+
+def test_how_much_is_logged_is_not_for_the_server_to_decide(said: list[tuple[Event, str]]) -> None:
+    async def body() -> None:
+        vault: Any = None
+        services = Services("011", {}, vault)
+        outcomes: list[bool] = []
+        for number in range(200):
+            near, far = tcp_pair()
+            near.setblocking(False)
+            channel = Channel(KernelLink(near, "a suite", []), Party.ROBOT, print, print)
+            channel.conversation.state = State.STARTING
+            services.connect(channel, Start("secret", str(number)), outcomes.append)
+            far.close()
+        while len(outcomes) < 200:
+            await asyncio.sleep(0)
+        assert not any(outcomes)
+
+    asyncio.run(body())
+    assert 30 <= len(said) < 40
+
+
+def test_a_stream_that_began_without_a_line_ends_without_one(
+    monkeypatch: pytest.MonkeyPatch, said: list[tuple[Event, str]]
+) -> None:
+    class Pump:
+        link = down = up = SimpleNamespace(in_kernel=False, moved=0)
+
+    ended: list[Any] = []
+    monkeypatch.setattr("shadow.client.services.log_end", lambda pump, _ending, _words: ended.append(pump))
+
+    async def body() -> None:
+        vault: Any = SimpleNamespace(ended=lambda _pump: None)
+        services = Services("011", {}, vault)
+        pumps: list[Any] = [Pump() for _ in range(1000)]
+        for pump in pumps:
+            services._started(pump, Stream("1", "default", 0.0))
+        for pump in pumps:
+            services._ended(pump)
+        assert services.streams == 0
+
+    asyncio.run(body())
+    assert 500 <= len(said) < 600
+    assert len(ended) == len(said)
+
+
+def test_a_bug_is_heard_of_and_counts_as_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        vault: Any = None
+        services = Services("011", {}, vault)
+        monkeypatch.setattr(services, "_fail", lambda *_: 1 / 0)
+        bugs: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, facts: bugs.append(facts["exception"]))
+        channel: Any = SimpleNamespace()
+        outcomes: list[bool] = []
+        services.connect(channel, Start("secret", "1"), outcomes.append)
+        while not bugs:
+            await asyncio.sleep(0)
+        assert outcomes == [False]
+        assert isinstance(bugs[0], ZeroDivisionError)
+
+    asyncio.run(body())

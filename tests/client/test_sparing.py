@@ -1,0 +1,23 @@
+"""Lines whose number a peer decides."""
+
+import logging
+
+from shadow.client.sparing import Sparing
+from shadow.events import Event
+
+
+def test_what_a_peer_can_repeat_at_will_is_counted_and_not_written(said: list[tuple[Event, str]]) -> None:
+    now = 100.0
+    sparing = Sparing(lambda: now, at_once=3, a_minute=6)
+    logged = [sparing.log(Event.SERVICE_FAILED, logging.WARNING, f"no {number}") for number in range(1000)]
+    assert logged == [True] * 3 + [False] * 997
+    now = 110.0
+    assert sparing.log(Event.SERVICE_FAILED, logging.WARNING, "one more")
+    assert not sparing.log(Event.SERVICE_FAILED, logging.WARNING, "too soon")
+    now = 200.0
+    assert sparing.log(Event.SERVICE_FAILED, logging.WARNING, "and now")
+    assert [text for _event, text in said] == [
+        "no 0", "no 1", "no 2",
+        "one more (997 more before it were not logged)",
+        "and now (1 more before it were not logged)",
+    ]  # fmt: skip

@@ -1,0 +1,99 @@
+"""Asking a server that is not there, is another one, or says no."""
+
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from shadow.ctl.query import Answers
+from shadow.errors import LocalError, NotPermitted, PeerError, Unreachable
+from tests.support import Tunnel
+from tests.support.call import INTERFACE
+
+
+def serve_once(path: Path, answer: bytes) -> threading.Thread:
+    """Somebody who gives everybody the same answer, and hangs up."""
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    listening.listen()
+
+    def run() -> None:
+        with listening:
+            connection, _address = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_it_answers(tunnel: Tunnel) -> None:
+    tunnel.start_server_with_api()
+    with Answers(tunnel.ldir) as answers:
+        assert answers.call("GetStatus")["robots"] == 0
+        assert list(answers.more("List")) == [{"robots": []}]
+        with pytest.raises(Unreachable, match=r"robot '011' is not connected$"):
+            answers.call("Describe", name="011")
+        with pytest.raises(Unreachable, match="there is no stream '1f'"):
+            answers.call("Disconnect", stream="1f")
+
+
+def test_it_hangs_up(tunnel: Tunnel) -> None:
+    server = tunnel.start_server_with_api()
+    with Answers(tunnel.ldir) as answers:
+        watching = answers.more("Watch")
+        assert next(watching) == {"ready": True}
+        server.stop()
+        with pytest.raises(Unreachable, match="the server hung up; its log says why"):
+            list(watching)
+
+
+def test_no_server(tmp_path: Path) -> None:
+    with pytest.raises(Unreachable, match=r"No such file or directory; is shadow-server-api.socket active\?"):
+        Answers(tmp_path)
+    with pytest.raises(Unreachable, match="No such file or directory; shadow-server does not run here"):
+        Answers(tmp_path / "away")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / INTERFACE))
+    with pytest.raises(Unreachable, match="Connection refused"):
+        Answers(tmp_path)
+
+
+def test_not_permitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.raises(NotPermitted, match="you may not ask the server; join the group shadow-tunnel"):
+        Answers(tmp_path)
+
+
+def test_somebody_else_who_speaks_varlink(tmp_path: Path) -> None:
+    thread = serve_once(
+        tmp_path / INTERFACE, b'{"error": "org.varlink.service.InterfaceNotFound", "parameters": {}}\0'
+    )
+    with (
+        Answers(tmp_path) as answers,
+        pytest.raises(PeerError, match=r"another version: .*InterfaceNotFound"),
+    ):
+        answers.call("GetStatus")
+    thread.join()
+
+
+@pytest.mark.parametrize("answer", [b"", b"nonsense\0", b"[]\0"])
+def test_somebody_who_does_not(tmp_path: Path, answer: bytes) -> None:
+    thread = serve_once(tmp_path / INTERFACE, answer)
+    with Answers(tmp_path) as answers, pytest.raises((Unreachable, PeerError)) as caught:
+        answers.call("GetStatus")
+    assert str(tmp_path / INTERFACE) in str(caught.value)
+    thread.join()
+
+
+def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "varlink", None)
+    with pytest.raises(LocalError, match="the Python library varlink is missing"):
+        Answers(tmp_path)

@@ -1,0 +1,62 @@
+"""The last word about a stream."""
+
+import errno
+import logging
+from typing import Any
+
+import pytest
+
+from shadow import events
+from shadow.events import Event
+from shadow.relay.ending import Ending, Words, log_end
+from shadow.relay.flow import Side, StreamCut
+
+WORDS = Words(plain="visitor", link="robot", target="robot")
+ENDING = Ending("011", "default", "2a", 5, 7, 1.25)
+
+
+class _Pump:
+    def __init__(self, cut: StreamCut | None) -> None:
+        self.cut = cut
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Event, int, str, dict[str, Any]]]:
+    lines: list[tuple[Event, int, str, dict[str, Any]]] = []
+    monkeypatch.setattr(
+        events, "log", lambda event, level, text, **facts: lines.append((event, level, text, facts))
+    )
+    return lines
+
+
+def test_an_orderly_end(said: list[Any]) -> None:
+    log_end(_Pump(None), ENDING, WORDS, visitor_uid=1000)  # type: ignore[arg-type]
+    ((event, level, text, facts),) = said
+    assert (event, level) == (Event.STREAM_ENDED, logging.INFO)
+    assert text == "robot 011: stream 2a ended: 5 bytes to the robot, 7 bytes from it, 1.2 s"
+    assert facts == {
+        "robot": "011",
+        "service": "default",
+        "stream": "2a",
+        "bytes_to_robot": 5,
+        "bytes_from_robot": 7,
+        "duration": 1.25,
+        "visitor_uid": 1000,
+    }
+
+
+@pytest.mark.parametrize(
+    ("side", "who"), [(Side.PLAIN, " by the visitor"), (Side.LINK, " by the robot"), (None, "")]
+)
+def test_a_cut_names_who_it_was(said: list[Any], side: Side | None, who: str) -> None:
+    cut = StreamCut(side, OSError(errno.ECONNRESET, "x"))
+    log_end(_Pump(cut), ENDING, WORDS)  # type: ignore[arg-type]
+    ((event, _level, text, _facts),) = said
+    assert event == Event.STREAM_ABORTED
+    assert text.startswith(f"robot 011: stream 2a cut off{who} (Connection reset by peer): ")
+
+
+def test_a_number_that_the_server_made_up_is_harmless(said: list[Any]) -> None:
+    ending = Ending("011", "default", "\x1b[2J", 0, 0, 0)
+    log_end(_Pump(None), ending, WORDS)  # type: ignore[arg-type]
+    assert "\x1b" not in said[0][2]

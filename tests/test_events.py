@@ -1,0 +1,38 @@
+"""Logging: fields for the journal, plain lines for people, and never an exception."""
+
+import logging
+import re
+
+import pytest
+
+from shadow import events
+from shadow.events import Event
+from shadow.systemd import journal
+from shadow.systemd.journal import journal_fields
+
+
+@pytest.fixture(autouse=True)
+def _restore_logger() -> object:
+    handlers, propagate = events.LOGGER.handlers[:], events.LOGGER.propagate
+    yield
+    journal.close()
+    events.LOGGER.handlers[:] = handlers
+    events.LOGGER.propagate = propagate
+
+
+def test_every_event_has_a_message_id_of_its_own() -> None:
+    assert len({event.value for event in Event}) == len(list(Event))
+    for event in Event:
+        assert re.fullmatch(r"[0-9a-f]{32}", event.value)
+
+
+def test_a_peers_words_are_harmless_in_fields() -> None:
+    record = logging.LogRecord("shadow", logging.INFO, "file", 1, "text", None, None)
+    record.facts = {"robot": "x\n\x1b[2J@ROBOT@"}
+    assert journal_fields(record)["ROBOT"] == "x??[2J@ROBOT@"
+
+
+def record(event: Event | None, **facts: str) -> logging.LogRecord:
+    made = logging.LogRecord("shadow", logging.INFO, "file", 1, "%s", ("text",), None)
+    made.event, made.facts = event, facts
+    return made

@@ -1,0 +1,153 @@
+"""The wire codec: exact reading, bounds, and strictness."""
+
+import json
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shadow.errors import FrameError
+from shadow.wire import frames
+from shadow.wire.frames import (
+    BLOB_MAX,
+    BODY_MAX,
+    Decoder,
+    Dial,
+    Frame,
+    Hello,
+    Ping,
+    Sign,
+    Signed,
+    Start,
+    Started,
+    Unsigned,
+    Welcome,
+    encode,
+)
+
+names = st.text(max_size=frames.TEXT_MAX)
+blobs = st.binary(max_size=BLOB_MAX)
+any_frame = st.one_of(
+    st.builds(
+        Hello,
+        version=st.integers(0, 2**53 - 1),
+        role=names,
+        robot=names,
+        services=st.lists(st.text(max_size=40), max_size=frames.SERVICES_MAX).map(tuple),
+        session=names,
+        software=names,
+    ),
+    st.builds(Welcome, version=st.integers(0, 9), keepalive=st.floats(0, 86400), renews=st.booleans()),
+    st.builds(Ping, stamp=st.floats(0, 2**53 - 1)),
+    st.builds(Dial, count=st.integers(0, 2**53 - 1)),
+    st.builds(Start, service=names, stream=names),
+    st.builds(Started),
+    st.builds(Sign, request=blobs, certificate=blobs, proof=blobs),
+    st.builds(Signed, certificate=blobs),
+    st.builds(Unsigned, code=names, text=names),
+)
+
+
+def decode(data: bytes) -> list[Frame]:
+    decoder, found = Decoder(), []
+    while data:
+        size = decoder.wanted
+        frame = decoder.feed(data[:size])
+        data = data[size:]
+        if frame is not None:
+            found.append(frame)
+    assert decoder.idle
+    return found
+
+
+@given(st.lists(any_frame, max_size=4))
+def test_what_is_encoded_is_decoded(sent: list[Frame]) -> None:
+    try:
+        wire = b"".join(map(encode, sent))
+    except FrameError:
+        # 64 names of 40 astral characters, escaped, do exceed a record; the encoder must say so.
+        assert any(len(json.dumps(str(frame))) > BODY_MAX / 4 for frame in sent)
+        return
+    assert decode(wire) == sent
+
+
+@given(any_frame, st.data())
+def test_any_split_of_the_bytes_gives_the_same_frame(frame: Frame, data: st.DataObject) -> None:
+    wire = encode(frame)
+    decoder, result, position = Decoder(), None, 0
+    while result is None:
+        size = data.draw(st.integers(1, decoder.wanted))
+        result = decoder.feed(wire[position : position + size])
+        position += size
+    assert result == frame
+    assert position == len(wire)
+
+
+def test_the_decoder_never_wants_a_byte_behind_the_frame() -> None:
+    wire = encode(Started())
+    decoder = Decoder()
+    assert decoder.wanted == 4
+    assert decoder.feed(wire[:4]) is None
+    assert decoder.wanted == len(wire) - 4
+    assert decoder.feed(wire[4:]) == Started()
+    assert decoder.wanted == 4
+
+
+@given(st.binary(min_size=1, max_size=200))
+def test_random_bytes_give_frames_or_a_frame_error_and_nothing_else(data: bytes) -> None:
+    decoder = Decoder()
+    try:
+        while data:
+            size = decoder.wanted
+            decoder.feed(data[:size])
+            data = data[size:]
+    except FrameError:
+        pass
+
+
+def _wire(kind: int, body: bytes) -> bytes:
+    return struct.pack(">BBH", kind, 0, len(body)) + body
+
+
+@pytest.mark.parametrize(
+    ("wire", "complaint"),
+    [
+        (_wire(99, b"{}"), "unknown frame type 99"),
+        (b"\x04\x01\x00\x02{}", "unknown frame type 4"),
+        (struct.pack(">BBH", 4, 0, BODY_MAX + 1), "announces a body of 16381 bytes"),
+        (struct.pack(">BBH", 4, 0, 0), "announces a body of 0 bytes"),
+        (_wire(4, b"{]"), "not JSON"),
+        (_wire(4, b'{"stamp":NaN}'), "not JSON"),
+        (_wire(4, b"\xff\xff"), "not JSON"),
+        (_wire(4, b"[" * 9000), "not JSON"),
+        (_wire(4, b"[]"), "not a JSON object"),
+        (_wire(4, b'{"stamp":"x"}'), "bad value for 'stamp'"),
+        (_wire(4, b'{"stamp":true}'), "bad value for 'stamp'"),
+        (_wire(4, b'{"stamp":-1}'), "bad value for 'stamp'"),
+        (_wire(7, b'{"service":"\\ud800","stream":"1"}'), "bad value for 'service'"),
+        (_wire(6, b"{}"), "lacks a field"),
+        (_wire(6, b'{"count":1.5}'), "bad value for 'count'"),
+        (_wire(7, b'{"service":"a","stream":"' + b"x" * 513 + b'"}'), "bad value for 'stream'"),
+        (_wire(1, json.dumps({"services": ["x"] * 65}).encode()), "bad value for 'services'"),
+        (_wire(1, json.dumps({"services": [1]}).encode()), "bad value for 'services'"),
+        (_wire(2, b'{"version":1,"renews":1}'), "bad value for 'renews'"),
+        (_wire(11, b'{"certificate":"?"}'), "bad value for 'certificate'"),
+        (_wire(11, b'{"certificate":"YQ"}'), "bad value for 'certificate'"),
+        (_wire(11, b'{"certificate":"\\u00e4"}'), "bad value for 'certificate'"),
+        (_wire(11, b'{"certificate":[]}'), "bad value for 'certificate'"),
+        (_wire(11, json.dumps({"certificate": "AAAA" * 1334}).encode()), "bad value for 'certificate'"),
+    ],
+)
+def test_a_bad_frame_is_refused_with_its_reason(wire: bytes, complaint: str) -> None:
+    with pytest.raises(FrameError, match=complaint):
+        decode(wire)
+
+
+def test_unknown_keys_are_left_out_so_that_newer_peers_can_say_more() -> None:
+    assert decode(_wire(6, b'{"count":3,"colour":"blue"}')) == [Dial(3)]
+
+
+def test_a_frame_that_does_not_fit_a_record_cannot_be_sent() -> None:
+    with pytest.raises(FrameError, match="exceeds"):
+        encode(Hello(1, "control", "x" * BODY_MAX))
