@@ -1,4 +1,4 @@
-"""Every command in README.md, docs/*.md and man/*.scd is typed by a test, or there is a reason why not.
+"""Every command of the documents is typed by a test, or there is a reason why not.
 
 Which test types which command stands in ``commands.txt`` beside this file: headings at the left edge, and
 under each of them its commands, indented, one a line. A heading is a test, ``FILE::NAME``; or ``not typed:

@@ -1,4 +1,4 @@
-"""The commands that README.md, docs/*.md and man/*.scd show, wherever they stand there.
+"""The commands that README.md, CONTRIBUTING.md, docs/*.md and man/*.scd show, wherever they stand there.
 
 What is a command:
 
@@ -70,7 +70,8 @@ class Block:
 
 def documents() -> list[Path]:
     """All documents, the README first."""
-    return [CHECKOUT / "README.md", *sorted(CHECKOUT.glob("docs/*.md")), *sorted(CHECKOUT.glob("man/*.scd"))]
+    found = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md"]
+    return [*found, *sorted(CHECKOUT.glob("docs/*.md")), *sorted(CHECKOUT.glob("man/*.scd"))]
 
 
 @cache
