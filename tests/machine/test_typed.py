@@ -64,7 +64,7 @@ def web(fleet: Fleet) -> Iterator[None]:
 def serial(fleet: Fleet, path: str) -> str:
     """A certificate's number, as shadowctl shows it."""
     said = fleet.machine.run(["openssl", "x509", "-noout", "-serial", "-in", path]).stdout
-    return said.strip().partition("=")[2].lower().lstrip("0")
+    return said.strip().partition("=")[2].lower().zfill(40)
 
 
 def connected_with(fleet: Fleet, robot: str, path: str) -> None:
