@@ -38,6 +38,9 @@ def test_thousands_of_robots_and_fifty_streams_notice_nothing(
     fleet.settings("client", rhost="localhost", rport=PORT, service=f"data=127.0.0.1:{SERVICE_PORT}")
     # The crowd says nothing by itself, and takes its time to say who it is.
     fleet.settings("server", keepalive=3600, handshake_timeout=600)
+    # Thousands of robots are left and taken up again within these times, on a machine that is not emulated.
+    start, stop = (round(seconds * machine.slowness) for seconds in (90, 15))
+    fleet.drop_in(SERVER, f"[Service]\nTimeoutStartSec={start}\nTimeoutStopSec={stop}\n")
     fleet.start("011")
     machine.wait_until("[[ -S /run/shadow-tunnel/data@011.sock ]]")
     crowd = ["bash", "-c", f"ulimit -n 8192; exec python3 /srv/guest/crowd.py {count} {PORT} /srv/fleet"]
