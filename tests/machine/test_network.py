@@ -144,7 +144,9 @@ def test_a_peer_that_loses_power_in_the_gap_of_a_restart(behind_nat: Fleet, unit
         fleet.wait_for(daemon, "NFileDescriptorStore", "^1$")
 
 
-@pytest.mark.parametrize("kind", ["idle", "sending", "receiving"])
+@pytest.mark.parametrize(
+    "kind", ["idle", *(pytest.param(one, marks=pytest.mark.slow) for one in ("sending", "receiving"))]
+)
 def test_no_visitor_hangs_when_the_link_is_dead(behind_nat: Fleet, kind: str) -> None:
     fleet = behind_nat
     began = "/tmp/began"

@@ -94,8 +94,15 @@ def test_every_stream_is_kept_while_it_runs_and_no_longer(data: Fleet, service: 
     assert_nothing_left(data)
 
 
-@pytest.mark.parametrize("unit", [SERVER, CLIENT])
-@pytest.mark.parametrize("how", ["kill", "restart"])
+@pytest.mark.parametrize(
+    ("how", "unit"),
+    [
+        ("kill", SERVER),
+        pytest.param("kill", CLIENT, marks=pytest.mark.slow),
+        pytest.param("restart", SERVER, marks=pytest.mark.slow),
+        ("restart", CLIENT),
+    ],
+)
 def test_a_transfer_goes_on(data: Fleet, service: Background, unit: str, how: str) -> None:
     cursor = data.machine.cursor()
     with visitor(data, "--slow", 8 * MIB) as running:

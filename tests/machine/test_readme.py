@@ -86,6 +86,7 @@ def test_the_status_tells_how_many_are_revoked(fleet: Fleet) -> None:
     fleet.machine.wait_until("shadowctl status | grep -q 'Revoked: 1 certificate$'")
 
 
+@pytest.mark.slow
 def test_by_hand_in_a_checkout(fleet: Fleet, tmp_path: Path) -> None:
     """The README's "By hand", with what a checkout has, in the operator's terminals."""
     for name in ("shadow-ca", "shadow-server", "shadow-client"):

@@ -209,7 +209,10 @@ def attempts(fleet: Fleet, cursor: str) -> int:
     return len(re.findall(r"^Starting ", said, re.MULTILINE))
 
 
-@pytest.mark.parametrize("what", ["server.key", "server.crt", "setting"])
+@pytest.mark.parametrize(
+    "what",
+    ["server.key", *(pytest.param(one, marks=pytest.mark.slow) for one in ("server.crt", "setting"))],
+)
 def test_a_server_that_cannot_start_takes_its_time_and_comes_back(fleet: Fleet, what: str) -> None:
     run, cursor = fleet.machine.run, fleet.machine.cursor()
     if what == "setting":
