@@ -23,8 +23,8 @@ robot's other streams, which share what they hear (``Line``). While the line is 
 when the kernel has tried three times in vain to reach its peer: one may be a lost packet, and so may the
 next. A probe is a try as well, and some of them may have been lost just before the line went away. Two
 minutes are the greatest distance of retransmissions (``TCP_RTO_MAX``), so that is over some six minutes after
-the limit at most. However often the line goes away again, in the end the kernel itself gives up
-(``net.ipv4.tcp_retries2``).
+the limit. A line that goes away again and again may make it longer, up to a quarter of an hour: about as
+long as TCP itself tries (``net.ipv4.tcp_retries2``).
 
 See tcp(7), socket(7), ``struct tcp_info`` in include/uapi/linux/tcp.h.
 """
@@ -43,6 +43,7 @@ _OPTIONS = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socke
 _GONE = frozenset({6, 7})  # TCP_TIME_WAIT, TCP_CLOSE: both have said all (include/net/tcp_states.h)
 _LOOKS = 24  # at a connection within its limit; twice as many once it is silent
 _TRIES = 3  # of the kernel over a line that is there, before nobody is at its other end
+_SPARED_MAX = 900.0  # seconds after the limit, whatever the line does
 
 
 def keep_probing(sock: socket.socket, interval: float) -> None:
@@ -164,11 +165,12 @@ class Watch:
         # time the kernel would go by their number.
         if not (unacked or unsent) and (worried or (probes and self._timeout)):
             heard = self._heard if line is None else max(self._heard, line.times[1])
+            heard = min(heard, self._heard + _SPARED_MAX)
             self._probe(heard + self.patience - now, min(data, acknowledged))
         else:
             self._cut_off_after(0)
         spared = line is not None and self._is_spared(now, resent + probes, line)
-        return silence >= self.patience and not spared
+        return silence >= self.patience and not (spared and silence < self.patience + _SPARED_MAX)
 
     @property
     def _interval(self) -> float:

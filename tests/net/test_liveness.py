@@ -281,6 +281,20 @@ def test_tries_while_the_line_was_away_again_count_for_nothing() -> None:
     assert (survived, when > 324) == (True, True)
 
 
+def test_a_line_that_comes_and_goes_keeps_no_dead_stream_for_ever() -> None:
+    """Whenever it is back, what was tried before counts for nothing; and a NAT may have forgotten the stream."""
+    line, conn = lines.Line(), Line(unacked=0)
+    watch = Watch(conn, 0.0, probes_us=True)  # type: ignore[arg-type]
+    for second in range(5000):
+        if second % 60 == 0:
+            line.heard(float(second), 30.0)
+        conn.probes, conn.since = min(second // 2, 255), 1000 * second
+        if watch.is_dead(float(second), reading=True, line=line):
+            break
+        assert conn.timeout <= 1000 * (2 * watch.patience + 900)
+    assert second == pytest.approx(watch.patience + 900, abs=2)
+
+
 def test_an_idle_stream_that_was_not_heard_just_before_an_outage_outlives_it() -> None:
     """Its last probes were lost, so its silence is longer than the line's; the kernel has to wait, too."""
     line, conn = lines.Line(), Line(unacked=0)
