@@ -12,7 +12,7 @@ SCRIPTS := scripts/demo
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 COVERAGE := $(BUILD)/coverage.data
 
-# Variables for the command line, e.g. `make unit TESTS=tests/test_frames.py PYTEST_FLAGS=-x`.
+# Variables for the command line, e.g. `make unit TESTS=tests/wire/test_frames.py PYTEST_FLAGS=-x`.
 # TESTS          which tests
 # JOBS           how many test processes, and machines; 0: one, and in order
 # PYTEST_FLAGS   further options of pytest

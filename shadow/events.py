@@ -1,10 +1,10 @@
-"""Logging: every event has a message id, and its facts travel as journal fields.
+"""What happens: every event has a message id, and its facts travel as journal fields.
 
-Run by systemd, the daemons write to the journal's native socket with fields (``ROBOT=``, ``STREAM=``, …)
-and a ``MESSAGE_ID=``, so that ``journalctl ROBOT=011`` and ``journalctl -x`` work. On a terminal the same
-events are plain lines. The standard ``logging`` module carries both; nothing else in Shadow prints.
+So ``journalctl ROBOT=011`` and ``journalctl -x`` work. The standard ``logging`` module carries events to
+whoever wants them: the journal or a terminal (``systemd.journal``), metrics, those who watch. Nothing else in
+Shadow prints.
 
-See systemd.journal-fields(7) and sd-journal's ``sd_journal_send(3)``.
+See systemd.journal-fields(7).
 """
 
 import enum

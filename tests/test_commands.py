@@ -3,11 +3,12 @@
 Which test types which command stands in ``commands.txt`` beside this file: headings at the left edge, and
 under each of them its commands, indented, one a line. A heading is a test, ``FILE::NAME``; or ``not typed:
 REASON``, with one of ``REASONS``. It does not matter in which document a command stands, nor how often: who
-moves one changes nothing here, and who rewords it changes its line. ``commands.py`` says what a command is.
+moves one changes nothing here, and who rewords it changes its line. What a command is,
+``support/commands.py`` says.
 
 The file cannot lie. A test must exist, and what it is made of (its own lines, and whatever it uses of its
 file and of those beside it) must have the command as text, or take it from the documents by ``block`` or
-``typed`` of ``commands.py``. A test that types it in another way has its way behind `` => ``.
+``typed`` of ``support/commands.py``. A test that types it in another way has its way behind `` => ``.
 """
 
 import ast

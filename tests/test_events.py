@@ -1,4 +1,4 @@
-"""Logging: fields for the journal, plain lines for people, and never an exception."""
+"""Events: an id for each, and fields that are harmless."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""Listening sockets: the TCP port, the robots' unix sockets, and accepting on both with patience."""
+"""Unix sockets that only some may open, and who has opened one; see unix(7)."""
 
 import contextlib
 import errno

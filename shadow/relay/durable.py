@@ -2,7 +2,8 @@
 
 Every stream over kernel TLS is put into systemd's file descriptor store when it starts, and taken out when it
 has ended. Whatever ends the daemon in between, the next one finds it there and goes on: first with what lies
-in the pipes, then with the sockets. What cannot be read from those is in the ``progress``, which is kept too.
+in the pipes, then with the sockets. What cannot be read from those is in the ledger (``progress``), which is
+kept too.
 
 All methods are for the event loop's thread.
 """

@@ -1,6 +1,7 @@
-"""Everything that talks to systemd: readiness, status, watchdog, and sockets handed over.
+"""Descriptors from the service manager: sockets that it passes, and the store where it keeps ours.
 
-See sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3). Outside systemd all of it does nothing.
+See sd_listen_fds(3), sd_pid_notify_with_fds(3) and FileDescriptorStoreMax= in systemd.service(5). Outside
+systemd all of it does nothing.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The depot: what a planned restart leaves for the next daemon, besides the streams in the ``relay.durable``.
+"""The depot: what a planned restart leaves for the next daemon, besides the streams (``relay.durable``).
 
 Sessions, their channels, visitors that wait and the sockets that visitors come through are handed in as
 letters when the daemon is told to stop, many to a parcel: thousands of robots are a few dozen descriptors

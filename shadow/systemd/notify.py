@@ -1,4 +1,4 @@
-"""What the service manager is told: ready, status, watchdog; see sd_notify(3)."""
+"""What the service manager is told: ready, status, watchdog; see sd_notify(3) and sd_watchdog_enabled(3)."""
 
 import os
 import time

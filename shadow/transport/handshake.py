@@ -1,4 +1,4 @@
-"""TLS 1.2 with client and server certificates: contexts, the handshake, and who the peer is.
+"""The handshake of TLS 1.2 with certificates on both sides, and who the peer is.
 
 OpenSSL works between two memory BIOs; the socket is ours. That lets us read record by record, and so
 never a byte past the peer's Finished: what follows belongs to the kernel if it takes over. It also shows

@@ -1,4 +1,4 @@
-"""The protocol as state machines: what may be said when, and when silence means death. No I/O, no clock.
+"""The protocol as state machines: what may be said when. No I/O, no clock.
 
 Both ends of a connection run the same machine, since what one sends the other receives. A connection
 begins in OPENING. Its HELLO makes it a control channel or a data channel::

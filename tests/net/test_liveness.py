@@ -282,7 +282,7 @@ def test_tries_while_the_line_was_away_again_count_for_nothing() -> None:
 
 
 def test_a_line_that_comes_and_goes_keeps_no_dead_stream_for_ever() -> None:
-    """Whenever it is back, what was tried before counts for nothing; and a NAT may have forgotten the stream."""
+    """When it is back, what was tried before counts for nothing; a NAT may have forgotten the stream."""
     line, conn = lines.Line(), Line(unacked=0)
     watch = Watch(conn, 0.0, probes_us=True)  # type: ignore[arg-type]
     for second in range(5000):

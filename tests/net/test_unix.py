@@ -1,4 +1,4 @@
-"""Listening sockets: what may be replaced, what may not, and running out of descriptors."""
+"""Robots' sockets: what may be replaced, and what may not."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""A robot's session as the server sees it; what happens in it is in test_robots.py."""
+"""A robot's session as the server sees it; what happens in it is in test_robot.py."""
 
 import datetime as dt
 import json

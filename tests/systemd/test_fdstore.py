@@ -1,4 +1,4 @@
-"""Talking to systemd: notifications on a socket of our own, and sockets handed over for real."""
+"""Sockets that systemd passes for real, and the descriptors that it keeps."""
 
 import os
 import socket

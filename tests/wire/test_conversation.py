@@ -1,4 +1,4 @@
-"""The state machines: every legal step, every illegal one, and time."""
+"""The state machines: every legal step, and every illegal one."""
 
 import contextlib
 import itertools
