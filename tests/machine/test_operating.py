@@ -267,6 +267,7 @@ def test_a_robot_is_revoked_while_somebody_visits_it(fleet: Fleet, ca: str) -> N
     assert fleet.show(SERVER, "StatusText").startswith("1 robot,")
 
 
+@pytest.mark.slow
 def test_a_robot_that_is_revoked_does_not_outlive_a_restart(fleet: Fleet, ca: str) -> None:
     """Its session and stream are kept by the service manager; the next server reads the list first."""
     fleet.start("011", "012")

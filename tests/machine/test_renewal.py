@@ -133,7 +133,7 @@ def test_a_signer_that_hangs_is_ended(signer: Fleet) -> None:
         pytest.param("after shadow.ca.signer - renew_robot", marks=pytest.mark.slow),
         "before shadow.pki.files - _name",
         pytest.param("after shadow.pki.files - _name", marks=pytest.mark.slow),
-        "after shadow.ca.signer - write_files",
+        pytest.param("after shadow.ca.signer - write_files", marks=pytest.mark.slow),
     ],
 )
 def test_a_signer_that_is_killed_at_any_step(signer: Fleet, step: str) -> None:
@@ -218,6 +218,7 @@ def test_a_clock_that_jumps(signer: Fleet) -> None:
     assert signer.machine.run(signer.ssh("id -un"), user=OPERATOR).stdout == f"{OPERATOR}\n"
 
 
+@pytest.mark.slow
 def test_one_ca_follows_another(signer: Fleet) -> None:
     """CA ROLL-OVER in shadow-ca(1), step by step: nobody is visited, and a visitor stays to the last step."""
     run, etc = signer.machine.run, "/etc/shadow-tunnel"

@@ -23,6 +23,8 @@ SIGNING = "/var/lib/shadow-ca"
 AS_CA = f"runuser -u shadow-ca -- shadow-ca --dir {SIGNING}"
 WEB = "python3 -m http.server --directory /srv/web --bind ::1 8000"
 
+pytestmark = pytest.mark.slow  # minutes in all
+
 
 @pytest.fixture(scope="module")
 def ready(_settled: Fleet) -> Iterator[Fleet]:
@@ -223,7 +225,6 @@ def test_restart_and_reload(ready: Fleet) -> None:
     assert "Connected to" in by(ready, "systemctl status shadow-client@011", None)
 
 
-@pytest.mark.slow
 def test_stopping_and_what_the_log_knows_of_it(ready: Fleet) -> None:
     for begin in (
         "systemctl stop shadow-server.socket shadow-server.service",
@@ -242,7 +243,6 @@ def test_stopping_and_what_the_log_knows_of_it(ready: Fleet) -> None:
     assert "no session with" in json.loads(found[-1])["MESSAGE"]
 
 
-@pytest.mark.slow
 def test_metrics(ready: Fleet) -> None:
     block = commands.block("systemctl enable shadow-server-metrics.socket")
     enable, scrape = block.commands[:-1], block.commands[-1].text
@@ -259,7 +259,6 @@ def test_metrics(ready: Fleet) -> None:
         assert ready.machine.run("curl -s http://127.0.0.1:9722/metrics", check=False).returncode == 7
 
 
-@pytest.mark.slow
 def test_another_port(ready: Fleet) -> None:
     block = commands.block("systemctl edit shadow-server.socket")
     begin, end = (command.text for command in block.commands)
@@ -298,7 +297,6 @@ def test_a_new_key_and_certificate(ready: Fleet) -> None:
     connected_with(ready, "012", f"{CA}/012.crt")
 
 
-@pytest.mark.slow
 def test_an_encrypted_key(ready: Fleet) -> None:
     """ENCRYPTED KEYS in shadow-tunnel(5), to the end: the plain key is gone."""
     block = commands.block("systemd-creds encrypt --name=client.key")
@@ -327,7 +325,6 @@ def test_modes(ready: Fleet) -> None:
     assert said.split() == ["600", "644", "644"]
 
 
-@pytest.mark.slow
 @pytest.mark.api
 def test_a_stolen_robot(ready: Fleet) -> None:
     """Locked out by the lines of README, SECURITY.md and shadow-ca(1)."""
@@ -428,7 +425,6 @@ def renews(fleet: Fleet, setting: str) -> None:
     assert re.search("^robot 011: certificate [0-9a-f]+ issued, valid until", said, re.MULTILINE), said
 
 
-@pytest.mark.slow
 def test_a_signer_here_and_on_another_machine(signing: Fleet) -> None:
     """The other one is the same here; what matters is the requests' way, through the tunnel."""
     renews(signing, "SHADOW_SIGNER=/run/shadow-ca-signer.sock")
