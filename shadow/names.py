@@ -6,6 +6,7 @@ harmless file name on its own. A service's name goes in front of it: ``web@011.s
 """
 
 import re
+from pathlib import Path
 
 from .errors import ConfigError
 from .text import shorten
@@ -21,9 +22,10 @@ _SOFTWARE_MAX = 64  # characters
 DEFAULT_SERVICE = ""
 """The service a robot offers without giving it a name: the one behind ``NAME.sock``."""
 
-
 API = "io.shadowtunnel.Server"
-"""The API's interface, the name of its socket, and of the file that describes it."""
+"""The API's interface, and the name of its socket."""
+INTERFACE_FILE = Path(__file__).with_name(f"{API}.varlink")
+"""What describes it; for the server that answers by it, and for whoever asks."""
 
 
 def check_robot_name(name: str) -> str:

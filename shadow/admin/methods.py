@@ -6,7 +6,6 @@ times; ``_continues`` says that there is more to come.
 
 import asyncio
 import datetime as dt
-import importlib.resources
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -16,7 +15,7 @@ import varlink
 from .. import __version__
 from ..daemon import life
 from ..errors import ShadowError
-from ..names import API
+from ..names import API, INTERFACE_FILE
 from ..server.robot import Robot
 from ..server.server import Server
 from ..server.session import Cause
@@ -112,9 +111,7 @@ class Operations:
 
 def make_service(handler: object) -> Any:
     """What reads and answers calls, one at a time; ``handler`` has the interface's methods."""
-    service = varlink.Service(
-        "Shadow", "shadow-server", __version__, "", str(importlib.resources.files("shadow"))
-    )
+    service = varlink.Service("Shadow", "shadow-server", __version__, "", str(INTERFACE_FILE.parent))
     service.interface(API)(lambda: handler)
     return service
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, LocalError, NotPermitted, PeerError, ShadowError, Unreachable, reason
-from ..names import API
+from ..names import API, INTERFACE_FILE
 from ..text import printable
 from .connect import dial, not_connected, robots_like
 
@@ -31,10 +31,8 @@ class Answers:
             Unreachable: no server, or one without an API.
             NotPermitted: this user may not ask.
         """
-        import importlib.resources  # noqa: PLC0415 - `connect` does without, and is to be quick
-
         try:
-            import varlink  # noqa: PLC0415 - neither with that
+            import varlink  # noqa: PLC0415 - `connect` does without, and is to be quick
         except ImportError as error:
             text = (
                 "the Python library varlink is missing (Debian: python3-varlink; Debian 12: from backports)"
@@ -47,7 +45,7 @@ class Answers:
             sock = dial(self._path)
         except OSError as error:
             raise _explained(error, self._path) from error
-        text = importlib.resources.files("shadow").joinpath(f"{API}.varlink").read_text("ascii")
+        text = INTERFACE_FILE.read_text("ascii")
         self._calls = varlink.SimpleClientInterfaceHandler(varlink.Interface(text), _Line(sock, until))
 
     def close(self) -> None:
