@@ -159,18 +159,18 @@ class Watch:
         if segments != self._segments or not expected:
             self._segments, self._heard = segments, now
         silence = self.silence(now)
+        heard = self._heard if line is None else max(self._heard, line.times[1])
+        left = min(heard, self._heard + _SPARED_MAX) + self.patience - now  # until nobody can be there
         worried = silence >= self._idle + 2 * self._limit / _LOOKS
         self.step = self._limit / _LOOKS / (2 if worried else 1)
         # What was heard may be the peer's own probe. Ours count as lost until one is answered, and without a
         # time the kernel would go by their number.
         if not (unacked or unsent) and (worried or (probes and self._timeout)):
-            heard = self._heard if line is None else max(self._heard, line.times[1])
-            heard = min(heard, self._heard + _SPARED_MAX)
-            self._probe(heard + self.patience - now, min(data, acknowledged))
+            self._probe(left, min(data, acknowledged))
         else:
             self._cut_off_after(0)
         spared = line is not None and self._is_spared(now, resent + probes, line)
-        return silence >= self.patience and not (spared and silence < self.patience + _SPARED_MAX)
+        return left <= 0 or (silence >= self.patience and not spared)
 
     @property
     def _interval(self) -> float:
@@ -178,7 +178,7 @@ class Watch:
         return self._limit / MISSED_MAX
 
     def _is_spared(self, now: float, tries: int, line: Line) -> bool:
-        """Whether the line is there and the kernel may not have had the chance to notice.
+        """Whether the kernel may not have had the chance to notice that the line is there.
 
         Args:
             now: the time.
@@ -195,7 +195,7 @@ class Watch:
         self._line_since, self._line_heard = since, last
         if self._tries < self._counted + _TRIES:
             self._grace = now + self._idle
-        return now < self._grace and now - last < self.patience
+        return now < self._grace
 
     def _probe(self, left: float, since: int) -> None:
         """Send a probe, and have the kernel go on for ``left`` seconds, however many are lost.

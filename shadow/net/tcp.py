@@ -11,6 +11,8 @@ import termios
 from ..errors import LocalError, reason
 from .unix import BACKLOG
 
+KEEPALIVE_MAX = 10800.0  # seconds; TCP_KEEPIDLE ends at 32767 (tcp(7))
+
 _LINGER_RESET = struct.pack("ii", 1, 0)  # l_onoff, l_linger: close() sends RST (socket(7), SO_LINGER)
 _BYTES_ACKED = struct.Struct("=120xQ")
 _INT = struct.Struct("i")
@@ -50,9 +52,6 @@ def written(sock: socket.socket) -> int:
 def _bytes_acked(sock: socket.socket) -> int:
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
     return int(_BYTES_ACKED.unpack(info)[0])
-
-
-KEEPALIVE_MAX = 10800.0  # seconds; TCP_KEEPIDLE ends at 32767 (tcp(7))
 
 
 def is_writable(sock: socket.socket) -> bool:
