@@ -3,21 +3,8 @@
 import logging
 import re
 
-import pytest
-
-from shadow import events
 from shadow.events import Event
-from shadow.systemd import journal
 from shadow.systemd.journal import journal_fields
-
-
-@pytest.fixture(autouse=True)
-def _restore_logger() -> object:
-    handlers, propagate = events.LOGGER.handlers[:], events.LOGGER.propagate
-    yield
-    journal.close()
-    events.LOGGER.handlers[:] = handlers
-    events.LOGGER.propagate = propagate
 
 
 def test_every_event_has_a_message_id_of_its_own() -> None:
@@ -30,9 +17,3 @@ def test_a_peers_words_are_harmless_in_fields() -> None:
     record = logging.LogRecord("shadow", logging.INFO, "file", 1, "text", None, None)
     record.facts = {"robot": "x\n\x1b[2J@ROBOT@"}
     assert journal_fields(record)["ROBOT"] == "x??[2J@ROBOT@"
-
-
-def record(event: Event | None, **facts: str) -> logging.LogRecord:
-    made = logging.LogRecord("shadow", logging.INFO, "file", 1, "%s", ("text",), None)
-    made.event, made.facts = event, facts
-    return made

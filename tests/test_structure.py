@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ EVERYTHING = "all"
 MADE = {"build", "dist"}  # folders that are no part of the checkout
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Every module by its name inside the package, such as ``cli.ca``."""
     return {
@@ -47,6 +49,7 @@ def arrows() -> dict[str, set[str]]:
     return table
 
 
+@cache
 def imports(name: str) -> set[str]:
     """The modules of the package that one of them imports, wherever in the file."""
     found: set[str] = set()

@@ -4,15 +4,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shadow.admin.seats import Guest, Seats
-from shadow.server.fairness import Turns
-
-
-def everybody(turns: Turns[int]) -> list[tuple[str, int]]:
-    """All who may run now."""
-    taken = []
-    while turns.may_take:
-        taken.append(turns.take())
-    return taken
 
 
 def seat(seats: Seats, *sources: str, busy: bool = False) -> list[Guest]:

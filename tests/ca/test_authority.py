@@ -12,20 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shadow.ca import authority as authorities
-from shadow.ca import folder as folders
 from shadow.errors import ConfigError
 from shadow.pki import certificates
 from shadow.pki.certificates import Purpose, common_name, has_purpose, load_credentials, validity
-from shadow.pki.files import write_files
+from tests.support.ca_folder import CA, NOW, folder_with_ca, write_leaf
 
-NOW = dt.datetime.now(dt.UTC)
-CA = authorities.create_authority("Test CA", 3650, NOW)
 DAY = dt.timedelta(days=1)
-
-
-def folder_with_ca(folder: Path, authority: authorities.Pair = CA) -> Path:
-    write_files(folders.authority_files(folder, authority), force=True)
-    return folder
 
 
 def openssl(*arguments: str | Path) -> str:
@@ -38,11 +30,6 @@ def verify(crt: Path, purpose: str, *more: str) -> str:
     return openssl(
         "verify", "-x509_strict", "-purpose", purpose, "-CAfile", crt.parent / "ca.crt", *more, crt
     )
-
-
-def write_leaf(folder: Path, basename: str, leaf: authorities.Pair) -> Path:
-    write_files(folders.leaf_files(folder, folder, basename, leaf), force=False)
-    return folder / f"{basename}.crt"
 
 
 # --- profiles ---

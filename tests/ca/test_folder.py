@@ -15,20 +15,9 @@ from shadow.ca import folder as folders
 from shadow.errors import ClockError, ConfigError
 from shadow.pki.certificates import Purpose, common_name, load_credentials
 from shadow.pki.files import write_files
+from tests.support.ca_folder import CA, NOW, folder_with_ca, write_leaf
 
-NOW = dt.datetime.now(dt.UTC)
-CA = authorities.create_authority("Test CA", 3650, NOW)
 DAY = dt.timedelta(days=1)
-
-
-def folder_with_ca(folder: Path, authority: authorities.Pair = CA) -> Path:
-    write_files(folders.authority_files(folder, authority), force=True)
-    return folder
-
-
-def write_leaf(folder: Path, basename: str, leaf: authorities.Pair) -> Path:
-    write_files(folders.leaf_files(folder, folder, basename, leaf), force=False)
-    return folder / f"{basename}.crt"
 
 
 def test_load(tmp_path: Path) -> None:

@@ -24,6 +24,15 @@ from tests.support import DEADLINE, Tunnel, echo, serving, wait_for
 from tests.support.journald import as_journald, hear
 
 
+@pytest.fixture(autouse=True)
+def _restore_logger() -> object:
+    handlers, propagate = events.LOGGER.handlers[:], events.LOGGER.propagate
+    yield
+    journal.close()
+    events.LOGGER.handlers[:] = handlers
+    events.LOGGER.propagate = propagate
+
+
 def record(event: Event | None, **facts: str) -> logging.LogRecord:
     made = logging.LogRecord("shadow", logging.INFO, "file", 1, "%s", ("text",), None)
     made.event, made.facts = event, facts
