@@ -10,6 +10,7 @@ import asyncio
 import errno
 import functools
 import logging
+import math
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,12 +44,14 @@ class Call:
         hello: what to say.
         welcomed: called with the address, the channel and WELCOME as it is read; see ``hello.greet``.
         interval: seconds; keepalive until the server says what it wants.
+        reach: seconds for a TCP connection, if less than the others have.
     """
 
     settings: context.Settings
     hello: Hello
     welcomed: Welcomed
     interval: float
+    reach: float = math.inf
 
 
 class Approach:
@@ -96,7 +99,7 @@ class Approach:
         why: PeerError | None = None
         while line:
             try:
-                sock, target = await self._reach(line)
+                sock, target = await self._reach(line, call.reach)
             except Unreachable as error:
                 why = why or error
                 continue
@@ -119,7 +122,7 @@ class Approach:
         assert why is not None  # noqa: S101 - a name resolves to one address at least
         raise why
 
-    async def _reach(self, line: list[Target]) -> tuple[socket.socket, Target]:
+    async def _reach(self, line: list[Target], at_most: float) -> tuple[socket.socket, Target]:
         """Connect to the first that answers of those that have not failed lately, else of the others.
 
         Who does not answer leaves the line.
@@ -134,7 +137,7 @@ class Approach:
                 self._note_failure(target)
 
         try:
-            return await dial(candidates, within, failed)
+            return await dial(candidates, min(within, at_most), failed)
         except Unreachable:
             gone.update(candidates)
             raise

@@ -37,6 +37,10 @@ from .renewal import Renewer
 from .services import Services
 from .session import Session
 
+_ANSWERS = (IdentityError, HandshakeError, Refused, ConfigError)  # what no better line would change
+_HURRY_WAIT, _WAIT_LEAST = 1 / 8, 1.0  # of a keepalive interval, and seconds; see Client._hurry
+_HURRY_REACH, _REACH_LEAST = 1 / 4, 3.0  # with less than that a lost SYN or a slow machine could not be borne
+
 
 class Phase(enum.Enum):
     """What the client is doing, for the status line."""
@@ -77,6 +81,7 @@ class Client:
         self._task: asyncio.Task[None] | None = None
         self._backoff = Backoff()
         self._welcomed = math.inf  # when; dialling is not living
+        self._interval = math.inf  # of the last session's keepalive
         self._phase = Phase.DIALLING
         self._detail = ""
 
@@ -213,9 +218,27 @@ class Client:
             if self._config.once:
                 self.failure.set_result(error)
                 return
-            wait = self._backoff.wait(error.retry_after if isinstance(error, Refused) else 0.0)
+            wait = self._wait_after(error)
             self._report_loss(error, wait)
             await asyncio.sleep(wait)
+
+    @property
+    def _hurry(self) -> float:
+        """The interval by which streams wait for their robot's session, infinite without streams.
+
+        After an outage a stream may find out from its session only that the line is back (``net.lines``), and
+        for that the session has to be there half a keepalive interval later: a wait of an eighth of it and a
+        quarter until there is a connection leave an eighth for the handshake. (With intervals of less than
+        twelve seconds that may not suffice.) Without streams nobody is in a
+        hurry, and if the line is gone for good, soon no streams are there.
+        """
+        return self._interval if self._services.streams else math.inf
+
+    def _wait_after(self, error: ShadowError) -> float:
+        """Seconds to wait before the next attempt."""
+        if isinstance(error, _ANSWERS):  # the line is there, and haste would change nothing
+            return self._backoff.wait(error.retry_after if isinstance(error, Refused) else 0.0)
+        return self._backoff.wait(at_most=max(_WAIT_LEAST, _HURRY_WAIT * self._hurry))
 
     async def _one_session(self) -> ShadowError:
         """Connect and stay connected; return what ended it."""
@@ -226,9 +249,10 @@ class Client:
                 self._session = Session(self._config, settings, self._services, self._approach)
             try:
                 if not self._session.connected:
-                    await self._session.open()
+                    await self._session.open(max(_REACH_LEAST, _HURRY_REACH * self._hurry))
                 self._phase = Phase.CONNECTED
                 self._welcomed = time.monotonic()
+                self._interval = self._session.interval
                 self._detail = f"{self._session.target} since {self._session.since}"
                 self._note_acceptance(settings)
                 return await self._end_of_session(self._session)
@@ -274,8 +298,7 @@ class Client:
         retry = time.strftime("%H:%M:%S", time.localtime(time.time() + wait))
         self._detail = f"Not connected: {error}; next try at {retry}"
         event = Event.CLOCK_WRONG if isinstance(error, ClockError) else Event.SESSION_LOST
-        fatal = isinstance(error, IdentityError | HandshakeError | Refused | ConfigError)
-        level = logging.ERROR if fatal else logging.WARNING
+        level = logging.ERROR if isinstance(error, _ANSWERS) else logging.WARNING
         text = f"no session with {self._config.server}: {error}; next try in {wait:.1f} s"
         events.log(event, level, text, robot=self._config.robot)
 

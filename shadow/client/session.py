@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import random
 import socket
 import time
@@ -73,8 +74,11 @@ class Session:
         self._standbys = Standbys(config.robot, config.standby, self._open_channel, services.connect)
         self._signed: asyncio.Future[bytes] | None = None
 
-    async def open(self) -> None:
+    async def open(self, reach: float = math.inf) -> None:
         """Dial, shake hands, say HELLO and hear WELCOME.
+
+        Args:
+            reach: seconds for a TCP connection, if less than the settings say.
 
         Raises:
             ShadowError: it did not come about; the session is good for nothing but ``close``.
@@ -84,7 +88,7 @@ class Session:
         )
         settings = self.settings  # a reload may come while we dial
         self._certificate = settings.fingerprint
-        call = Call(settings, hello, self._welcomed, self._keepalive.interval)
+        call = Call(settings, hello, self._welcomed, self._keepalive.interval, reach)
         self._begin_in_turn(await self._approach.call(call))
 
     def _welcomed(self, target: Target, channel: Channel, welcome: Welcome) -> None:
@@ -119,6 +123,11 @@ class Session:
     def connected(self) -> bool:
         """True from WELCOME on."""
         return self._control is not None
+
+    @property
+    def interval(self) -> float:
+        """Keepalive interval in seconds, the server's from WELCOME on."""
+        return self._keepalive.interval
 
     def park(self, depot: Depot) -> bool:
         """Leave the session for the next client; False if that is not possible.

@@ -45,15 +45,17 @@ class Backoff:
         self._random = source or random.SystemRandom()
         self._failures = 0
 
-    def wait(self, at_least: float = 0.0) -> float:
+    def wait(self, at_least: float = 0.0, at_most: float = math.inf) -> float:
         """Seconds to wait now, after one more failure.
 
-        ``at_least`` so long and up to half of that more, but never longer than ``patience``.
+        Args:
+            at_least: so long and up to half of that more, but never longer than ``patience``.
+            at_most: a lower ceiling, for who is in a hurry; ``at_least`` comes before it.
         """
         # The exponent is bounded too: a robot offline for a year must not overflow a float.
         exponent = min(self._failures, math.ceil(math.log2(self.ceiling / self.first)))
         self._failures += 1
-        wait = self._random.uniform(0.0, min(self.ceiling, self.first * 2**exponent))
+        wait = self._random.uniform(0.0, min(self.ceiling, at_most, self.first * 2**exponent))
         wanted = max(0.0, min(at_least, self.patience))
         return max(wait, self._random.uniform(wanted, min(1.5 * wanted, self.patience)))
 

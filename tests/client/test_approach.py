@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import math
 import signal
 import socket
 import ssl
@@ -53,6 +54,7 @@ class World:
         self.took: list[float] = []
         self.asked = 0
         self.lookups: list[float] = []  # how long each would have waited
+        self.reaches: list[float] = []
         for name in ("resolve", "dial", "greet"):
             monkeypatch.setattr(approach, name, getattr(self, f"_{name}"))
         monkeypatch.setattr(approach, "watch_for_death", lambda _sock, _interval: None)
@@ -68,7 +70,8 @@ class World:
             raise Unreachable("cannot resolve server.example: no answer")
         return list(self.found)
 
-    async def _dial(self, targets: list[Target], _within: float, failed: Callable[..., None]) -> Any:
+    async def _dial(self, targets: list[Target], within: float, failed: Callable[..., None]) -> Any:
+        self.reaches.append(within)
         for target in targets:
             who = self.at[target]
             if who not in {"nobody", "we have no descriptors"}:
@@ -104,7 +107,7 @@ class World:
             raise Refused("limit", "full")
         welcomed(link, None)
 
-    def run(self, *calls: Target | None) -> list[ShadowError | None]:
+    def run(self, *calls: Target | None, reach: float = math.inf) -> list[ShadowError | None]:
         """Make these calls one after the other; what they raised."""
 
         async def run() -> list[ShadowError | None]:
@@ -112,7 +115,9 @@ class World:
             way._loop = SimpleNamespace(time=lambda: self.now)  # type: ignore[assignment]
             settings: Any = None
             hello = Hello(1, CONTROL, "011")
-            call = Call(settings, hello, lambda target, _link, _welcome: self.welcomed.append(target), 9.0)
+            call = Call(
+                settings, hello, lambda target, _link, _welcome: self.welcomed.append(target), 9.0, reach
+            )
             raised: list[ShadowError | None] = []
             for known in calls:
                 try:
@@ -168,6 +173,13 @@ def test_nobody_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     world.found = []
     (error,) = world.run(None)
     assert "cannot resolve" in str(error)
+
+
+def test_who_is_in_a_hurry_tries_no_longer_to_reach_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, one="hangs up", two="well")
+    world.run(None, reach=7.5)
+    world.run(None)
+    assert world.reaches == [7.5, 7.5, 12.0, 12.0]
 
 
 def test_no_address_is_to_blame_for_our_own_need(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import math
+import random
 import re
 import signal
 import socket
@@ -18,7 +20,7 @@ import pytest
 
 from shadow.client.client import Client
 from shadow.client.session import Session
-from shadow.errors import PeerError
+from shadow.errors import HandshakeError, PeerError, Refused, ShadowError, Unreachable
 from shadow.pki.certificates import Purpose
 from shadow.wire.timing import Backoff
 from tests.support import (
@@ -549,13 +551,13 @@ def test_dialling_is_not_living(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Lost(Session):
         connected = False
-        since, target = "", None
+        since, target, interval = "", None, 30.0
 
         def __init__(self, *_: object) -> None:
             self.lost = asyncio.get_running_loop().create_future()
             self.lost.set_result(PeerError("the server hung up"))
 
-        async def open(self) -> None:
+        async def open(self, reach: float = math.inf) -> None:
             now[0] += 100.0
 
         def close(self) -> None:
@@ -565,14 +567,14 @@ def test_dialling_is_not_living(monkeypatch: pytest.MonkeyPatch) -> None:
         def lived(self, seconds: float) -> None:
             lived.append(seconds)
 
-        def wait(self, at_least: float = 0.0) -> float:
+        def wait(self, at_least: float = 0.0, at_most: float = math.inf) -> float:
             raise asyncio.CancelledError
 
     async def body() -> None:
         robot = Client.__new__(Client)
         robot.__dict__ |= {
             "_session": None, "_move": None, "_backoff": Enough(), "_config": SimpleNamespace(once=False),
-            "_services": None, "_approach": None,
+            "_services": SimpleNamespace(streams=0), "_approach": None, "_interval": math.inf,
             "_refresh": lambda: None, "_note_acceptance": lambda _settings: None,
         }  # fmt: skip
         with contextlib.suppress(asyncio.CancelledError):
@@ -582,3 +584,67 @@ def test_dialling_is_not_living(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shadow.client.client.time.monotonic", lambda: now[0])
     asyncio.run(body())
     assert lived == [5.0]
+
+
+class Latest(Backoff):
+    """Always waits as long as it may."""
+
+    def __init__(self) -> None:
+        super().__init__(type("", (random.Random,), {"uniform": lambda _self, _a, b: b})())
+
+
+@pytest.mark.parametrize(
+    ("interval", "streams", "error", "reach", "waits"),
+    [
+        (30.0, 0, Unreachable("no route"), math.inf, [0.5, 1, 2, 4, 8, 16, 30]),
+        (30.0, 1, Unreachable("no route"), 7.5, [0.5, 1, 2, 3.75, 3.75, 3.75, 3.75]),
+        (30.0, 1, HandshakeError("not for you"), 7.5, [0.5, 1, 2, 4, 8, 16, 30]),
+        (30.0, 1, Refused("busy", "later", 60.0), 7.5, [90.0] * 7),
+        (0.1, 1, Unreachable("no route"), 3.0, [0.5, 1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_while_streams_wait_for_it_a_robot_tries_often(
+    interval: float,
+    streams: int,
+    error: ShadowError,
+    reach: float,
+    waits: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or one that sends both ways does not find out in time that its line is back; see net.lines."""
+    slept: list[float] = []
+    reached: list[float] = []
+
+    class Failing(Session):
+        connected = False
+
+        def __init__(self, *_: object) -> None:
+            pass
+
+        async def open(self, reach: float = math.inf) -> None:
+            reached.append(reach)
+            raise error
+
+        def close(self) -> None:
+            pass
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == len(waits):
+            raise asyncio.CancelledError
+
+    async def body() -> None:
+        robot = Client.__new__(Client)
+        config = SimpleNamespace(once=False, server="server:1", robot="011")
+        robot.__dict__ |= {
+            "_session": None, "_move": None, "_backoff": Latest(), "_config": config, "_interval": interval,
+            "_services": SimpleNamespace(streams=streams), "_approach": None, "_refresh": lambda: None,
+        }  # fmt: skip
+        monkeypatch.setattr("shadow.client.client.asyncio.sleep", sleep)
+        with contextlib.suppress(asyncio.CancelledError):
+            await robot._keep_connected()
+
+    monkeypatch.setattr("shadow.client.client.Session", Failing)
+    asyncio.run(body())
+    assert slept == waits
+    assert set(reached) == {reach}

@@ -34,7 +34,9 @@ def set_line(fleet: Fleet, what: str) -> str:
 
 
 @contextmanager
-def streams(fleet: Fleet, number: int, keepalive: int) -> Iterator[tuple[Background, Background]]:
+def streams(
+    fleet: Fleet, number: int, keepalive: int, kinds: str = KINDS
+) -> Iterator[tuple[Background, Background]]:
     """``number`` streams of each kind: the service, and its visitors."""
     fleet.settings("server", keepalive=keepalive)
     fleet.settings("client@011", rhost=OUTSIDE, rport=PORT, server_name="localhost", lport=SERVICE_PORT)
@@ -46,7 +48,7 @@ def streams(fleet: Fleet, number: int, keepalive: int) -> Iterator[tuple[Backgro
     with fleet.machine.background(f"ip netns exec robot {ENDURANCE} service {SERVICE_PORT}") as service:
         assert service.process.stdout is not None
         assert service.process.stdout.readline() == b"ready\n"
-        visit = f"{ENDURANCE} visitors /run/shadow-tunnel/011.sock {number}"
+        visit = f"{ENDURANCE} visitors /run/shadow-tunnel/011.sock {number} {kinds}"
         with fleet.machine.background(visit, user=OPERATOR) as visitors:
             assert visitors.process.stdout is not None
             assert visitors.process.stdout.readline() == b"ready\n"
@@ -111,6 +113,26 @@ def test_a_line_that_loses_packets_costs_no_stream(behind_nat: Fleet) -> None:
 @pytest.mark.timeout(900, func_only=True)
 def test_a_dead_line_leaves_no_stream_behind(behind_nat: Fleet) -> None:
     assert_none_stays(behind_nat, 6, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400, func_only=True)
+def test_a_robot_without_a_route_is_back_in_time_for_its_only_stream(behind_nat: Fleet) -> None:
+    """It dials in vain when its session is over, and who talks both ways goes by the next one."""
+    keepalive = 12
+    limit = 3 * keepalive
+    unreachable = f"ip -n robot route add unreachable {OUTSIDE}"
+    cursor = behind_nat.machine.cursor()
+    with streams(behind_nat, 1, keepalive, "t") as (_service, visitors):
+        behind_nat.machine.run(set_line(behind_nat, quality(0)))
+        for share in (0.75, 0.8, 0.85, 0.9, 0.94) * 2:
+            time.sleep(2 * keepalive)  # its session says a word, and TCP its best time
+            behind_nat.machine.run(unreachable)
+            outage(behind_nat, share * limit, quality(0))
+            behind_nat.machine.run(unreachable.replace(" add ", " delete "))
+            time.sleep(keepalive)
+            assert left(visitors) == {"t": 1}, f"after {share * limit:g} s without a line"
+    behind_nat.wait_for_event(cursor, "^no session with .*No route to host", "-u", CLIENT)
 
 
 @pytest.mark.slow

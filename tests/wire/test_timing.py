@@ -39,6 +39,13 @@ def test_backoff_reaches_its_ceiling_and_is_reset_by_a_healthy_minute_only() -> 
     assert backoff.wait() == 0.5
 
 
+@given(st.integers(0, 2**32), st.floats(0.1, 60), st.integers(1, 20))
+def test_who_is_in_a_hurry_waits_no_longer_than_that(seed: int, at_most: float, failures: int) -> None:
+    backoff = Backoff(random.Random(seed))  # noqa: S311 - repeatable on purpose
+    assert all(backoff.wait(at_most=at_most) <= min(at_most, 30.0) for _ in range(failures))
+    assert backoff.wait(at_least=90.0, at_most=at_most) >= 90.0, "the server's word comes first"
+
+
 @given(st.integers(0, 2**32), st.floats(0, 1e18), st.integers(1, 20))
 def test_a_server_that_sends_us_away_is_obeyed_for_an_hour_at_most(
     seed: int, wanted: float, failures: int

@@ -1,8 +1,8 @@
 """Streams of every kind, and how many of them are left: what a bad line, or a dead one, has cost.
 
-``service PORT`` answers; ``visitors SOCKET NUMBER`` opens so many streams of each kind through a robot's
-socket, says "ready", and then obeys its standard input: "count" prints how many are left of each kind,
-"finish" tries them all out, prints the same, and ends. The kinds, by the first byte of the visitor:
+``service PORT`` answers; ``visitors SOCKET NUMBER KINDS`` opens so many streams of each kind through a
+robot's socket, says "ready", and then obeys its standard input: "count" prints how many are left of each
+kind, "finish" tries them all out, prints the same, and ends. The kinds, by the first byte of the visitor:
 
 ``i``  idle.
 ``h``  half-closed: the visitor has said its last word, and the service says one more in the end.
@@ -22,7 +22,6 @@ import threading
 import time
 from collections.abc import Callable
 
-KINDS = "ihbts"
 BLOCK = b"".join(b"%07d\n" % number for number in range(8192))
 FINISH = b"F"
 TIMEOUT = 300.0  # seconds that a line with losses may take for an answer
@@ -176,8 +175,8 @@ class Visitor:
             assert not poll.poll(200)
 
 
-def visitors(path: str, number: int) -> None:
-    everybody = [Visitor(path, kind) for kind in KINDS for _ in range(number)]
+def visitors(path: str, number: int, kinds: str) -> None:
+    everybody = [Visitor(path, kind) for kind in kinds for _ in range(number)]
     print("ready", flush=True)
     for line in sys.stdin:
         if line.strip() == "finish":
@@ -188,7 +187,7 @@ def visitors(path: str, number: int) -> None:
                 visitor.thread.join(max(0.0, until - time.monotonic()))
                 visitor.lost |= visitor.thread.is_alive()
         left = collections.Counter(visitor.kind for visitor in everybody if not visitor.lost)
-        print(json.dumps({kind: left[kind] for kind in KINDS}), flush=True)
+        print(json.dumps({kind: left[kind] for kind in kinds}), flush=True)
         if line.strip() == "finish":
             return
 
@@ -197,4 +196,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "service":
         service(int(sys.argv[2]))
     else:
-        visitors(sys.argv[2], int(sys.argv[3]))
+        visitors(sys.argv[2], int(sys.argv[3]), sys.argv[4])
