@@ -25,7 +25,7 @@ from shadow.daemon.config import ClientConfig
 from shadow.daemon.life import raise_descriptor_limit
 from shadow.net.address import Endpoint
 from shadow.pki.certificates import Files
-from shadow.relay.durable import Vault
+from shadow.relay.durable import DurableStreams
 from shadow.relay.pool import Relay
 from shadow.systemd.fdstore import Store
 from shadow.transport.context import Ktls
@@ -86,8 +86,8 @@ async def main() -> None:
     ktls, ports, folder = Ktls(sys.argv[4]), (int(sys.argv[5]), int(sys.argv[6])), Path(sys.argv[7])
     numbers = range(first, first + count)
     await asyncio.to_thread(write_certificates, folder, numbers)
-    vault = Vault(Relay(1), Store())
-    clients = [Client(make_client(number, standby, ktls, ports, folder), vault) for number in numbers]
+    durable = DurableStreams(Relay(1), Store())
+    clients = [Client(make_client(number, standby, ktls, ports, folder), durable) for number in numbers]
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

@@ -18,7 +18,7 @@ from shadow.errors import IdentityError
 from shadow.pki.certificates import Purpose, load_certificates, load_credentials, renewable_until, validity
 from shadow.pki.keys import new_key
 from shadow.pki.request import make_request
-from shadow.relay.durable import Vault
+from shadow.relay.durable import DurableStreams
 from shadow.relay.pool import Relay
 from shadow.server.server import Server
 from shadow.systemd.fdstore import Store
@@ -140,7 +140,7 @@ def test_the_while_outlives_a_restart_of_the_server(
     async def admit() -> str:
         relay = Relay()
         try:
-            return Server(parse_server(words, {}), Vault(relay, Store()))._known_robot(left).name
+            return Server(parse_server(words, {}), DurableStreams(relay, Store()))._known_robot(left).name
         finally:
             relay.stop()
             left.sock.close()

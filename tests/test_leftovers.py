@@ -97,7 +97,7 @@ CLIENT_SESSION = {
 
 
 def stored(store: Store, name: str, box: socket.socket) -> None:
-    """Put a parcel in the place of another."""
+    """Put a bundle in the place of another."""
     store.remove(name)
     with box:
         store.add(name, box.fileno())
@@ -142,7 +142,7 @@ def test_a_ledger_of_another_version(authority: Authority, said: list[tuple[Even
     first.stop()
     damage_ledger(store, kind)
     if kind in {"state", "moved"}:
-        pump.entry.up[progress.STATE if kind == "state" else progress.MOVED] = 2**64 - 1
+        pump.entry.up[progress.STAGE if kind == "state" else progress.MOVED] = 2**64 - 1
     store.start_again()
     if kind == "two":
         store._passed.append(("ledger", os.dup(store.kept["ledger"])))
@@ -209,7 +209,7 @@ def test_a_stream_as_the_first_release_kept_it_goes_on(authority: Authority, mor
     """``more``: what a newer one may have added, and this one need not know."""
     certificate = certificate_of(authority)
     store, ends = Store(), Ends(certificate)
-    Daemon(store).stop()  # its ledger
+    Daemon(store).stop()  # its progress table
     pipes = [*os.pipe2(os.O_NONBLOCK), *os.pipe2(os.O_NONBLOCK)]
     facts = {"version": 1, **STREAM, "slot": 0, "suite": SUITE, "chain": chain_of(certificate), **more}
     descriptors = [ends.plain.fileno(), ends.link.sock.fileno(), *pipes]
@@ -234,7 +234,7 @@ def test_a_stream_as_the_first_release_kept_it_goes_on(authority: Authority, mor
 
 
 def left_by_a_server(certificate: x509.Certificate, store: Store, *odd: socket.socket) -> list[socket.socket]:
-    """A session, a standby and a visitor; the far ends. ``odd`` are parcels that come before them."""
+    """A session, a standby and a visitor; the far ends. ``odd`` are bundles that come before them."""
     ends = [tcp_pair(), tcp_pair(), socket.socketpair()]
     letters: list[dict[str, Any]] = [SESSION, STANDBY, VISITOR]
     numbered = list(odd)

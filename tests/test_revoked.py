@@ -17,7 +17,7 @@ from shadow.daemon.config import parse_server
 from shadow.errors import Refused
 from shadow.pki.certificates import Purpose, host_names, load_certificates, load_credentials
 from shadow.pki.files import write_files
-from shadow.relay.durable import Vault
+from shadow.relay.durable import DurableStreams
 from shadow.relay.pool import Relay
 from shadow.server.server import Server
 from shadow.systemd.fdstore import Store
@@ -159,7 +159,7 @@ def test_a_revoked_intermediate_of_what_is_resumed(own: Authority, tmp_path: Pat
     async def run() -> None:
         relay = Relay()
         try:
-            Server(config, Vault(relay, Store()))._known_robot(left)
+            Server(config, DurableStreams(relay, Store()))._known_robot(left)
         finally:
             relay.stop()
             left.sock.close()

@@ -13,13 +13,13 @@ from ..server.server import Server
 from ..systemd import fdstore
 from ..systemd.fdstore import Store
 from . import varlink
-from .task_server import Answerer
+from .task_server import TaskServer
 
 METRICS_NAME = "shadow-metrics"
 """``FileDescriptorName=`` of the metrics' socket unit; the API's is in ``varlink``."""
 
 
-class Doors:
+class AdminEndpoints:
     """Those that are open."""
 
     def __init__(self, server: Server, store: Store, on_exhausted: Callable[[OSError], None]) -> None:
@@ -33,38 +33,38 @@ class Doors:
         Raises:
             ConfigError: what was passed is no listening socket.
         """
-        self._open: list[Answerer] = []
+        self._open: list[TaskServer] = []
         for name, make in ((varlink.SOCKET_NAME, _make_api), (METRICS_NAME, _make_metrics)):
             sockets = fdstore.listening_sockets(name, store)
             if sockets:
-                door = make(server)
-                self._open.append(door)
+                endpoint = make(server)
+                self._open.append(endpoint)
                 for sock in sockets:
-                    door.listen(sock, on_exhausted)
+                    endpoint.listen(sock, on_exhausted)
 
     async def close(self) -> None:
         """Close them all."""
-        for door in self._open:
-            await door.close()
+        for endpoint in self._open:
+            await endpoint.close()
 
 
-def _make_api(server: Server) -> Answerer:
+def _make_api(server: Server) -> TaskServer:
     try:
-        from .methods import Operations, make_service  # noqa: PLC0415 - it needs what may be missing
+        from .methods import Methods, make_service  # noqa: PLC0415 - it needs what may be missing
     except ImportError:  # Debian 12 has it in backports only
         why = "the Python library varlink is missing (Debian: python3-varlink)"
         events.log(Event.API_UNAVAILABLE, logging.WARNING, f"shadowctl cannot ask this server: {why}")
         return varlink.Api(None)
-    return varlink.Api(make_service(Operations(server)))
+    return varlink.Api(make_service(Methods(server)))
 
 
-def _make_metrics(server: Server) -> Answerer:
-    from .http import Exhibition  # noqa: PLC0415 - most servers are not scraped
+def _make_metrics(server: Server) -> TaskServer:
+    from .http import MetricsServer  # noqa: PLC0415 - most servers are not scraped
 
     try:
         from .metrics import Metrics  # noqa: PLC0415 - it needs what may be missing
     except ImportError:
         why = "the Python library prometheus_client is missing (Debian: python3-prometheus-client)"
         events.log(Event.METRICS_UNAVAILABLE, logging.WARNING, f"nobody can scrape this server: {why}")
-        return Exhibition(None)
-    return Exhibition(Metrics(server).page)
+        return MetricsServer(None)
+    return MetricsServer(Metrics(server).page)

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Awaitable, Callable
 
 from .seats import Guest
-from .task_server import Answerer
+from .task_server import TaskServer
 
 _REQUEST_MAX = 2**13  # bytes
 _SCRAPERS_MAX = 16  # at once
@@ -16,7 +16,7 @@ Page = Callable[[str], Awaitable[tuple[str, bytes]]]
 """Content type and body, for what the scraper accepts."""
 
 
-class Exhibition(Answerer):
+class MetricsServer(TaskServer):
     """Shows one page, ``/metrics``, to everybody who connects."""
 
     def __init__(self, page: Page | None) -> None:

@@ -27,7 +27,7 @@ _BATCH = 100  # in one reply
 _ONE_REPLY_MAX = 1000  # in the only reply that somebody gets who did not ask for more
 
 
-class Operations:
+class Methods:
     """The interface's methods."""
 
     def __init__(self, server: Server) -> None:

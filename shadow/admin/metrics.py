@@ -160,17 +160,17 @@ class Metrics(logging.Handler):
         )
         yield self._gauge("shadow_streams_protected", "Streams that outlive us.", {"": counts["protected"]})
         yield self._gauge("shadow_certificates_revoked", "On the lists.", {"": counts["revoked"]})
-        reception = self._server.reception
+        handshakes = self._server.handshakes
         text = "Connections that have said who they are."
-        yield CounterMetricFamily("shadow_handshakes_passed", text, reception.passed)
+        yield CounterMetricFamily("shadow_handshakes_passed", text, handshakes.passed)
         text = "Lines of the log that nobody has taken."
         yield CounterMetricFamily("shadow_log_lines_lost", text, journal.lost())
         text = "Connections that were sent away, for too many waited."
-        yield CounterMetricFamily("shadow_connections_dropped", text, reception.dropped)
+        yield CounterMetricFamily("shadow_connections_dropped", text, handshakes.dropped)
         for what, count in self._server.resumed.items():
             text = f"{what.capitalize()} of a daemon before this one that went on."
             yield CounterMetricFamily(f"shadow_{what}_resumed", text, count)
-        stages = {"running": reception.running, "waiting": reception.waiting}
+        stages = {"running": handshakes.running, "waiting": handshakes.waiting}
         yield self._gauge(
             "shadow_handshakes", "Connections that have not said yet who they are.", stages, "stage"
         )

@@ -16,7 +16,7 @@ from .seats import Guest, Seats
 _SILENCE = 60.0  # seconds between two lines of the log about crowds
 
 
-class Answerer(ABC):
+class TaskServer(ABC):
     """Answers everybody who connects to its sockets.
 
     Attributes:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..net.unix import peer_credentials
 from .seats import Guest
-from .task_server import Answerer
+from .task_server import TaskServer
 from .watching import Feed, Watcher
 
 SOCKET_NAME = "shadow-api"
@@ -34,7 +34,7 @@ _GROUPS_MAX = 1024  # bytes: what Python lets getsockopt(2) return
 _SO_PEERGROUPS = 59  # <asm-generic/socket.h>
 
 
-class Api(Answerer):
+class Api(TaskServer):
     """Answers calls."""
 
     def __init__(self, service: Any) -> None:

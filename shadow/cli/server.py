@@ -2,7 +2,7 @@
 
 import functools
 
-from ..admin.endpoints import Doors
+from ..admin.endpoints import AdminEndpoints
 from ..daemon import life
 from ..daemon.config import parse_server
 from ..daemon.patience import Patience
@@ -15,7 +15,7 @@ def main() -> int:
     patience = Patience()
 
     def run() -> None:
-        life.run(functools.partial(Server, parse_server(), open_endpoints=Doors), patience.started)
+        life.run(functools.partial(Server, parse_server(), open_endpoints=AdminEndpoints), patience.started)
 
     attempt = patience.watch(run)
     return patience.leave(process.run("shadow-server", attempt))

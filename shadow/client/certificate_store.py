@@ -51,7 +51,7 @@ _SPREAD = 1 / 30  # of it: robots that were baked on the same day do not come in
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class LoadedPair:
     """Credentials, and the file that the certificate is in."""
 
     credentials: Credentials
@@ -70,7 +70,7 @@ class Pair:
         return start + (end - start) * (_DUE + _SPREAD * share)
 
 
-class Wallet:
+class CertificateStore:
     """The pairs of one robot.
 
     Attributes:
@@ -80,8 +80,8 @@ class Wallet:
 
     def __init__(self, files: Files, state: Path | None, robot: str) -> None:
         """``load`` comes next; without a ``state`` folder there is only the operator's pair."""
-        self.current: Pair | None = None
-        self.next: Pair | None = None
+        self.current: LoadedPair | None = None
+        self.next: LoadedPair | None = None
         self._files = files
         self._state = state
         self._robot = robot
@@ -92,7 +92,7 @@ class Wallet:
         """True if there is a place for renewed certificates."""
         return self._state is not None
 
-    def load(self, now: dt.datetime, *, late: bool = False) -> Pair:
+    def load(self, now: dt.datetime, *, late: bool = False) -> LoadedPair:
         """Read everything again, and choose what is in use from now on.
 
         Args:
@@ -111,7 +111,7 @@ class Wallet:
                     return self._choose(functools.partial(_late, now))
             raise error
 
-    def _choose(self, at: _Clock) -> Pair:
+    def _choose(self, at: _Clock) -> LoadedPair:
         found = [self._stored("pair.pem", "pair.pem", at)]
         fault: ShadowError | None = None
         try:
@@ -127,7 +127,7 @@ class Wallet:
         self.next = following if following and following.certificate != used else None
         return self.current
 
-    def _stored(self, crt: str, key: str, at: _Clock) -> Pair | None:
+    def _stored(self, crt: str, key: str, at: _Clock) -> LoadedPair | None:
         """A pair in the state folder, if there is one that can be used."""
         if self._state is None or not (self._state / crt).exists():
             return None
@@ -140,7 +140,7 @@ class Wallet:
                 events.log(Event.RENEWAL_FAILED, logging.WARNING, text, robot=self._robot, code="unusable")
             return None
 
-    def _load(self, crt: Path, key: Path, at: _Clock) -> Pair:
+    def _load(self, crt: Path, key: Path, at: _Clock) -> LoadedPair:
         credentials = load_credentials(self._files.ca, crt, key, Purpose.ROBOT, at(crt))
         try:
             name = common_name(credentials.chain[0])
@@ -148,7 +148,7 @@ class Wallet:
             raise ConfigError(f"{crt}: {error}") from error
         if name != self._robot:
             raise ConfigError(f"{crt} is for robot {name!r}, not for {self._robot!r} (--robot)")
-        return Pair(credentials, crt)
+        return LoadedPair(credentials, crt)
 
     # Renewing
 
@@ -171,7 +171,7 @@ class Wallet:
         self._write(NewFile(path, key_pem(key), PRIVATE))
         return key
 
-    def add(self, der: bytes, now: dt.datetime) -> Pair:
+    def add(self, der: bytes, now: dt.datetime) -> LoadedPair:
         """Store what the signer has sent: it becomes ``next``.
 
         Raises:
@@ -190,7 +190,7 @@ class Wallet:
             raise PeerError(f"the new certificate is of no use: {error}") from error
         return self.next
 
-    def accepted(self, pair: Pair) -> None:
+    def accepted(self, pair: LoadedPair) -> None:
         """The server has accepted a pair: if it is the next one, it takes the place of the one before.
 
         Raises:
@@ -203,7 +203,7 @@ class Wallet:
         self._write(NewFile(self._path("pair.pem"), pem, PRIVATE))
         self._remove("next.crt")
         self._remove("next.key")
-        self.current = Pair(pair.credentials, self._path("pair.pem"))
+        self.current = LoadedPair(pair.credentials, self._path("pair.pem"))
 
     def drop_next(self) -> None:
         """The server does not accept the next certificate: ask again, for the same key."""

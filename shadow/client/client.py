@@ -24,15 +24,15 @@ from ..errors import (
 from ..events import Event
 from ..pki.certificates import Purpose
 from ..pki.expiry import Term, terms
-from ..relay.durable import Vault
+from ..relay.durable import DurableStreams
 from ..systemd import mailbox
-from ..systemd.mailbox import Depot
+from ..systemd.mailbox import Mailbox
 from ..transport import context as contexts
 from ..transport import handshake
 from ..transport.link import Link
 from ..wire.timing import Backoff
 from .approach import Approach
-from .certificate_store import Pair, Wallet
+from .certificate_store import CertificateStore, LoadedPair
 from .renewal import Renewer
 from .services import Services
 from .session import Session
@@ -53,7 +53,7 @@ class Phase(enum.Enum):
 class Client:
     """One robot's client; ``start`` it, then it runs until ``stop`` or (``--once``) ``failure``."""
 
-    def __init__(self, config: ClientConfig, vault: Vault) -> None:
+    def __init__(self, config: ClientConfig, durable: DurableStreams) -> None:
         """Check everything that can be checked while offline.
 
         Raises:
@@ -62,17 +62,17 @@ class Client:
             ClockError: (``--once`` only) our certificate is not valid yet.
         """
         self._config = config
-        self._vault = vault
-        self._services = Services(config.robot, config.services, vault)
+        self._durable = durable
+        self._services = Services(config.robot, config.services, durable)
         self._approach = Approach(config.server, config.connect_timeout)
         self._no_ktls = contexts.check_kernel(config.ktls)
-        self._wallet = Wallet(config.files, config.state, config.robot)
+        self._certificates = CertificateStore(config.files, config.state, config.robot)
         self._renewing: asyncio.Task[None] | None = None
         self._move: asyncio.Task[None] | None = None
         self._settings: contexts.Settings | None = None
         try:
             # Over a session that is left for us an expired certificate can be renewed, and over no other.
-            self._settings = self._load(late=mailbox.is_left(vault.store))
+            self._settings = self._load(late=mailbox.is_left(durable.store))
         except ClockError:
             if config.once:
                 raise
@@ -103,14 +103,14 @@ class Client:
         self._resume_session()
         self._task = asyncio.create_task(self._keep_connected())
         self._task.add_done_callback(self._stopped_trying)
-        if self._wallet.renews:
-            self._renewing = asyncio.create_task(Renewer(self._wallet, self, self._config.robot).run())
+        if self._certificates.renews:
+            self._renewing = asyncio.create_task(Renewer(self._certificates, self, self._config.robot).run())
             self._renewing.add_done_callback(self._stopped_trying)
 
     def _resume_session(self) -> None:
         if self._settings is not None:
             session = Session(self._config, self._settings, self._services, self._approach)
-            session.resume(mailbox.collect(self._vault.store), self._still_trusted)
+            session.resume(mailbox.collect(self._durable.store), self._still_trusted)
             self._session = session if session.connected else None
 
     def _still_trusted(self, link: Link) -> None:
@@ -131,8 +131,8 @@ class Client:
     async def stop(self) -> None:
         """Leave the session for the next client, or end it in order."""
         await _end(self._renewing)
-        if self._session is not None and self._vault.store.limit:
-            with contextlib.closing(Depot(self._vault.store)) as left:
+        if self._session is not None and self._durable.store.limit:
+            with contextlib.closing(Mailbox(self._durable.store)) as left:
                 if self._session.park(left):
                     text = f"robot {self._config.robot}: the session is left for the next start"
                     events.log(Event.STOPPING, logging.INFO, text, robot=self._config.robot)
@@ -142,7 +142,7 @@ class Client:
     @property
     def status(self) -> str:
         """A line for ``systemctl status``."""
-        streams = f"{texts.many(self._services.streams, 'stream')}{self._vault.remark}"
+        streams = f"{texts.many(self._services.streams, 'stream')}{self._durable.remark}"
         if self._phase is Phase.CONNECTED:
             encryption = f"userspace TLS ({self._no_ktls})" if self._no_ktls else "kernel TLS"
             return f"Connected to {self._detail}, {streams}, {encryption}"
@@ -151,9 +151,9 @@ class Client:
         return f"Dialling {self._config.server}, {streams}"
 
     def _load(self, *, late: bool = False) -> contexts.Settings:
-        return self._settings_for(self._wallet.load(dt.datetime.now(dt.UTC), late=late))
+        return self._settings_for(self._certificates.load(dt.datetime.now(dt.UTC), late=late))
 
-    def _settings_for(self, pair: Pair) -> contexts.Settings:
+    def _settings_for(self, pair: LoadedPair) -> contexts.Settings:
         config, credentials = self._config, pair.credentials
         context = contexts.make_context(credentials)
         return contexts.Settings(
@@ -163,7 +163,7 @@ class Client:
     @property
     def terms(self) -> list[Term]:
         """See ``life.Role``."""
-        pair, robot = self._wallet.current, self._config.robot
+        pair, robot = self._certificates.current, self._config.robot
         if pair is None:  # our clock is wrong, and nothing can be said
             return []
         return terms(pair.credentials, pair.crt, self._config.files.ca, f"`shadow-ca robot {robot} --renew`")
@@ -175,7 +175,7 @@ class Client:
         """The session we have, if we are connected."""
         return self._session if self._session is not None and self._session.connected else None
 
-    async def try_out(self, pair: Pair) -> None:
+    async def try_out(self, pair: LoadedPair) -> None:
         """Go on in a new session with these credentials.
 
         The server takes the new session for the old one in one step, so the robot's sockets are there all
@@ -264,10 +264,10 @@ class Client:
 
     def _note_acceptance(self, settings: contexts.Settings) -> None:
         """The server has let us in with this certificate: if it is a new one, it stays."""
-        pair = self._wallet.current
+        pair = self._certificates.current
         if pair is not None and pair.credentials.fingerprint == settings.fingerprint:
             with contextlib.suppress(LocalError):  # then it will be tried again
-                self._wallet.accepted(pair)
+                self._certificates.accepted(pair)
 
     def _refresh(self) -> contexts.Settings:
         """Choose among our certificates once more: one may have expired, or the clock may be right by now.
@@ -275,7 +275,7 @@ class Client:
         Raises:
             ConfigError, ClockError: there never was a good one.
         """
-        if self._settings is None or self._wallet.renews:
+        if self._settings is None or self._certificates.renews:
             try:
                 self._settings = self._load()
             except ShadowError:

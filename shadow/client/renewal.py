@@ -14,7 +14,7 @@ from ..errors import HandshakeError, Refused, ShadowError
 from ..events import Event
 from ..pki.certificates import moment, serial_of, validity
 from ..pki.request import known_code, make_request
-from .certificate_store import Pair, Wallet
+from .certificate_store import CertificateStore, LoadedPair
 from .session import Session
 
 _LOOK = 60.0  # seconds at most between looks at the clock, which may jump
@@ -33,15 +33,15 @@ class Renewed(Protocol):
     def session(self) -> Session | None:
         """The session it has, if it is connected."""
 
-    async def try_out(self, pair: Pair) -> None:
+    async def try_out(self, pair: LoadedPair) -> None:
         """Go on in a new session with this pair; raises ShadowError if that fails, and the old one stays."""
 
 
 class Renewer:
     """Renews the certificates of one robot, for as long as ``run`` runs."""
 
-    def __init__(self, wallet: Wallet, robot: Renewed, name: str) -> None:
-        self._wallet = wallet
+    def __init__(self, certificates: CertificateStore, robot: Renewed, name: str) -> None:
+        self._certificates = certificates
         self._robot = robot
         self._name = name
         self._failures = 0
@@ -50,9 +50,9 @@ class Renewer:
         """Look at the clock now and then."""
         while True:
             await asyncio.sleep(min(_LOOK, self._share))
-            session, present = self._robot.session, self._wallet.current
+            session, present = self._robot.session, self._certificates.current
             # By the clock on the wall, each time: certificates go by it, and it may have been set meanwhile.
-            if session is None or present is None or not self._wallet.is_due(dt.datetime.now(dt.UTC)):
+            if session is None or present is None or not self._certificates.is_due(dt.datetime.now(dt.UTC)):
                 continue
             try:
                 await self._renew(session, present)
@@ -63,28 +63,28 @@ class Renewer:
     @property
     def _share(self) -> float:
         """Seconds: a part of the certificate's life."""
-        if self._wallet.current is None:
+        if self._certificates.current is None:
             return _LOOK
-        start, end = validity(self._wallet.current.certificate)
+        start, end = validity(self._certificates.current.certificate)
         return (end - start).total_seconds() / _PAUSES
 
-    async def _renew(self, session: Session, present: Pair) -> None:
-        pair = self._wallet.next
+    async def _renew(self, session: Session, present: LoadedPair) -> None:
+        pair = self._certificates.next
         if pair is None:
             if not session.renews:
                 return
-            request = make_request(self._name, self._wallet.key_to_ask_for(), present.credentials)
-            pair = self._wallet.add(await session.renew(request), dt.datetime.now(dt.UTC))
+            request = make_request(self._name, self._certificates.key_to_ask_for(), present.credentials)
+            pair = self._certificates.add(await session.renew(request), dt.datetime.now(dt.UTC))
         try:
             await self._robot.try_out(pair)
         except (Refused, HandshakeError):
             # It may have been by accident; then we are given the same certificate again.
-            self._wallet.drop_next()
+            self._certificates.drop_next()
             raise
         self._log(pair)
-        self._wallet.accepted(pair)
+        self._certificates.accepted(pair)
 
-    def _log(self, pair: Pair) -> None:
+    def _log(self, pair: LoadedPair) -> None:
         serial, end = serial_of(pair.certificate), validity(pair.certificate)[1]
         text = f"robot {self._name} has a new certificate, {serial}, valid until {moment(end)}"
         expires = end.isoformat()

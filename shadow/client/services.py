@@ -15,7 +15,7 @@ from ..net.address import Endpoint, dial
 from ..net.lines import Lines
 from ..net.liveness import keep_probing
 from ..net.resolving import resolve
-from ..relay.durable import Vault
+from ..relay.durable import DurableStreams
 from ..relay.ending import Ending, Words, log_end
 from ..relay.flow import Pump
 from ..relay.pool import OnEnd
@@ -62,11 +62,11 @@ class Services:
         lines: over which it is connected to the server.
     """
 
-    def __init__(self, robot: str, endpoints: Mapping[str, Endpoint], vault: Vault) -> None:
+    def __init__(self, robot: str, endpoints: Mapping[str, Endpoint], durable: DurableStreams) -> None:
         self.lines = Lines()
         self._robot = robot
         self._endpoints = endpoints
-        self._vault = vault
+        self._durable = durable
         self._loop = asyncio.get_running_loop()
         self._streams: dict[Pump, Stream] = {}
         self._connecting: dict[asyncio.Task[bool], Channel] = {}
@@ -130,7 +130,7 @@ class Services:
             return False
         stream = Stream(start.stream[:64], start.service or "default", self._loop.time())
         try:
-            pump = self._vault.start(sock, link, asdict(stream), self._report_end)
+            pump = self._durable.start(sock, link, asdict(stream), self._report_end)
         except LocalError as error:
             sock.close()
             link.abort()
@@ -156,7 +156,7 @@ class Services:
 
     def resume(self, check: Callable[[Link], None]) -> None:
         """Go on with the streams that the client before us has left; ``check`` says whether its link may."""
-        self._vault.resume(functools.partial(self._resume_stream, check))
+        self._durable.resume(functools.partial(self._resume_stream, check))
 
     def _resume_stream(self, check: Callable[[Link], None], pump: Pump, facts: Mapping[str, Any]) -> OnEnd:
         check(pump.link)
@@ -168,7 +168,7 @@ class Services:
         self._loop.call_soon_threadsafe(self._ended, pump)
 
     def _ended(self, pump: Pump) -> None:
-        self._vault.ended(pump)
+        self._durable.ended(pump)
         stream = self._streams.pop(pump)
         if pump in self._unlogged:
             self._unlogged.remove(pump)

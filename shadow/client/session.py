@@ -18,7 +18,7 @@ from ..net.lines import Line
 from ..net.liveness import watch_for_death
 from ..net.tcp import KEEPALIVE_MAX
 from ..systemd.bundle import Letter
-from ..systemd.mailbox import Depot, deal
+from ..systemd.mailbox import Mailbox, deal
 from ..transport import channel as channels
 from ..transport import context
 from ..transport import link as links
@@ -129,7 +129,7 @@ class Session:
         """Keepalive interval in seconds, the server's from WELCOME on."""
         return self._keepalive.interval
 
-    def park(self, depot: Depot) -> bool:
+    def park(self, mailbox: Mailbox) -> bool:
         """Leave the session for the next client; False if that is not possible.
 
         Good for nothing but ``close`` afterwards.
@@ -138,21 +138,21 @@ class Session:
         if control is None or self.lost.done():
             return False
         try:
-            self._put(depot, "session", control, self._record())
+            self._put(mailbox, "session", control, self._record())
         except LocalError:
             return False
         self._control = None
         for standby in self._standbys.take():
             try:
-                self._put(depot, "standby", standby, {})
+                self._put(mailbox, "standby", standby, {})
             except LocalError:
                 standby.close()
         return True
 
     @staticmethod
-    def _put(depot: Depot, kind: str, its_channel: Channel, record: Mapping[str, Any]) -> None:
+    def _put(mailbox: Mailbox, kind: str, its_channel: Channel, record: Mapping[str, Any]) -> None:
         facts = {"kind": kind, **record, **its_channel.record}
-        depot.put(Letter(facts, [its_channel.link.sock.fileno()]))
+        mailbox.put(Letter(facts, [its_channel.link.sock.fileno()]))
         its_channel.leave()
 
     def _record(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from .. import text as texts
 from ..errors import ShadowError
 from ..events import Event
 from ..pki.expiry import Calendar, Term
-from ..relay.durable import Vault
+from ..relay.durable import DurableStreams
 from ..relay.pool import Relay
 from ..systemd import journal
 from ..systemd.fdstore import Store
@@ -52,7 +52,7 @@ class Role(Protocol):
         """Set when the role cannot go on; the daemon then ends with that error."""
 
 
-def run(make_role: Callable[[Vault], Role], on_start: Callable[[Store], None]) -> None:
+def run(make_role: Callable[[DurableStreams], Role], on_start: Callable[[Store], None]) -> None:
     """Run a daemon until SIGTERM or SIGINT; ``on_start`` is called when it has started.
 
     Raises:
@@ -66,15 +66,15 @@ def run(make_role: Callable[[Vault], Role], on_start: Callable[[Store], None]) -
         journal.close()
 
 
-async def _live(make_role: Callable[[Vault], Role], on_start: Callable[[Store], None]) -> None:
+async def _live(make_role: Callable[[DurableStreams], Role], on_start: Callable[[Store], None]) -> None:
     notifier = Notifier()
     interval = watchdog_interval()
     store = Store()
     relay = Relay()
     background: list[asyncio.Task[None]] = []
     try:
-        vault = Vault(relay, store)
-        role = make_role(vault)
+        durable = DurableStreams(relay, store)
+        role = make_role(durable)
         reporter = _Reporter(role, notifier)
         stopped = _stop_on_signals()
         await role.start()
@@ -88,8 +88,8 @@ async def _live(make_role: Callable[[Vault], Role], on_start: Callable[[Store], 
         failure = await _until_stopped(role, stopped)
         notifier.stopping("stopping")
         if failure is None:
-            streams = texts.many(vault.protected, "stream")
-            kept = f": {streams} left for the next start" if vault.protected else ""
+            streams = texts.many(durable.protected, "stream")
+            kept = f": {streams} left for the next start" if durable.protected else ""
             events.log(Event.STOPPING, logging.INFO, f"stopping{kept}")
         await role.stop()
         if failure is not None:

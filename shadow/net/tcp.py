@@ -104,7 +104,7 @@ def _listen(family: int, address: tuple[str, int], *, dual: bool) -> socket.sock
 
 
 def check_connection(sock: socket.socket, *families: int, listening: bool = False) -> None:
-    """Make sure that a descriptor out of a parcel is a stream socket of these families.
+    """Make sure that a descriptor out of a bundle is a stream socket of these families.
 
     It need not be connected any more: its peer may have gone meanwhile, and whoever reads will hear of that.
 

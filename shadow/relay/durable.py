@@ -1,9 +1,9 @@
-"""The vault: streams whose sockets and pipes the service manager keeps copies of, so that they outlive us.
+"""Durable streams: the service manager keeps copies of their sockets and pipes, so that they outlive us.
 
 Every stream over kernel TLS is put into systemd's file descriptor store when it starts, and taken out when it
 has ended. Whatever ends the daemon in between, the next one finds it there and goes on: first with what lies
-in the pipes, then with the sockets. What cannot be read from those is in the ledger (``progress``), which is
-kept too.
+in the pipes, then with the sockets. What cannot be read from those is in the progress table (``progress``),
+which is kept too.
 
 All methods are for the event loop's thread.
 """
@@ -27,15 +27,15 @@ from ..transport.link import KernelLink, Link, remembered
 from . import progress, splice
 from .flow import Pump, Side, StreamCut
 from .pool import OnEnd, Relay
-from .progress import Ledger
+from .progress import ProgressTable
 
-_LEDGER = "ledger"
+_TABLE = "ledger"  # as the versions before have called it
 _PREFIX = "s"  # and the stream's slot: all names together travel in one variable of the environment
 _TRIES = 2  # times a stream may bring the daemon down by being resumed
 _DESCRIPTORS = 6  # of a stream: two sockets, two pipes
-_RESERVE = 16  # of the store, one part in so many is for the depot
+_RESERVE = 16  # of the store, one part in so many is for the mailbox
 
-Welcome = Callable[[Pump, Mapping[str, Any]], OnEnd]
+TakeIn = Callable[[Pump, Mapping[str, Any]], OnEnd]
 """Takes in a stream that goes on, with the facts it was kept with; returns who is told of its end.
 
 Raises:
@@ -43,7 +43,7 @@ Raises:
 """
 
 
-class Vault:
+class DurableStreams:
     """Starts streams, and keeps those that can be kept.
 
     Attributes:
@@ -54,7 +54,7 @@ class Vault:
     """
 
     def __init__(self, relay: Relay, store: Store) -> None:
-        """Take over the ledger that is in the store, if there is one.
+        """Take over the progress table that is in the store, if there is one.
 
         Raises:
             LocalError: no memory.
@@ -64,8 +64,8 @@ class Vault:
         self.protected = 0
         self.unprotected = 0
         self._slots: dict[Pump, int] = {}
-        self._inherited = False  # the ledger says how far the streams are that the daemon before us has left
-        self._ledger = self._open_ledger() if store.limit else None
+        self._inherited = False  # the table says how far the streams are that the daemon before us has left
+        self._table = self._open_table() if store.limit else None
 
     @property
     def remark(self) -> str:
@@ -87,14 +87,14 @@ class Vault:
             LocalError: no descriptors left; the sockets are still the caller's.
         """
         slot = self._take_slot() if link.in_kernel else None
-        if self._ledger is None or slot is None:
+        if self._table is None or slot is None:
             return self._start_unprotected(plain, link, on_end)
         try:
             return self.relay.start(
-                plain, link, on_end, self._ledger.entry(slot), lambda pump: self._keep(pump, slot, facts)
+                plain, link, on_end, self._table.entry(slot), lambda pump: self._keep(pump, slot, facts)
             )
         except LocalError:
-            self._ledger.give_back(slot)
+            self._table.give_back(slot)
             raise
 
     def _start_unprotected(self, plain: socket.socket, link: Link, on_end: OnEnd) -> Pump:
@@ -116,7 +116,7 @@ class Vault:
         if slot is not None:
             self._give_back(slot)
 
-    def resume(self, welcome: Welcome) -> int:
+    def resume(self, welcome: TakeIn) -> int:
         """Go on with all streams that the daemon before us has left; how many there were.
 
         Whatever is wrong with one ends that one, and is said once for all that have it.
@@ -142,13 +142,13 @@ class Vault:
 
     # --- inside ---
 
-    def _open_ledger(self) -> Ledger:
+    def _open_table(self) -> ProgressTable:
         """The one that is in the store; a new one if there is none that this version can read."""
-        passed = [descriptor for _name, descriptor in self.store.take(lambda name: name == _LEDGER)]
+        passed = [descriptor for _name, descriptor in self.store.take(lambda name: name == _TABLE)]
         why = f"there are {len(passed)}"
         if len(passed) == 1:
             try:
-                found = Ledger(passed[0])
+                found = ProgressTable(passed[0])
             except LocalError as error:
                 why = str(error)
             else:
@@ -159,23 +159,23 @@ class Vault:
             bundle.close_all(passed)
         if passed:
             self.store.count(1)
-            self.store.remove(_LEDGER)
-            text = f"the ledger of the daemon before this one cannot be read, so all its streams end: {why}"
+            self.store.remove(_TABLE)
+            text = f"the progress table of the daemon before this one cannot be read: {why}; its streams end"
             events.log(Event.STREAM_GIVEN_UP, logging.ERROR, text)
         descriptor = progress.create()
-        self.store.add(_LEDGER, descriptor)
-        return Ledger(descriptor)
+        self.store.add(_TABLE, descriptor)
+        return ProgressTable(descriptor)
 
     def _take_slot(self) -> int | None:
-        """A place in the ledger for one more stream that is to be kept, if there is room for it."""
-        if self._ledger is None or self.store.free <= self.store.limit // _RESERVE:
+        """A place in the progress table for one more stream that is to be kept, if there is room for it."""
+        if self._table is None or self.store.free <= self.store.limit // _RESERVE:
             self._not_kept(
                 "the service manager keeps no more streams for us: further ones will not outlive this daemon "
                 f"(FileDescriptorStoreMax={self.store.limit})"
             )
             return None
         try:
-            return self._ledger.take()
+            return self._table.take()
         except LocalError as error:
             self._not_kept(f"streams will not outlive this daemon: {error}")
             return None
@@ -198,7 +198,7 @@ class Vault:
             pump.kept = True
             self.protected += 1
 
-    def _resume(self, name: str, descriptor: int, welcome: Welcome) -> None:
+    def _resume(self, name: str, descriptor: int, welcome: TakeIn) -> None:
         """Go on with one stream.
 
         Raises:
@@ -238,11 +238,11 @@ class Vault:
             _check_descriptors(descriptors)
             plain, sock = sockets
             tcp.check_connection(plain, socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
-            if self._ledger is None or not self._inherited:
+            if self._table is None or not self._inherited:
                 raise LocalError("nothing tells how far it is")
             if facts["slot"] != slot:
                 raise LocalError("it is under another one's name")
-            link, entry = remembered(sock, facts), self._ledger.retake(slot)
+            link, entry = remembered(sock, facts), self._table.retake(slot)
             undo.callback(self._give_back, slot)
             pump = splice.resume_pump(plain, link, pipes, entry)
             undo.pop_all()
@@ -250,8 +250,8 @@ class Vault:
         return pump
 
     def _give_back(self, slot: int) -> None:
-        if self._ledger is not None:
-            self._ledger.give_back(slot)
+        if self._table is not None:
+            self._table.give_back(slot)
 
     def _drop(self, name: str) -> None:
         """Have something dropped that cannot be used, unless it goes by the name of something that can."""

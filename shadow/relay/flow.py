@@ -25,7 +25,7 @@ from ..errors import reason_of
 from ..net.lines import Line
 from ..net.tcp import is_delivered, reset
 from ..transport.link import Link
-from .progress import MOVED, STATE, Entry, Record, State
+from .progress import MOVED, STAGE, Entry, Record, Stage
 
 TURN_BUDGET = 2**18  # bytes per direction before the next stream gets its turn
 CALL_COST = 2**12  # bytes a record or call is charged at least: tiny ones must not buy endless turns
@@ -93,8 +93,8 @@ class Flow(ABC):
         self.urgent = False
         self.calls = 1
         self.moved: int = record[MOVED]
-        self.ended = record[STATE] >= State.ENDED
-        self.done = record[STATE] == State.DONE
+        self.ended = record[STAGE] >= Stage.ENDED
+        self.done = record[STAGE] == Stage.DONE
 
     def end(self) -> None:
         """Note down that the source has said end of file.
@@ -105,7 +105,7 @@ class Flow(ABC):
         if self.failure is not None:
             raise self.failure
         if not self.ended:
-            self.record[STATE] = State.ENDED
+            self.record[STAGE] = Stage.ENDED
             self.ended = True
 
     @abstractmethod
@@ -188,7 +188,7 @@ class Flow(ABC):
         except OSError as error:
             raise StreamCut(self.sink, error) from error
         if finished:
-            self.record[STATE] = State.DONE
+            self.record[STAGE] = Stage.DONE
             self.done = True
         else:
             self.writable = False

@@ -16,14 +16,14 @@ _WORDS = 8  # of 64 bits, for each stream
 _SIZE = SLOTS * _WORDS * 8
 _UP, _DOWN, _CUT, _TRIES = 0, 3, 6, 7
 
-MOVED, STATE, MARK = range(3)
-"""Words of a flow's record: bytes taken from the source; a ``State``; what ``flow`` notes down for itself."""
+MOVED, STAGE, MARK = range(3)
+"""Words of a flow's record: bytes taken from the source; a ``Stage``; what ``flow`` notes down for itself."""
 
 Record = memoryview
-"""The three words of one flow, to be indexed by ``MOVED``, ``STATE`` and ``MARK``."""
+"""The three words of one flow, to be indexed by ``MOVED``, ``STAGE`` and ``MARK``."""
 
 
-class State(enum.IntEnum):
+class Stage(enum.IntEnum):
     """How far a flow is; it only ever grows."""
 
     MOVING = 0
@@ -34,7 +34,7 @@ class State(enum.IntEnum):
     DONE = 3
 
 
-_STATES = frozenset(State)
+_STAGES = frozenset(Stage)
 _MOVED_MAX = 2**63  # bytes: more than any stream will move, and more can be added to it
 
 
@@ -74,7 +74,7 @@ class Entry:
     @property
     def makes_sense(self) -> bool:
         """False if another version wrote what this one does not know."""
-        states_known = all(record[STATE] in _STATES for record in (self.up, self.down))
+        states_known = all(record[STAGE] in _STAGES for record in (self.up, self.down))
         return states_known and max(self.up[MOVED], self.down[MOVED]) <= _MOVED_MAX
 
     def clear(self) -> None:
@@ -88,7 +88,7 @@ def private_entry() -> Entry:
     return Entry(memoryview(bytearray(_WORDS * 8)).cast("Q"))
 
 
-class Ledger:
+class ProgressTable:
     """All entries of a daemon, in shared memory."""
 
     def __init__(self, descriptor: int) -> None:
@@ -99,7 +99,7 @@ class Ledger:
         """
         try:
             if os.fstat(descriptor).st_size != _SIZE:
-                raise LocalError("what the service manager kept is not our ledger")
+                raise LocalError("what the service manager kept is not our progress table")
             self._map = mmap.mmap(descriptor, _SIZE)  # with a descriptor of its own
         except OSError as error:
             raise LocalError(f"no shared memory for streams: {reason(error)}") from error
@@ -134,9 +134,9 @@ class Ledger:
             LocalError: no such slot, or it is another stream's, or what it says makes no sense.
         """
         if not 0 <= slot < SLOTS or slot in self._taken:
-            raise LocalError(f"slot {slot} of the ledger is not to be had")
+            raise LocalError(f"slot {slot} of the table is not to be had")
         if not self.entry(slot).makes_sense:
-            raise LocalError(f"slot {slot} of the ledger says what this version does not understand")
+            raise LocalError(f"slot {slot} of the table says what this version does not understand")
         self._taken.add(slot)
         if slot in self._free:
             self._free.remove(slot)
@@ -153,13 +153,13 @@ class Ledger:
 
 
 def create() -> int:
-    """A memfd for a ledger, empty.
+    """A memfd for a table, empty.
 
     Raises:
         LocalError: no memory or no descriptors.
     """
     try:
-        descriptor = os.memfd_create("shadow-ledger")
+        descriptor = os.memfd_create("shadow-progress")
         os.ftruncate(descriptor, _SIZE)
     except OSError as error:
         raise LocalError(f"no shared memory for streams: {reason(error)}") from error

@@ -31,7 +31,7 @@ from ..net.tcp import is_writable, shutdown_write, written
 from ..transport import ktls
 from ..transport.link import Link, check_close_notify, truncated
 from .flow import Flow, Pump, Side
-from .progress import MARK, STATE, Entry, Record, State
+from .progress import MARK, STAGE, Entry, Record, Stage
 
 PAGE = os.sysconf("SC_PAGESIZE")
 RECORD_SLOTS = 17  # pipe slots one record may take: MAX_SKB_FRAGS (include/linux/skbuff.h)
@@ -247,9 +247,9 @@ class UpFlow(_SpliceFlow):
         sock, record = self._link.sock, self.record
         if not is_writable(sock):
             return False
-        if record[STATE] != State.FINISHING:
+        if record[STAGE] != Stage.FINISHING:
             record[MARK] = written(sock)
-            record[STATE] = State.FINISHING
+            record[STAGE] = Stage.FINISHING
         if written(sock) == record[MARK]:
             try:
                 ktls.send_alert(sock, ktls.ALERT_CLOSE_NOTIFY)

@@ -19,7 +19,7 @@ from ..errors import LocalError
 from ..events import Event
 from ..net import tcp, unix
 from ..systemd.bundle import Letter
-from ..systemd.mailbox import Depot, deal
+from ..systemd.mailbox import Mailbox, deal
 from ..text import printable
 from ..transport import channel, link
 from ..transport.channel import Channel
@@ -40,18 +40,18 @@ Raises:
 # Leaving
 
 
-def park(robot: Robot, depot: Depot, terms: Mapping[str, Any]) -> bool:
+def park(robot: Robot, mailbox: Mailbox, terms: Mapping[str, Any]) -> bool:
     """Leave what a robot has for the next daemon; what cannot be left is ended in order.
 
     Args:
         robot: the robot.
-        depot: where to.
+        mailbox: where to.
         terms: what the session was made on; ``resume`` wants the same. Fit for JSON.
 
     Returns:
         True if the robot remains connected.
     """
-    put = functools.partial(_put, depot, robot)
+    put = functools.partial(_put, mailbox, robot)
     parked = _park_session(robot, put, terms)
     for starting, its_channel in robot.starting.items():
         with _or_else(robot, its_channel.abort):
@@ -92,9 +92,11 @@ def _park_session(robot: Robot, put: Callable[..., None], terms: Mapping[str, An
     return True
 
 
-def _put(depot: Depot, robot: Robot, kind: str, record: Mapping[str, Any], *sockets: socket.socket) -> None:
+def _put(
+    mailbox: Mailbox, robot: Robot, kind: str, record: Mapping[str, Any], *sockets: socket.socket
+) -> None:
     facts = {**record, "kind": kind, "robot": robot.name}
-    depot.put(Letter(facts, [sock.fileno() for sock in sockets]))
+    mailbox.put(Letter(facts, [sock.fileno() for sock in sockets]))
 
 
 def _nothing() -> None:

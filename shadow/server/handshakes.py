@@ -63,7 +63,7 @@ Greeted = Callable[[Channel, Hello, str], None]
 """Called with a connection that has said who it is, its HELLO, and where it comes from."""
 
 
-class Reception:
+class Handshakes:
     """Accepts connections and finds out who they are.
 
     Attributes:

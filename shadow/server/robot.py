@@ -18,7 +18,7 @@ from ..daemon.config import ServerConfig
 from ..errors import LocalError, PeerError, Refused
 from ..events import Event
 from ..names import clean_software
-from ..relay.durable import Vault
+from ..relay.durable import DurableStreams
 from ..relay.flow import Pump
 from ..relay.pool import OnEnd
 from ..text import shorten
@@ -57,7 +57,7 @@ class Surroundings:
     """What every robot needs of the server."""
 
     config: ServerConfig
-    vault: Vault
+    durable: DurableStreams
     signer: Signer
     on_empty: Callable[["Robot"], None]
     descriptors: Descriptors
@@ -72,7 +72,7 @@ class Robot:
     def __init__(self, name: str, around: Surroundings) -> None:
         self.name = name
         self._session: Session | None = None
-        self.streams = Streams(name, around.vault, self.report_if_empty)
+        self.streams = Streams(name, around.durable, self.report_if_empty)
         self.starting: dict[Visitor, Channel] = {}
         self.sockets = Sockets(around.config.ldir, name, self._visitor_came, around.descriptors)
         self._around = around
@@ -372,7 +372,7 @@ class Robot:
             self.report_if_empty()
 
     def resume_stream(self, pump: Pump, facts: Mapping[str, Any]) -> OnEnd:
-        """Take in a stream that the daemon before us has left; see ``durable.Welcome``."""
+        """Take in a stream that the daemon before us has left; see ``durable.TakeIn``."""
         visitor, on_end = self.streams.resume(pump, facts)
         self._note_number(visitor)
         return on_end

@@ -22,12 +22,12 @@ from ..net.tcp import listen_tcp
 from ..pki.certificates import Purpose, common_name, host_names, load_credentials
 from ..pki.crl import Revocations, find_revocations
 from ..pki.expiry import Term, terms
-from ..relay.durable import Vault
+from ..relay.durable import DurableStreams
 from ..relay.flow import Pump
 from ..relay.pool import OnEnd, Relay
 from ..systemd import fdstore, mailbox
 from ..systemd.fdstore import Store
-from ..systemd.mailbox import Depot
+from ..systemd.mailbox import Mailbox
 from ..text import shorten
 from ..transport import context as contexts
 from ..transport import handshake
@@ -37,7 +37,7 @@ from ..wire.conversation import CONTROL, speaks_our_version
 from ..wire.frames import Hello, Refusal
 from . import handover
 from .descriptors import Descriptors
-from .handshakes import Reception
+from .handshakes import Handshakes
 from .robot import Robot, Surroundings
 from .session import Cause
 from .signer import Signer
@@ -61,13 +61,13 @@ class Server:
     """One server; ``start`` it, then it runs until ``stop``."""
 
     def __init__(
-        self, config: ServerConfig, vault: Vault, open_endpoints: OpenEndpoints | None = None
+        self, config: ServerConfig, durable: DurableStreams, open_endpoints: OpenEndpoints | None = None
     ) -> None:
         """Check everything that can be checked without accepting anybody.
 
         Args:
             config: the settings.
-            vault: for streams, and with the store.
+            durable: for streams, and with the store.
             open_endpoints: what else is answered; raises ConfigError for sockets that are none.
 
         Raises:
@@ -80,9 +80,9 @@ class Server:
         self._no_ktls = contexts.check_kernel(config.ktls)
         # A visitor needs a channel, and with kernel TLS two pipes.
         self.descriptors = Descriptors(self._give_up_standbys, 1 if self._no_ktls else 5)
-        self._around = Surroundings(config, vault, self.signer, self._robot_is_empty, self.descriptors)
+        self._around = Surroundings(config, durable, self.signer, self._robot_is_empty, self.descriptors)
         self.robots: dict[str, Robot] = {}
-        self.reception = Reception(config, lambda: self._settings, self._dispatch, self.descriptors)
+        self.handshakes = Handshakes(config, lambda: self._settings, self._dispatch, self.descriptors)
         self._open_endpoints = open_endpoints
         self._endpoints: Endpoints | None = None
         self.resumed = {"streams": 0, "sessions": 0}  # of the daemon before us
@@ -102,19 +102,19 @@ class Server:
             UsageError: no port, neither from systemd nor by ``--lport``.
             LocalError: the port is taken.
         """
-        self._sockets = fdstore.listening_sockets(SERVER_SOCKET, self._around.vault.store)
+        self._sockets = fdstore.listening_sockets(SERVER_SOCKET, self._around.durable.store)
         if not self._sockets:
             if self._config.lport is None:
                 raise UsageError("no socket from systemd and no --lport: nothing to listen on")
             self._sockets = listen_tcp(self._config.lport, ipv4=self._config.ipv4, ipv6=self._config.ipv6)
-        vault = self._around.vault
+        durable = self._around.durable
         # Before all else that can wait: so long streams stand still, and robots and visitors wait.
-        self.resumed["streams"] = vault.resume(self._resume_stream)
-        left = mailbox.collect(vault.store)
+        self.resumed["streams"] = durable.resume(self._resume_stream)
+        left = mailbox.collect(durable.store)
         self.resumed["sessions"] = handover.resume(left, self.robots, self._known_robot, self._terms)
-        self.reception.open(self._sockets)
+        self.handshakes.open(self._sockets)
         if self._open_endpoints is not None:
-            self._endpoints = self._open_endpoints(self, vault.store, self.descriptors.ran_out)
+            self._endpoints = self._open_endpoints(self, durable.store, self.descriptors.ran_out)
         where = ", ".join(describe(sock.getsockname()) for sock in self._sockets)
         text = f"accepting robots on {where}, sockets in {self._config.ldir}"
         if self._config.crl is not None:
@@ -161,7 +161,7 @@ class Server:
         """Accept nobody any more; leave the robots to the next daemon, or end their sessions in order."""
         if self._endpoints is not None:
             await self._endpoints.close()
-        await self.reception.close()
+        await self.handshakes.close()
         await self.signer.close()
         self.descriptors.close()
         self._leave_or_end()
@@ -170,8 +170,8 @@ class Server:
 
     def _leave_or_end(self) -> None:
         """Whether we are stopped for good or only restarted, nobody tells: systemd drops what is left."""
-        parked, store = 0, self._around.vault.store
-        with contextlib.closing(Depot(store)) as left:
+        parked, store = 0, self._around.durable.store
+        with contextlib.closing(Mailbox(store)) as left:
             for robot in list(self.robots.values()):
                 try:
                     parked += handover.park(robot, left, self._terms) if store.limit else False
@@ -191,24 +191,24 @@ class Server:
     def status(self) -> str:
         """A line for ``systemctl status``."""
         # Asked for each second: nothing that takes longer with each robot.
-        connected, streams = len(self._around.connected), self._around.vault.relay.streams
+        connected, streams = len(self._around.connected), self._around.durable.relay.streams
         encryption = f"userspace TLS ({self._no_ktls})" if self._no_ktls else "kernel TLS"
         counts = f"{texts.many(connected, 'robot')}, {texts.many(streams, 'stream')}"
-        return f"{counts}{self._around.vault.remark}, {encryption}"
+        return f"{counts}{self._around.durable.remark}, {encryption}"
 
     @property
     def relay(self) -> Relay:
         """Moves the streams' bytes."""
-        return self._around.vault.relay
+        return self._around.durable.relay
 
     @property
     def counts(self) -> dict[str, int]:
         """Robots, streams, protected ones, revoked certificates."""
-        vault = self._around.vault
+        durable = self._around.durable
         return {
             "robots": len(self._around.connected),
-            "streams": vault.relay.streams,
-            "protected": vault.protected,
+            "streams": durable.relay.streams,
+            "protected": durable.protected,
             "revoked": len(self._revoked),
         }
 

@@ -11,7 +11,7 @@ from typing import Any
 from .. import events
 from ..events import Event
 from ..net.lines import Lines
-from ..relay.durable import Vault
+from ..relay.durable import DurableStreams
 from ..relay.ending import Ending, Words, log_end
 from ..relay.flow import Pump
 from ..relay.pool import OnEnd
@@ -28,11 +28,11 @@ class Streams:
         lines: over which the robot is connected.
     """
 
-    def __init__(self, robot: str, vault: Vault, on_end: Callable[[], None]) -> None:
+    def __init__(self, robot: str, durable: DurableStreams, on_end: Callable[[], None]) -> None:
         """Without any; ``on_end`` is called after the end of each."""
         self.lines = Lines()
         self._robot = robot
-        self._vault = vault
+        self._durable = durable
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._visitors: dict[Pump, Visitor] = {}
@@ -56,7 +56,7 @@ class Streams:
             LocalError: no descriptors left; the link is closed, the visitor is the caller's.
         """
         try:
-            pump = self._vault.start(visitor.sock, link, visitor.record, self._report_end)
+            pump = self._durable.start(visitor.sock, link, visitor.record, self._report_end)
         except BaseException:
             link.abort()
             raise
@@ -74,7 +74,7 @@ class Streams:
         )
 
     def resume(self, pump: Pump, facts: Mapping[str, Any]) -> tuple[Visitor, OnEnd]:
-        """Take in a stream that the daemon before us has left; see ``durable.Welcome``."""
+        """Take in a stream that the daemon before us has left; see ``durable.TakeIn``."""
         pump.line = self.lines.of(pump.link.sock)
         visitor = self._visitors[pump] = remembered(pump.plain, facts)
         return visitor, self._report_end
@@ -86,14 +86,14 @@ class Streams:
         """
         doomed = [pump for pump, visitor in self._visitors.items() if wanted(pump, visitor)]
         for pump in doomed:
-            self._vault.relay.cut(pump, why)
+            self._durable.relay.cut(pump, why)
         return len(doomed)
 
     def _report_end(self, pump: Pump) -> None:
         self._loop.call_soon_threadsafe(self._ended, pump)
 
     def _ended(self, pump: Pump) -> None:
-        self._vault.ended(pump)
+        self._durable.ended(pump)
         visitor = self._visitors.pop(pump)
         duration = self._loop.time() - visitor.since
         service, moved = visitor.service or "default", (pump.up.moved, pump.down.moved)

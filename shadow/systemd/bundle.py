@@ -1,11 +1,11 @@
-"""Parcels: descriptors and a word about them, as one descriptor that the service manager can keep.
+"""Bundles: descriptors and a word about them, as one descriptor that the service manager can keep.
 
-PID 1 compares each new descriptor with every one it has, so a stream costs one and not six. A parcel is
+PID 1 compares each new descriptor with every one it has, so a stream costs one and not six. A bundle is
 the receiving end of a ``SOCK_SEQPACKET`` pair (unix(7)) in whose queue lie letters. A letter is one message:
 JSON, with descriptors as SCM_RIGHTS.
 
-The parcel of a stream has one letter, which is looked at and left there, for the next time (``pack``,
-``unpack``). Others are filled with as many as they take, and emptied once (``Packer``, ``empty``).
+The bundle of a stream has one letter, which is looked at and left there, for the next time (``pack``,
+``unpack``). Others are filled with as many as they take, and emptied once (``BundleWriter``, ``empty``).
 """
 
 import contextlib
@@ -29,22 +29,22 @@ _QUEUE = 212992  # bytes of memory for letters: the kernel's usual limit, which 
 
 
 class Letter(NamedTuple):
-    """What goes into a parcel.
+    """What goes into a bundle.
 
     Attributes:
         facts: fit for JSON.
-        descriptors: in a parcel as copies.
+        descriptors: in a bundle as copies.
     """
 
     facts: Mapping[str, Any]
     descriptors: Sequence[int]
 
 
-class Packer:
-    """Fills one parcel with letters, until it is full or sealed by ``close``.
+class BundleWriter:
+    """Fills one bundle with letters, until it is full or sealed by ``close``.
 
     Attributes:
-        parcel: to be kept; the caller's.
+        bundle: to be kept; the caller's.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Packer:
             LocalError: no descriptors left.
         """
         try:
-            self.parcel, self._outside = socket.socketpair(
+            self.bundle, self._outside = socket.socketpair(
                 socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK
             )
         except OSError as error:
@@ -62,7 +62,7 @@ class Packer:
         self._outside.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _QUEUE)
 
     def put(self, letter: Letter) -> bool:
-        """Add a letter; False if the parcel is full.
+        """Add a letter; False if the bundle is full.
 
         Raises:
             LocalError: too much for one letter, or for what a user may have under way (unix(7),
@@ -80,58 +80,58 @@ class Packer:
         return True
 
     def close(self) -> None:
-        """Seal the parcel."""
+        """Seal the bundle."""
         self._outside.close()
 
 
 def _why_not(error: OSError) -> str:
     if error.errno == errno.ETOOMANYREFS:
-        # net/unix/scm.c, too_many_unix_fds: all parcels of the user together, by this process's limit.
+        # net/unix/scm.c, too_many_unix_fds: all bundles of the user together, by this process's limit.
         return (
-            "too many descriptors of this user lie in parcels, and LimitNOFILE= of the unit counts them, too "
+            "too many descriptors of this user lie in bundles, and LimitNOFILE= of the unit counts them, too "
             "(ETOOMANYREFS, unix(7))"
         )
     return reason(error)
 
 
 def pack(facts: Mapping[str, Any], descriptors: Sequence[int]) -> socket.socket:
-    """Make a parcel of one letter; the descriptors stay open here, too.
+    """Make a bundle of one letter; the descriptors stay open here, too.
 
     Raises:
         LocalError: no descriptors left, or too much for one letter.
     """
-    with contextlib.closing(Packer()) as packer:
+    with contextlib.closing(BundleWriter()) as writer:
         try:
-            if not packer.put(Letter(facts, descriptors)):
-                raise LocalError("cannot hand over to the service manager: too much for one parcel")
+            if not writer.put(Letter(facts, descriptors)):
+                raise LocalError("cannot hand over to the service manager: too much for one bundle")
         except BaseException:
-            packer.parcel.close()
+            writer.bundle.close()
             raise
-    return packer.parcel
+    return writer.bundle
 
 
-def unpack(parcel: socket.socket) -> Letter:
-    """What is in the first letter; its descriptors are the caller's. The parcel stays as it is.
+def unpack(bundle: socket.socket) -> Letter:
+    """What is in the first letter; its descriptors are the caller's. The bundle stays as it is.
 
     Raises:
         LocalError: it is none of ours, or of another version.
     """
     try:
-        letter = _read(parcel, socket.MSG_PEEK)
+        letter = _read(bundle, socket.MSG_PEEK)
     except OSError as error:
-        raise LocalError(f"a parcel cannot be read: {reason(error)}") from error
+        raise LocalError(f"a bundle cannot be read: {reason(error)}") from error
     if letter is None:
-        raise LocalError("a parcel is empty")
+        raise LocalError("a bundle is empty")
     return letter
 
 
-def empty(parcel: socket.socket) -> Iterator[Letter | LocalError]:
+def empty(bundle: socket.socket) -> Iterator[Letter | LocalError]:
     """Take all letters out; their descriptors are the caller's. One that is none of ours is an error."""
     while True:
         try:
-            letter: Letter | LocalError | None = _read(parcel, 0)
+            letter: Letter | LocalError | None = _read(bundle, 0)
         except OSError as error:
-            yield LocalError(f"a parcel cannot be read: {reason(error)}")
+            yield LocalError(f"a bundle cannot be read: {reason(error)}")
             return
         except LocalError as error:
             letter = error
@@ -140,11 +140,11 @@ def empty(parcel: socket.socket) -> Iterator[Letter | LocalError]:
         yield letter
 
 
-def _read(parcel: socket.socket, flags: int) -> Letter | None:
+def _read(bundle: socket.socket, flags: int) -> Letter | None:
     room = socket.CMSG_SPACE(DESCRIPTORS_MAX * _DESCRIPTOR.size)
     # Not socket.recv_fds(): it ignores its flags (fixed in Python 3.14).
     flags |= socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-    text, ancillary, said, _address = parcel.recvmsg(_TEXT_MAX, room, flags)
+    text, ancillary, said, _address = bundle.recvmsg(_TEXT_MAX, room, flags)
     if not text and not ancillary:  # an empty message would look the same; nobody sends one
         return None
     descriptors = [
@@ -198,7 +198,7 @@ def as_sockets(descriptors: Sequence[int], count: int | None = None) -> list[soc
             made[-1].setblocking(False)
     except OSError as error:
         abandon([*(sock.detach() for sock in made), *descriptors[len(made) :]])
-        raise LocalError(f"a parcel has what is no socket: {reason(error)}") from error
+        raise LocalError(f"a bundle has what is no socket: {reason(error)}") from error
     return made
 
 

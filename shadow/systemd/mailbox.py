@@ -1,7 +1,7 @@
-"""The depot: what a planned restart leaves for the next daemon, besides the streams (``relay.durable``).
+"""The mailbox: what a planned restart leaves for the next daemon, besides the streams (``relay.durable``).
 
 Sessions, their channels, visitors that wait and the sockets that visitors come through are handed in as
-letters when the daemon is told to stop, many to a parcel: thousands of robots are a few dozen descriptors
+letters when the daemon is told to stop, many to a bundle: thousands of robots are a few dozen descriptors
 for the service manager. Each letter is taken out once. If the next daemon dies half way, what it had taken
 dies with it, and what it had not is there for the one after.
 
@@ -19,18 +19,18 @@ from .. import text as texts
 from ..errors import LocalError, brief
 from ..events import Event
 from . import bundle
-from .bundle import Letter, Packer
+from .bundle import BundleWriter, Letter
 from .fdstore import Store
 
 _PREFIX = "p"  # and a number; short, as all names together travel in one variable of the environment
 
 
-class Depot:
+class Mailbox:
     """Takes letters in."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._packer: Packer | None = None
+        self._writer: BundleWriter | None = None
         self._count = 0
 
     def put(self, letter: Letter) -> None:
@@ -41,31 +41,31 @@ class Depot:
         Raises:
             LocalError: it cannot be kept; the message says why.
         """
-        if self._packer is not None and self._packer.put(letter):
+        if self._writer is not None and self._writer.put(letter):
             return
-        if not self._next_packer().put(letter):
-            raise LocalError("too much for one parcel")
+        if not self._next_writer().put(letter):
+            raise LocalError("too much for one bundle")
 
-    def _next_packer(self) -> Packer:
+    def _next_writer(self) -> BundleWriter:
         self.close()
         if self._store.free <= 0:
             raise LocalError(f"the service manager keeps no more than {self._store.limit} descriptors for us")
-        packer = Packer()
-        with packer.parcel:
+        writer = BundleWriter()
+        with writer.bundle:
             try:
-                self._store.add(f"{_PREFIX}{self._count}", packer.parcel.fileno())
+                self._store.add(f"{_PREFIX}{self._count}", writer.bundle.fileno())
             except BaseException:
-                packer.close()
+                writer.close()
                 raise
         self._count += 1
-        self._packer = packer
-        return packer
+        self._writer = writer
+        return writer
 
     def close(self) -> None:
-        """Seal the parcel that is being filled."""
-        if self._packer is not None:
-            self._packer.close()
-            self._packer = None
+        """Seal the bundle that is being filled."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
 
 def is_left(store: Store) -> bool:

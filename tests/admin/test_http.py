@@ -11,7 +11,7 @@ import pytest
 
 from shadow import events
 from shadow.admin import http
-from shadow.admin.http import Exhibition, Page
+from shadow.admin.http import MetricsServer, Page
 from tests.support import DEADLINE, read_all
 
 T = TypeVar("T")
@@ -23,17 +23,17 @@ async def page(accept: str) -> tuple[str, bytes]:
 
 
 def exhibited(shown: Page | None, visit: Callable[[int], T]) -> T:
-    """Run ``visit``, which blocks, with the port of an exhibition."""
+    """Run ``visit``, which blocks, with the port of a server."""
 
     async def scenario() -> T:
         listening = socket.create_server(("127.0.0.1", 0))
         listening.setblocking(False)
-        exhibition = Exhibition(shown)
-        exhibition.listen(listening, lambda _error: None)
+        server = MetricsServer(shown)
+        server.listen(listening, lambda _error: None)
         try:
             return await asyncio.to_thread(visit, listening.getsockname()[1])
         finally:
-            await exhibition.close()
+            await server.close()
 
     return asyncio.run(scenario())
 
@@ -112,15 +112,15 @@ def test_who_takes_nothing_loses_its_place(monkeypatch: pytest.MonkeyPatch) -> N
     async def scenario() -> None:
         listening = socket.create_server(("127.0.0.1", 0))
         listening.setblocking(False)
-        exhibition = Exhibition(long)
-        exhibition.listen(listening, lambda _error: None)
+        server = MetricsServer(long)
+        server.listen(listening, lambda _error: None)
         with socket.create_connection(listening.getsockname(), timeout=DEADLINE) as sock:
             sock.sendall(ACCEPT)
             await asyncio.to_thread(sock.recv, 1)
             async with asyncio.timeout(DEADLINE):
-                while exhibition._tasks:
+                while server._tasks:
                     await asyncio.sleep(0.01)
-        await exhibition.close()
+        await server.close()
 
     asyncio.run(scenario())
 

@@ -14,7 +14,7 @@ import varlink
 
 from shadow import __version__
 from shadow.admin import methods
-from shadow.admin.methods import Operations
+from shadow.admin.methods import Methods
 from shadow.pki.certificates import load_certificates, validity
 from shadow.transport import ktls
 from tests.support import Authority, Daemon, Service, Tunnel, echo, make_list, serving, wait_for
@@ -208,7 +208,7 @@ def test_reload(tmp_path: Path) -> None:
     ("method", "parameters"), [("Disconnect", {"robot": "011", "stream": None}), ("Reload", {})]
 )
 def test_steering_is_for_administrators(method: str, parameters: dict[str, Any]) -> None:
-    made = Operations(cast("Any", SimpleNamespace(robots={"011": None})))
+    made = Methods(cast("Any", SimpleNamespace(robots={"011": None})))
     with pytest.raises(varlink.VarlinkError) as caught:
         getattr(made, method)(**parameters, _request=SimpleNamespace(may_steer=False, uid=1000))
     assert caught.value.error() == "org.varlink.service.PermissionDenied"
@@ -243,7 +243,7 @@ def test_a_robot_that_leaves_while_it_is_listed() -> None:
         f"{number:03}": SimpleNamespace(name=f"{number:03}", session=None, streams={})
         for number in range(250)
     }
-    made = Operations(cast("Any", SimpleNamespace(robots=robots)))
+    made = Methods(cast("Any", SimpleNamespace(robots=robots)))
 
     async def scenario() -> list[str]:
         replies = made.List(_more=True)

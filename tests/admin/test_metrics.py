@@ -274,7 +274,7 @@ def test_robots_are_named_only_when_their_certificates_end_soon(
 class Fleet:
     """A server, as far as the figures ask for it, with many robots whose certificates end soon."""
 
-    reception = SimpleNamespace(passed=0, dropped=0, running=0, waiting=0)
+    handshakes = SimpleNamespace(passed=0, dropped=0, running=0, waiting=0)
     resumed: ClassVar[dict[str, int]] = {}
     counts: ClassVar[dict[str, int]] = {"robots": 0, "protected": 0, "revoked": 0}
     terms: ClassVar[list[Term]] = []

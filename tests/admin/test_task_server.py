@@ -9,12 +9,12 @@ import pytest
 
 from shadow.admin import task_server
 from shadow.admin.seats import Guest
-from shadow.admin.task_server import Answerer, guest_of
+from shadow.admin.task_server import TaskServer, guest_of
 from shadow.events import Event
 from tests.support import DEADLINE, tcp_pair
 
 
-class Waiter(Answerer):
+class Waiter(TaskServer):
     """Says hello, and waits for ever."""
 
     busy = True

@@ -323,7 +323,7 @@ def test_a_bug_in_a_method_ends_that_call_and_is_logged(
 
 def test_the_catalogue_of_methods_is_complete() -> None:
     """Every method of the interface has its operation."""
-    from shadow.admin.methods import Operations  # noqa: PLC0415
+    from shadow.admin.methods import Methods  # noqa: PLC0415
 
     methods = re.findall(r"^method (\w+)\(", INTERFACE_FILE.read_text(), re.MULTILINE)
-    assert sorted(methods) == sorted(name for name in vars(Operations) if name[0].isupper())
+    assert sorted(methods) == sorted(name for name in vars(Methods) if name[0].isupper())

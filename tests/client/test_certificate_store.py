@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from shadow.ca.signer import renew
 from shadow.client import certificate_store
-from shadow.client.certificate_store import Pair, Wallet
+from shadow.client.certificate_store import CertificateStore, LoadedPair
 from shadow.errors import ClockError, ConfigError, LocalError, PeerError
 from shadow.events import Event
 from shadow.pki import files
@@ -32,23 +32,23 @@ class Scene:
         self.state = folder / "state"
         self.files = Files(self.authority.ca, *self.authority.robot("011", days=AGED))
 
-    def wallet(self) -> Wallet:
+    def certificates(self) -> CertificateStore:
         """As after a start."""
-        made = Wallet(self.files, self.state, "011")
+        made = CertificateStore(self.files, self.state, "011")
         made.load(now())
         return made
 
     def sign(self, key: ec.EllipticCurvePrivateKey, present: Credentials) -> bytes:
         return renew(self.ca, make_request("011", key, present), now()).public_bytes(Encoding.DER)
 
-    def renewed(self, it: Wallet) -> Pair:
+    def renewed(self, it: CertificateStore) -> LoadedPair:
         """Its next pair, stored."""
         assert it.current is not None
         return it.add(self.sign(it.key_to_ask_for(), it.current.credentials), now())
 
     def renew(self) -> None:
         """All steps at once."""
-        it = self.wallet()
+        it = self.certificates()
         it.accepted(self.renewed(it))
 
     @property
@@ -61,7 +61,7 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path)
 
 
-def used(it: Wallet) -> x509.Certificate:
+def used(it: CertificateStore) -> x509.Certificate:
     assert it.current is not None
     return it.current.certificate
 
@@ -71,7 +71,7 @@ def given(scene: Scene) -> x509.Certificate:
 
 
 def test_at_first_there_is_what_the_operator_gave(scene: Scene) -> None:
-    it = scene.wallet()
+    it = scene.certificates()
     assert it.renews
     assert used(it) == given(scene)
     assert it.next is None
@@ -79,7 +79,7 @@ def test_at_first_there_is_what_the_operator_gave(scene: Scene) -> None:
 
 
 def test_without_a_place_nothing_is_renewed(scene: Scene) -> None:
-    it = Wallet(scene.files, None, "011")
+    it = CertificateStore(scene.files, None, "011")
     it.load(now())
     assert not it.renews
     with pytest.raises(LocalError, match="no place for renewed certificates"):
@@ -89,7 +89,7 @@ def test_without_a_place_nothing_is_renewed(scene: Scene) -> None:
 
 
 def test_it_is_due_after_two_thirds_of_its_life(scene: Scene) -> None:
-    it = scene.wallet()
+    it = scene.certificates()
     start = now() - dt.timedelta(days=0.8)
     assert it.current is not None
     assert dt.timedelta(days=2 / 3) <= it.current.due - start <= dt.timedelta(days=0.701)
@@ -102,7 +102,7 @@ def test_robots_of_one_batch_do_not_come_at_once(scene: Scene) -> None:
     dues = set()
     for number in range(8):
         crt, key = scene.authority.issue(f"b{number}", "011", Purpose.ROBOT, days=(0, 730))
-        it = Wallet(Files(scene.files.ca, crt, key), None, "011")
+        it = CertificateStore(Files(scene.files.ca, crt, key), None, "011")
         it.load(now() + dt.timedelta(seconds=1))
         assert it.current is not None
         dues.add(it.current.due.date())
@@ -110,24 +110,24 @@ def test_robots_of_one_batch_do_not_come_at_once(scene: Scene) -> None:
 
 
 def test_the_key_is_stored_before_anybody_is_asked_and_stays_the_same(scene: Scene) -> None:
-    key = scene.wallet().key_to_ask_for()
+    key = scene.certificates().key_to_ask_for()
     assert scene.stored == {"next.key"}
     assert (scene.state / "next.key").stat().st_mode & 0o777 == 0o600
-    again = scene.wallet().key_to_ask_for()
+    again = scene.certificates().key_to_ask_for()
     assert again.private_numbers() == key.private_numbers()
 
 
 def test_a_damaged_key_is_replaced(scene: Scene) -> None:
-    key = scene.wallet().key_to_ask_for()
+    key = scene.certificates().key_to_ask_for()
     (scene.state / "next.key").write_text("-----BEGIN PRIVATE KEY-----\n")
-    assert scene.wallet().key_to_ask_for().private_numbers() != key.private_numbers()
+    assert scene.certificates().key_to_ask_for().private_numbers() != key.private_numbers()
 
 
 def test_the_old_pair_is_used_until_the_new_one_was_accepted(scene: Scene) -> None:
-    it = scene.wallet()
+    it = scene.certificates()
     pair = scene.renewed(it)
     assert scene.stored == {"next.key", "next.crt"}
-    for each in (it, scene.wallet()):
+    for each in (it, scene.certificates()):
         assert used(each) == given(scene)
         assert each.next is not None
         assert each.next.certificate == pair.certificate
@@ -135,14 +135,14 @@ def test_the_old_pair_is_used_until_the_new_one_was_accepted(scene: Scene) -> No
     it.accepted(pair)
     assert scene.stored == {"pair.pem"}
     assert (scene.state / "pair.pem").stat().st_mode & 0o777 == 0o600
-    for each in (it, scene.wallet()):
+    for each in (it, scene.certificates()):
         assert used(each) == pair.certificate
         assert each.next is None
         assert not each.is_due(now())
 
 
 def test_that_an_old_pair_is_accepted_says_nothing_of_the_next(scene: Scene) -> None:
-    it = scene.wallet()
+    it = scene.certificates()
     pair = scene.renewed(it)
     assert it.current is not None
     it.accepted(it.current)
@@ -151,8 +151,8 @@ def test_that_an_old_pair_is_accepted_says_nothing_of_the_next(scene: Scene) -> 
 
 
 def test_the_next_one_is_used_when_the_old_one_has_expired(scene: Scene) -> None:
-    pair = scene.renewed(scene.wallet())
-    it = Wallet(scene.files, scene.state, "011")
+    pair = scene.renewed(scene.certificates())
+    it = CertificateStore(scene.files, scene.state, "011")
     it.load(now() + dt.timedelta(days=0.3))
     assert used(it) == pair.certificate
     assert it.next is None
@@ -162,7 +162,7 @@ def test_the_next_one_is_used_when_the_old_one_has_expired(scene: Scene) -> None
 
 
 def test_a_next_one_that_was_not_accepted_is_asked_for_again_with_the_same_key(scene: Scene) -> None:
-    it = scene.wallet()
+    it = scene.certificates()
     pair = scene.renewed(it)
     it.drop_next()
     assert it.next is None
@@ -171,10 +171,10 @@ def test_a_next_one_that_was_not_accepted_is_asked_for_again_with_the_same_key(s
 
 
 def test_newer_files_of_the_operator_win(scene: Scene) -> None:
-    it = scene.wallet()
+    it = scene.certificates()
     it.accepted(scene.renewed(it))
     scene.authority.issue("011", "011", Purpose.ROBOT, days=(0, 30))
-    it = Wallet(scene.files, scene.state, "011")
+    it = CertificateStore(scene.files, scene.state, "011")
     it.load(now() + dt.timedelta(seconds=2))
     assert used(it) == given(scene)
 
@@ -183,13 +183,13 @@ def test_newer_files_of_the_operator_win(scene: Scene) -> None:
 def test_a_stored_pair_that_is_of_no_use(
     scene: Scene, said: list[tuple[Event, str]], spoil: bytes | None
 ) -> None:
-    it = scene.wallet()
+    it = scene.certificates()
     it.accepted(scene.renewed(it))
     if spoil is None:  # somebody else's
         crt, key = scene.authority.robot("012")
         spoil = crt.read_bytes() + key.read_bytes()
     (scene.state / "pair.pem").write_bytes(spoil)
-    it = scene.wallet()
+    it = scene.certificates()
     assert used(it) == given(scene)
     it.load(now())
     assert [event for event, _text in said].count(Event.RENEWAL_FAILED) == 1  # said once
@@ -198,16 +198,16 @@ def test_a_stored_pair_that_is_of_no_use(
 
 
 def test_a_renewed_pair_goes_on_when_the_operators_is_gone(scene: Scene) -> None:
-    it = scene.wallet()
+    it = scene.certificates()
     pair = scene.renewed(it)
     it.accepted(pair)
     scene.files.crt.unlink()
-    assert used(scene.wallet()) == pair.certificate
+    assert used(scene.certificates()) == pair.certificate
 
 
 def test_without_any_good_pair_the_operators_is_complained_about(scene: Scene) -> None:
-    scene.wallet()
-    it = Wallet(scene.files, scene.state, "011")
+    scene.certificates()
+    it = CertificateStore(scene.files, scene.state, "011")
     with pytest.raises(ConfigError, match=r"011\.crt expired on"):
         it.load(now() + dt.timedelta(days=1))
     with pytest.raises(ClockError, match="is the clock right"):
@@ -217,7 +217,7 @@ def test_without_any_good_pair_the_operators_is_complained_about(scene: Scene) -
 
 
 def test_what_was_chosen_stays_if_nothing_is_good_any_more(scene: Scene) -> None:
-    it = scene.wallet()
+    it = scene.certificates()
     scene.files.crt.unlink()
     with pytest.raises(ConfigError, match="No such file"):
         it.load(now())
@@ -225,7 +225,7 @@ def test_what_was_chosen_stays_if_nothing_is_good_any_more(scene: Scene) -> None
 
 
 def test_a_certificate_for_another_key(scene: Scene) -> None:
-    it = scene.wallet()
+    it = scene.certificates()
     it.key_to_ask_for()
     assert it.current is not None
     with pytest.raises(PeerError, match="for another key than was asked for"):
@@ -235,7 +235,7 @@ def test_a_certificate_for_another_key(scene: Scene) -> None:
 
 def test_a_certificate_that_is_damaged(scene: Scene) -> None:
     with pytest.raises(PeerError, match="damaged"):
-        scene.wallet().add(b"\x30\x03abc", now())
+        scene.certificates().add(b"\x30\x03abc", now())
 
 
 def test_a_certificate_that_no_server_would_take(scene: Scene, tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_certificate_that_no_server_would_take(scene: Scene, tmp_path: Path) -
     other = Authority(tmp_path / "other", "Other CA")
     folder = ca_folder(other, tmp_path / "other-ca")
     (folder / "ca.crt").write_bytes(other.ca.read_bytes() + scene.authority.ca.read_bytes())
-    it = scene.wallet()
+    it = scene.certificates()
     assert it.current is not None
     request = make_request("011", it.key_to_ask_for(), it.current.credentials)
     der = renew(folder, request, now()).public_bytes(Encoding.DER)
@@ -266,7 +266,7 @@ def test_a_machine_that_stops_at_any_step(
     class Stopped(BaseException):
         pass
 
-    write, remove = Wallet._write, Wallet._remove
+    write, remove = CertificateStore._write, CertificateStore._remove
 
     def writing(file: files.NewFile) -> None:
         if file.path.name == step and not done:
@@ -275,7 +275,7 @@ def test_a_machine_that_stops_at_any_step(
         if file.path.name == step:
             raise Stopped
 
-    def removing(self: Wallet, name: str) -> None:
+    def removing(self: CertificateStore, name: str) -> None:
         if f"-{name}" == step and not done:
             raise Stopped
         remove(self, name)
@@ -283,17 +283,17 @@ def test_a_machine_that_stops_at_any_step(
             raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(Wallet, "_write", staticmethod(writing))
-        patch.setattr(Wallet, "_remove", removing)
+        patch.setattr(CertificateStore, "_write", staticmethod(writing))
+        patch.setattr(CertificateStore, "_remove", removing)
         with pytest.raises(Stopped):
             scene.renew()
-    it = scene.wallet()
+    it = scene.certificates()
     if it.is_due(now()):
         assert used(it) == given(scene)
         it.accepted(it.next or scene.renewed(it))
     assert used(it) != given(scene)
-    assert used(scene.wallet()) == used(it)
-    assert scene.wallet().next is None
+    assert used(scene.certificates()) == used(it)
+    assert scene.certificates().next is None
 
 
 @pytest.mark.parametrize("step", ["next.key", "next.crt", "pair.pem"])
@@ -309,16 +309,16 @@ def test_a_disk_that_is_full(scene: Scene, monkeypatch: pytest.MonkeyPatch, step
         patch.setattr(certificate_store, "write_files", full)
         with pytest.raises(LocalError, match="No space left"):
             scene.renew()
-    again = scene.wallet()
+    again = scene.certificates()
     assert used(again) == given(scene)
     again.accepted(again.next or scene.renewed(again))
-    assert used(scene.wallet()) != given(scene)
+    assert used(scene.certificates()) != given(scene)
 
 
 def test_a_folder_that_may_not_be_written_to(scene: Scene) -> None:
     scene.state.write_text("not a folder")
     with pytest.raises(LocalError, match="cannot write"):
-        scene.wallet().key_to_ask_for()
+        scene.certificates().key_to_ask_for()
 
 
 @pytest.mark.parametrize("renewed", [False, True])
@@ -326,7 +326,7 @@ def test_late_is_better_than_none(scene: Scene, *, renewed: bool) -> None:
     """By a third of the certificate's life; and only who says so is served late."""
     if renewed:
         scene.renew()
-    it = Wallet(scene.files, scene.state, "011")
+    it = CertificateStore(scene.files, scene.state, "011")
     latest = load_certificates(scene.state / "pair.pem", "certificate")[0] if renewed else given(scene)
     end = validity(latest)[1]
     then = end + dt.timedelta(days=0.3)
@@ -335,12 +335,12 @@ def test_late_is_better_than_none(scene: Scene, *, renewed: bool) -> None:
     it.load(then, late=True)
     assert used(it) == latest
     with pytest.raises(ConfigError, match="expired"):
-        Wallet(scene.files, scene.state, "011").load(end + dt.timedelta(days=0.4), late=True)
+        CertificateStore(scene.files, scene.state, "011").load(end + dt.timedelta(days=0.4), late=True)
 
 
 def test_what_is_good_goes_before_what_is_late(scene: Scene) -> None:
     crt, key = scene.authority.issue("short", "011", Purpose.ROBOT, days=(-0.3, -0.01))
     scene.renew()
-    it = Wallet(Files(scene.files.ca, crt, key), scene.state, "011")
+    it = CertificateStore(Files(scene.files.ca, crt, key), scene.state, "011")
     it.load(now(), late=True)
     assert used(it) == load_certificates(scene.state / "pair.pem", "certificate")[0]

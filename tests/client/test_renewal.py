@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from shadow.ca import signer as signers
 from shadow.client import renewal
-from shadow.client.certificate_store import Pair, Wallet
+from shadow.client.certificate_store import CertificateStore, LoadedPair
 from shadow.client.client import Client
 from shadow.client.renewal import Renewer
 from shadow.daemon.config import parse_client
@@ -28,7 +28,7 @@ from shadow.errors import HandshakeError, PeerError, Refused
 from shadow.events import Event
 from shadow.pki.certificates import Files, Purpose, load_certificates, validity
 from shadow.pki.request import make_request
-from shadow.relay.durable import Vault
+from shadow.relay.durable import DurableStreams
 from shadow.relay.pool import Relay
 from shadow.systemd.fdstore import Store
 from tests.support import (
@@ -155,11 +155,11 @@ def test_a_signer_that_is_killed_at_any_step(
 
 
 ROBOT_STEPS = [
-    "shadow.client.certificate_store.Wallet.key_to_ask_for",
+    "shadow.client.certificate_store.CertificateStore.key_to_ask_for",
     "shadow.client.session.Session.renew",
-    "shadow.client.certificate_store.Wallet.add",
+    "shadow.client.certificate_store.CertificateStore.add",
     "shadow.client.client.Client.try_out",
-    "shadow.client.certificate_store.Wallet.accepted",
+    "shadow.client.certificate_store.CertificateStore.accepted",
 ]
 
 ROBOT_KILLED = """
@@ -337,9 +337,9 @@ def test_nothing_is_tried_out_beside_a_session_that_is_being_dialled_for(
     async def run() -> None:
         relay = Relay()
         try:
-            client = Client(config, Vault(relay, Store()))
+            client = Client(config, DurableStreams(relay, Store()))
             with pytest.raises(PeerError, match="the session is over"):
-                await client.try_out(client._wallet.load(now()))
+                await client.try_out(client._certificates.load(now()))
         finally:
             relay.stop()
 
@@ -352,10 +352,10 @@ class Robot:
 
     def __init__(self, server_says: Exception) -> None:
         self.session: Any = SimpleNamespace(renews=True)
-        self.tried: list[Pair] = []
+        self.tried: list[LoadedPair] = []
         self._server_says = server_says
 
-    async def try_out(self, pair: Pair) -> None:
+    async def try_out(self, pair: LoadedPair) -> None:
         self.tried.append(pair)
         raise self._server_says
 
@@ -374,15 +374,15 @@ def test_what_becomes_of_a_certificate_that_the_server_does_not_take(
 ) -> None:
     """One that it refuses is asked for anew: the signer may have another CA by then."""
     crt, key = own.robot("011", days=(-0.8, 0.2))
-    wallet = Wallet(Files(own.ca, crt, key), tmp_path / "state", "011")
-    present = wallet.load(now())
-    request = make_request("011", wallet.key_to_ask_for(), present.credentials)
+    certificates = CertificateStore(Files(own.ca, crt, key), tmp_path / "state", "011")
+    present = certificates.load(now())
+    request = make_request("011", certificates.key_to_ask_for(), present.credentials)
     following = signers.renew(ca_folder(own, tmp_path / "ca"), request, now())
-    wallet.add(following.public_bytes(Encoding.DER), now())
+    certificates.add(following.public_bytes(Encoding.DER), now())
     robot = Robot(error)
 
     async def run() -> None:
-        renewer = asyncio.create_task(Renewer(wallet, robot, "011").run())
+        renewer = asyncio.create_task(Renewer(certificates, robot, "011").run())
         while not any(event is Event.RENEWAL_FAILED for event, _text in said):
             await asyncio.sleep(0.01)
         renewer.cancel()
@@ -391,5 +391,5 @@ def test_what_becomes_of_a_certificate_that_the_server_does_not_take(
         patch.setattr(renewal, "_LOOK", 0.01)
         asyncio.run(asyncio.wait_for(run(), DEADLINE))
     assert [pair.certificate for pair in robot.tried] == [following]
-    assert (wallet.next is not None) is stays
-    assert wallet.current is present
+    assert (certificates.next is not None) is stays
+    assert certificates.current is present

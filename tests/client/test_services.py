@@ -115,8 +115,8 @@ def test_stopping_leaves_whom_it_was_connecting_to_the_server() -> None:
     """The server finds the channel broken, and offers the visitor another."""
 
     async def body() -> None:
-        vault: Any = None
-        services = Services("011", {"": Endpoint("192.0.2.1", 9)}, vault)
+        durable: Any = None
+        services = Services("011", {"": Endpoint("192.0.2.1", 9)}, durable)
         near, far = tcp_pair()
         far.settimeout(DEADLINE)
         near.setblocking(False)
@@ -147,8 +147,8 @@ def test_the_server_is_told_what_is_the_matter(
         raise OSError(number, os.strerror(number))
 
     async def body() -> None:
-        vault: Any = None
-        services = Services("011", {"": Endpoint("192.0.2.1", 9)}, vault)
+        durable: Any = None
+        services = Services("011", {"": Endpoint("192.0.2.1", 9)}, durable)
         near, far = tcp_pair()
         near.setblocking(False)
         far.setblocking(False)
@@ -174,8 +174,8 @@ def test_a_stream_knows_the_line_of_its_channel() -> None:
 
     async def body() -> None:
         pumps: list[Any] = [Pump(), Pump()]
-        vault: Any = SimpleNamespace(start=lambda *_anything: pumps[0])
-        services = Services("011", {}, vault)
+        durable: Any = SimpleNamespace(start=lambda *_anything: pumps[0])
+        services = Services("011", {}, durable)
         (near, far), (plain, other) = tcp_pair(), tcp_pair()
         near.setblocking(False)
         link = KernelLink(near, "a suite", [])
@@ -194,8 +194,8 @@ def test_a_stream_knows_the_line_of_its_channel() -> None:
 
 def test_how_much_is_logged_is_not_for_the_server_to_decide(said: list[tuple[Event, str]]) -> None:
     async def body() -> None:
-        vault: Any = None
-        services = Services("011", {}, vault)
+        durable: Any = None
+        services = Services("011", {}, durable)
         outcomes: list[bool] = []
         for number in range(200):
             near, far = tcp_pair()
@@ -222,8 +222,8 @@ def test_a_stream_that_began_without_a_line_ends_without_one(
     monkeypatch.setattr("shadow.client.services.log_end", lambda pump, _ending, _words: ended.append(pump))
 
     async def body() -> None:
-        vault: Any = SimpleNamespace(ended=lambda _pump: None)
-        services = Services("011", {}, vault)
+        durable: Any = SimpleNamespace(ended=lambda _pump: None)
+        services = Services("011", {}, durable)
         pumps: list[Any] = [Pump() for _ in range(1000)]
         for pump in pumps:
             services._started(pump, Stream("1", "default", 0.0))
@@ -238,8 +238,8 @@ def test_a_stream_that_began_without_a_line_ends_without_one(
 
 def test_a_bug_is_heard_of_and_counts_as_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body() -> None:
-        vault: Any = None
-        services = Services("011", {}, vault)
+        durable: Any = None
+        services = Services("011", {}, durable)
         monkeypatch.setattr(services, "_fail", lambda *_: 1 / 0)
         bugs: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _loop, facts: bugs.append(facts["exception"]))

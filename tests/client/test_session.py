@@ -27,10 +27,10 @@ from shadow.events import Event
 from shadow.net.address import Endpoint, Target
 from shadow.net.lines import Lines
 from shadow.pki.certificates import Files, Purpose, load_certificates
-from shadow.relay.durable import Vault
+from shadow.relay.durable import DurableStreams
 from shadow.relay.pool import Relay
 from shadow.systemd.bundle import Letter
-from shadow.systemd.mailbox import Depot, collect
+from shadow.systemd.mailbox import Mailbox, collect
 from shadow.transport.channel import Channel
 from shadow.transport.context import Ktls
 from shadow.transport.link import KernelLink, Link
@@ -109,8 +109,8 @@ class Scene:
         return session
 
     def leave(self, session: Session) -> bool:
-        with contextlib.closing(Depot(self.store)) as depot:  # type: ignore[arg-type]
-            left = session.park(depot)
+        with contextlib.closing(Mailbox(self.store)) as mailbox:  # type: ignore[arg-type]
+            left = session.park(mailbox)
         session.close()
         return left
 
@@ -304,7 +304,7 @@ def test_a_part_that_this_version_does_not_know_is_no_standby(
     async def body(scene: Scene) -> None:
         put = Session._put
         kinds = {"session": "session", "standby": "horse"}
-        other = staticmethod(lambda depot, kind, *rest: put(depot, kinds[kind], *rest))
+        other = staticmethod(lambda mailbox, kind, *rest: put(mailbox, kinds[kind], *rest))
         monkeypatch.setattr(Session, "_put", other)
         scene.leave(scene.begin())
         assert scene.take_up().connected
@@ -320,8 +320,8 @@ def test_letters_that_make_no_sense(
 ) -> None:
     async def body(scene: Scene) -> None:
         ours, theirs = socket.socketpair()
-        with contextlib.closing(Depot(scene.store)) as depot, ours:  # type: ignore[arg-type]
-            depot.put(Letter({"kind": "session"}, [ours.fileno()] * descriptors))
+        with contextlib.closing(Mailbox(scene.store)) as mailbox, ours:  # type: ignore[arg-type]
+            mailbox.put(Letter({"kind": "session"}, [ours.fileno()] * descriptors))
         assert not scene.take_up().connected
         assert [event for event, _text in said] == [Event.SESSION_GIVEN_UP]
         theirs.settimeout(10)
@@ -370,7 +370,7 @@ def test_a_robot_whose_certificate_expired_lately_keeps_its_session(
         relay = Relay()
         scene.store.limit = 0  # for streams
         try:
-            client = Client(config, Vault(relay, scene.store))  # type: ignore[arg-type]
+            client = Client(config, DurableStreams(relay, scene.store))  # type: ignore[arg-type]
             client._resume_session()
             assert client.session is not None
             assert isinstance(await scene.control.hear(), Ping)

@@ -64,7 +64,7 @@ def kill(fleet: Fleet, unit: str) -> None:
 
 
 def streams(fleet: Fleet, unit: str) -> int:
-    """Streams that the service manager keeps: all descriptors but the ledger."""
+    """Streams that the service manager keeps: all descriptors but the progress table."""
     return int(fleet.show(unit, "NFileDescriptorStore")) - 1
 
 

@@ -47,7 +47,9 @@ def test_nobody_notices(fleet: Fleet, unit: str) -> None:
     cursor = fleet.machine.cursor()
     for _ in range(3):
         restart(fleet, unit)
-        assert fleet.show(unit, "NFileDescriptorStore") == "1"  # the ledger: what was left has been taken up
+        assert (
+            fleet.show(unit, "NFileDescriptorStore") == "1"
+        )  # the progress table: what was left has been taken up
     assert connections(fleet) == before
     assert unrest(fleet, cursor) == []
     assert fleet.machine.run("stat -c '%n %i' /run/shadow-tunnel/*.sock").stdout == inodes

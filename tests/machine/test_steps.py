@@ -20,7 +20,7 @@ SERVER_STEPS = {
     "accepted": ("before shadow.server.robot Robot _visitor_came", "ended"),
     "START sent": ("after shadow.server.robot Robot expect_answer", "ended"),
     "STARTED received": ("before shadow.server.robot Robot _start_answered", "ended"),
-    "parcel stored": ("after shadow.relay.durable Vault _keep", "whole"),
+    "bundle stored": ("after shadow.relay.durable DurableStreams _keep", "whole"),
     "first byte up": ("after shadow.relay.splice UpFlow drain", "whole"),
     "first byte down": ("after shadow.relay.splice DownFlow drain", "whole"),
     "end heard": ("before shadow.relay.flow Flow end", "whole"),
@@ -29,12 +29,12 @@ SERVER_STEPS = {
     "end passed up": ("after shadow.relay.splice UpFlow finish", "whole"),
     "end to be passed down": ("before shadow.relay.splice DownFlow finish", "whole"),
     "end passed down": ("after shadow.relay.splice DownFlow finish", "whole"),
-    "ended": ("before shadow.relay.durable Vault ended", "whole"),
+    "ended": ("before shadow.relay.durable DurableStreams ended", "whole"),
 }
 CLIENT_STEPS = {
     "START received": ("before shadow.client.services Services connect", "ended"),
     "service connected": ("before shadow.client.services Services _begin_stream", "ended"),
-    "STARTED sent": ("before shadow.relay.durable Vault start", "ended"),
+    "STARTED sent": ("before shadow.relay.durable DurableStreams start", "ended"),
 } | {step: how for step, how in SERVER_STEPS.items() if how[1] == "whole"}
 
 
@@ -50,7 +50,7 @@ def data(fleet: Fleet) -> Iterator[Fleet]:
 
 
 def wait_until_settled(fleet: Fleet) -> None:
-    """The robot is connected, its channels stand by, and nothing is kept but the ledgers."""
+    """The robot is connected, its channels stand by, and nothing is kept but the progress tables."""
     fleet.wait_for(CLIENT, "StatusText", "^Connected to .* 0 streams")
     fleet.machine.wait_until(f"(($(ss -tnH state established 'sport = {PORT}' | wc -l) == 3))")
     for unit in (SERVER, CLIENT):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shadow import events
-from shadow.client.certificate_store import Pair
+from shadow.client.certificate_store import LoadedPair
 from shadow.events import Event
 from shadow.pki.certificates import Purpose, load_credentials, validity
 from shadow.pki.expiry import Calendar, Term, terms
@@ -77,7 +77,7 @@ def test_once_at_each_stage(said: Said) -> None:
 def test_no_warning_while_renewal_is_on_time(own: Authority, said: Said, life: dt.timedelta) -> None:
     """It is asked for at 70 % of the life at the latest; nothing is said then, nor after it succeeded."""
     crt, key = own.robot(days=(-life / DAY, 0.001))
-    pair = Pair(load_credentials(own.ca, crt, key, Purpose.ROBOT, now()), crt)
+    pair = LoadedPair(load_credentials(own.ca, crt, key, Purpose.ROBOT, now()), crt)
     begin, end = validity(pair.certificate)
     calendar = Calendar()
     calendar.look([Term("it", begin, end, "")], pair.due)

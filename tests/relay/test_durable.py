@@ -1,4 +1,4 @@
-"""The vault: what is kept of a stream, and how the next daemon goes on with it.
+"""The durable: what is kept of a stream, and how the next daemon goes on with it.
 
 There is no service manager here and need not be kernel TLS: a dictionary keeps the descriptors, and a plain
 TCP socket plays the link, which splice does not mind. tests/machine/test_outlive.py has the real ones.
@@ -16,7 +16,7 @@ from cryptography import x509
 
 from shadow.errors import LocalError
 from shadow.events import Event
-from shadow.relay.durable import Vault
+from shadow.relay.durable import DurableStreams
 from shadow.relay.flow import Pump
 from shadow.relay.pool import Relay
 from shadow.systemd import bundle
@@ -33,14 +33,14 @@ def no_ledger_is_left() -> Iterator[None]:
 
 
 class Daemon:
-    """A relay and a vault, as a daemon has them."""
+    """A relay and a durable, as a daemon has them."""
 
     def __init__(self, store: Store, *, resume: bool = True) -> None:
         self.relay = Relay(threads=1)
-        self.vault = Vault(self.relay, store)  # type: ignore[arg-type]
+        self.durable = DurableStreams(self.relay, store)  # type: ignore[arg-type]
         self.resumed: list[tuple[Pump, Mapping[str, Any]]] = []
         self.ended: list[Pump] = []
-        self.count = self.vault.resume(self._welcome) if resume else 0
+        self.count = self.durable.resume(self._welcome) if resume else 0
 
     def _welcome(self, pump: Pump, facts: Mapping[str, Any]) -> Callable[[Pump], object]:
         if facts["robot"] == "unwanted":
@@ -49,14 +49,14 @@ class Daemon:
         return self.ended.append
 
     def start(self, ends: "Ends", **facts: object) -> Pump:
-        return self.vault.start(ends.plain, ends.link, {"robot": "011", **facts}, self.ended.append)
+        return self.durable.start(ends.plain, ends.link, {"robot": "011", **facts}, self.ended.append)
 
     def stop(self) -> None:
         self.relay.stop()
 
     def reap(self) -> None:
         wait_for(lambda: self.ended, "the stream's end")
-        self.vault.ended(self.ended.pop())
+        self.durable.ended(self.ended.pop())
 
 
 class Ends:
@@ -148,11 +148,11 @@ def test_nothing_is_kept_of_what_has_ended(store: Store, ends: Ends) -> None:
     daemon = Daemon(store)
     daemon.start(ends)
     assert set(store.kept) == {"ledger", "s0"}
-    assert daemon.vault.protected == 1
+    assert daemon.durable.protected == 1
     ends.far.close()
     daemon.reap()
     assert set(store.kept) == {"ledger"}
-    assert daemon.vault.protected == 0
+    assert daemon.durable.protected == 0
     daemon.stop()
 
 
@@ -169,16 +169,16 @@ def test_past_the_limit_streams_run_unprotected(
     for ends in three:
         daemon.start(ends)
         both_ways(ends)
-    assert (daemon.vault.protected, daemon.vault.unprotected) == (1, 2)
+    assert (daemon.durable.protected, daemon.durable.unprotected) == (1, 2)
     assert [event for event, _text in said] == [Event.STORE_FULL]
     three[2].far.close()
     daemon.reap()
-    assert daemon.vault.unprotected == 1
+    assert daemon.durable.unprotected == 1
     # One that does not come about is none of them.
-    monkeypatch.setattr(daemon.vault.relay, "start", refuse)
+    monkeypatch.setattr(daemon.durable.relay, "start", refuse)
     with pytest.raises(LocalError):
         daemon.start(four)
-    assert daemon.vault.unprotected == 1
+    assert daemon.durable.unprotected == 1
     daemon.stop()
     with pytest.raises(ConnectionResetError):  # nobody goes on with it
         three[1].far.recv(1)
@@ -212,7 +212,7 @@ def test_a_stream_that_cannot_be_kept_runs_all_the_same(
     monkeypatch.setattr(socket, "send_fds", refuse)
     daemon.start(ends)
     both_ways(ends)
-    assert (daemon.vault.protected, daemon.vault.unprotected) == (0, 1)
+    assert (daemon.durable.protected, daemon.durable.unprotected) == (0, 1)
     ((event, text),) = said
     assert event == Event.STORE_FULL
     assert text.startswith("streams will not outlive this daemon: ")
@@ -220,7 +220,7 @@ def test_a_stream_that_cannot_be_kept_runs_all_the_same(
     assert set(store.kept) == {"ledger"}
     ends.far.close()
     daemon.reap()
-    assert daemon.vault.unprotected == 0
+    assert daemon.durable.unprotected == 0
     daemon.stop()
 
 
@@ -231,7 +231,7 @@ def test_no_place_in_the_ledger_is_no_reason_to_refuse(
     daemon = Daemon(store)
     daemon.start(ends)
     both_ways(ends)
-    assert daemon.vault.unprotected == 1
+    assert daemon.durable.unprotected == 1
     assert said == [(Event.STORE_FULL, "streams will not outlive this daemon: more than 0 streams")]
     daemon.stop()
 
@@ -242,7 +242,7 @@ def test_without_a_store_nothing_is_kept(ends: Ends, said: list[tuple[Event, str
     daemon.start(ends)
     both_ways(ends)
     assert store.kept == {}
-    assert daemon.vault.unprotected == 1
+    assert daemon.durable.unprotected == 1
     daemon.stop()
     assert said == []
 
@@ -305,7 +305,7 @@ def test_what_makes_no_sense_is_dropped_and_the_others_go_on(
 
 
 def damage(store: Store, name: str, kind: str) -> None:
-    """Put something else in the place of a parcel."""
+    """Put something else in the place of a bundle."""
     if kind == "unwanted":
         return
     with socket.socket(fileno=os.dup(store.kept[name])) as box:

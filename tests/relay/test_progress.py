@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from shadow.errors import LocalError
-from shadow.relay.progress import MARK, MOVED, STATE, Entry, Ledger, State, create, private_entry
+from shadow.relay.progress import MARK, MOVED, STAGE, Entry, ProgressTable, Stage, create, private_entry
 
 
 @pytest.fixture(autouse=True)
@@ -21,26 +21,26 @@ def no_ledger_is_left() -> Iterator[None]:
 
 def test_what_one_process_writes_the_next_one_reads() -> None:
     descriptor = create()
-    ledger = Ledger(os.dup(descriptor))
-    slot = ledger.take()
+    table = ProgressTable(os.dup(descriptor))
+    slot = table.take()
     pid = os.fork()
     if pid == 0:  # pragma: no cover - it is killed
-        entry = ledger.entry(slot)
-        entry.up[MOVED], entry.down[STATE], entry.up[MARK] = 2**40, State.ENDED, 7
+        entry = table.entry(slot)
+        entry.up[MOVED], entry.down[STAGE], entry.up[MARK] = 2**40, Stage.ENDED, 7
         entry.cut, entry.tries = True, 2
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
-    entry = Ledger(descriptor).retake(slot)
-    assert (entry.up[MOVED], entry.down[STATE], entry.up[MARK]) == (2**40, State.ENDED, 7)
+    entry = ProgressTable(descriptor).retake(slot)
+    assert (entry.up[MOVED], entry.down[STAGE], entry.up[MARK]) == (2**40, Stage.ENDED, 7)
     assert (entry.cut, entry.tries) == (True, 2)
 
 
 def test_slots_do_not_share_words() -> None:
-    ledger = Ledger(create())
-    entries = [ledger.entry(ledger.take()) for _ in range(3)]
+    table = ProgressTable(create())
+    entries = [table.entry(table.take()) for _ in range(3)]
     for number, entry in enumerate(entries):
         for record in (entry.up, entry.down):
-            for word in (MOVED, STATE, MARK):
+            for word in (MOVED, STAGE, MARK):
                 record[word] = number
         entry.tries = number
     assert [entry.tries for entry in entries] == [0, 1, 2]
@@ -48,22 +48,22 @@ def test_slots_do_not_share_words() -> None:
 
 
 def test_a_slot_is_cleared_when_it_is_taken_again() -> None:
-    ledger = Ledger(create())
-    slot = ledger.take()
-    ledger.entry(slot).cut = True
-    ledger.give_back(slot)
-    assert ledger.take() == slot
-    assert not ledger.entry(slot).cut
+    table = ProgressTable(create())
+    slot = table.take()
+    table.entry(slot).cut = True
+    table.give_back(slot)
+    assert table.take() == slot
+    assert not table.entry(slot).cut
 
 
 def test_slots_of_streams_that_go_on_are_not_given_to_others() -> None:
     descriptor = create()
-    first = Ledger(os.dup(descriptor))
+    first = ProgressTable(os.dup(descriptor))
     kept = [first.take() for _ in range(5)][3]
-    second = Ledger(descriptor)
+    second = ProgressTable(descriptor)
     second.retake(kept)
     assert kept not in {second.take() for _ in range(10)}
-    with pytest.raises(LocalError, match=f"slot {kept} of the ledger is not to be had"):
+    with pytest.raises(LocalError, match=f"slot {kept} of the table is not to be had"):
         second.retake(kept)
     with pytest.raises(LocalError, match="slot -1"):
         second.retake(-1)
@@ -71,17 +71,17 @@ def test_slots_of_streams_that_go_on_are_not_given_to_others() -> None:
 
 def test_something_else_is_no_ledger() -> None:
     descriptor = os.memfd_create("other")
-    with pytest.raises(LocalError, match="is not our ledger"):
-        Ledger(descriptor)
+    with pytest.raises(LocalError, match="is not our progress table"):
+        ProgressTable(descriptor)
 
 
 def test_all_slots_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["shadow.relay.progress"], "SLOTS", 2)
-    ledger = Ledger(create())
-    ledger.take()
-    ledger.take()
+    table = ProgressTable(create())
+    table.take()
+    table.take()
     with pytest.raises(LocalError, match="more than 2 streams"):
-        ledger.take()
+        table.take()
 
 
 def test_a_private_entry_is_one_too() -> None:

@@ -26,7 +26,7 @@ from shadow.server.robot import Robot, Surroundings
 from shadow.server.session import Cause
 from shadow.server.signer import Signer
 from shadow.systemd.bundle import Letter
-from shadow.systemd.mailbox import Depot, collect
+from shadow.systemd.mailbox import Mailbox, collect
 from shadow.transport.channel import Channel
 from shadow.transport.link import KernelLink, Link
 from shadow.wire.conversation import CONTROL, DATA, Party
@@ -40,12 +40,12 @@ NAME = "011"
 
 
 class Stream:
-    """What a vault makes of a visitor; it has a line."""
+    """What a durable makes of a visitor; it has a line."""
 
     line: Line | None = None
 
 
-class Vault:
+class DurableStreams:
     """Takes streams and does nothing with them."""
 
     def __init__(self) -> None:
@@ -62,14 +62,14 @@ class ServerSide:
     """The robots of one daemon."""
 
     def __init__(self, ldir: Path) -> None:
-        self.vault = Vault()
+        self.durable = DurableStreams()
         self.robots: dict[str, Robot] = {}
         self.refuses: str = ""
         self.terms: dict[str, Any] = {"certificate": "c0ffee", "keepalive": 30.0}
         config: Any = SimpleNamespace(ldir=ldir, keepalive=30.0, start_timeout=10.0, max_streams=100)
         self._around = Surroundings(
             config,
-            self.vault,  # type: ignore[arg-type]
+            self.durable,  # type: ignore[arg-type]
             Signer(None),
             lambda _robot: None,
             Descriptors(lambda _count: 0, 5),
@@ -85,8 +85,8 @@ class ServerSide:
         return self.robots[NAME]
 
     def leave(self, store: Store) -> bool:
-        with contextlib.closing(Depot(store)) as depot:  # type: ignore[arg-type]
-            return handover.park(self.robot, depot, self.terms)
+        with contextlib.closing(Mailbox(store)) as mailbox:  # type: ignore[arg-type]
+            return handover.park(self.robot, mailbox, self.terms)
 
     def take_up(self, store: Store) -> int:
         store.start_again()
@@ -151,7 +151,7 @@ class Scene:
                 for visitor, channel in robot.starting.items():
                     channel.abort()
                     visitor.close()
-            for plain, link in server.vault.started:
+            for plain, link in server.durable.started:
                 plain.close()
                 link.sock.close()
         for sock in self._things:
@@ -210,7 +210,7 @@ def test_the_robot_notices_nothing(
         assert isinstance(start, Start)
         assert start.service == "web"
         await standby.say(Started())
-        await until(lambda: scene.after.vault.started)
+        await until(lambda: scene.after.durable.started)
 
     play(authority, tmp_path, body)
 
@@ -235,8 +235,8 @@ def test_streams_know_when_their_robot_was_heard(authority: Authority, tmp_path:
             scene.visit()
             assert isinstance(await standby.hear(), Start)
             await standby.say(Started())
-            await until(functools.partial(getattr, server.vault, "pumps"))
-            line = server.vault.pumps[0].line
+            await until(functools.partial(getattr, server.durable, "pumps"))
+            line = server.durable.pumps[0].line
             assert line is not None
             assert line.times[1] >= began, "its WELCOME tells as well"
             assert await heard(scene, line)
@@ -256,8 +256,8 @@ def test_who_connects_in_the_gap_waits(authority: Authority, tmp_path: Path) -> 
         standby = await scene.stand_by(scene.after)
         assert isinstance(await standby.hear(), Start)
         await standby.say(Started())
-        await until(lambda: scene.after.vault.started)
-        assert scene.after.vault.started[0][0].recv(10) == b"hello"
+        await until(lambda: scene.after.durable.started)
+        assert scene.after.durable.started[0][0].recv(10) == b"hello"
 
     play(authority, tmp_path, body)
 
@@ -273,8 +273,8 @@ def test_a_visitor_that_waits_is_served_by_the_next(authority: Authority, tmp_pa
         start = await standby.hear()
         assert isinstance(start, Start)
         await standby.say(Started())
-        await until(lambda: scene.after.vault.started)
-        assert scene.after.vault.started[0][0].recv(10) == b"hello"
+        await until(lambda: scene.after.durable.started)
+        assert scene.after.durable.started[0][0].recv(10) == b"hello"
         # Its number is nobody else's.
         scene.visit()
         other = await scene.stand_by(scene.after)
@@ -301,8 +301,8 @@ def test_a_start_under_way_is_not_lost(authority: Authority, tmp_path: Path, ans
         scene.after.take_up(scene.store)
         if answered == "after":
             await channel.say(Started())
-        await until(lambda: scene.after.vault.started)
-        ((plain, link),) = scene.after.vault.started
+        await until(lambda: scene.after.durable.started)
+        ((plain, link),) = scene.after.durable.started
         assert plain.recv(10) == b"hello"
         channel.sock.send(b"from the robot")
         assert await asyncio.get_running_loop().sock_recv(link.sock, 20) == b"from the robot"
@@ -325,8 +325,8 @@ def test_a_start_under_way_needs_no_session(authority: Authority, tmp_path: Path
         visitor.send(b"hello")
         assert scene.after.take_up(scene.store) == 0
         await channel.say(Started())
-        await until(lambda: scene.after.vault.started)
-        assert scene.after.vault.started[0][0].recv(10) == b"hello"
+        await until(lambda: scene.after.durable.started)
+        assert scene.after.durable.started[0][0].recv(10) == b"hello"
 
     play(authority, tmp_path, body)
 
@@ -340,10 +340,10 @@ def test_a_start_that_cannot_be_left_is_ended_on_both_sides(
         visitor = scene.visit()
         assert isinstance(await channel.hear(), Start)
 
-        def put(_depot: Depot, _letter: Letter) -> None:
+        def put(_mailbox: Mailbox, _letter: Letter) -> None:
             raise LocalError("full")
 
-        monkeypatch.setattr(Depot, "put", put)
+        monkeypatch.setattr(Mailbox, "put", put)
         assert not scene.before.leave(scene.store)
         assert not scene.before.robot.starting
         await channel.hears_the_end()
@@ -479,12 +479,12 @@ def test_a_full_store_ends_what_does_not_fit(
         standby = await scene.stand_by()
         puts: list[Letter] = []
 
-        def put(_depot: Depot, letter: Letter) -> None:
+        def put(_mailbox: Mailbox, letter: Letter) -> None:
             if len(puts) == 1:
                 raise LocalError("full")
             puts.append(letter)
 
-        monkeypatch.setattr(Depot, "put", put)
+        monkeypatch.setattr(Mailbox, "put", put)
         said.clear()
         assert scene.before.leave(scene.store)
         assert not list(tmp_path.iterdir()), "the socket must not stay, with nobody behind it"
@@ -516,9 +516,9 @@ def test_letters_that_make_no_sense_end_what_they_are_about(
         await scene.begin()
         ours, theirs = socket.socketpair()
         theirs.settimeout(DEADLINE)
-        with contextlib.closing(Depot(scene.store)) as depot, ours:  # type: ignore[arg-type]
-            assert handover.park(scene.before.robot, depot, scene.before.terms)
-            depot.put(Letter(letter, [ours.fileno(), ours.fileno()]))
+        with contextlib.closing(Mailbox(scene.store)) as mailbox, ours:  # type: ignore[arg-type]
+            assert handover.park(scene.before.robot, mailbox, scene.before.terms)
+            mailbox.put(Letter(letter, [ours.fileno(), ours.fileno()]))
         said.clear()
         assert scene.after.take_up(scene.store) == 1
         assert [event for event, _text in said] == [Event.SESSION_GIVEN_UP, Event.SESSIONS_RESUMED]
@@ -535,9 +535,9 @@ def test_a_letter_with_what_is_no_socket(
 ) -> None:
     async def body(scene: Scene) -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
-        with contextlib.closing(Depot(scene.store)) as depot:  # type: ignore[arg-type]
-            depot.put(Letter({"kind": "visitor", "robot": NAME}, [nothing]))
-            depot.put(Letter({"kind": "visitor", "robot": NAME}, []))
+        with contextlib.closing(Mailbox(scene.store)) as mailbox:  # type: ignore[arg-type]
+            mailbox.put(Letter({"kind": "visitor", "robot": NAME}, [nothing]))
+            mailbox.put(Letter({"kind": "visitor", "robot": NAME}, []))
         os.close(nothing)
         assert scene.after.take_up(scene.store) == 0
         assert [event for event, _text in said] == [Event.SESSION_GIVEN_UP] * 2

@@ -11,7 +11,7 @@ from shadow.errors import HandshakeError
 from shadow.pki.certificates import Purpose
 from shadow.server import handshakes
 from shadow.server.descriptors import Descriptors
-from shadow.server.handshakes import Reception
+from shadow.server.handshakes import Handshakes
 from shadow.transport import handshake as tls_handshake
 from shadow.transport.link import Link
 from tests.support import DEADLINE, Authority, Tunnel, settings, wait_for
@@ -92,7 +92,7 @@ def test_a_slow_machine_has_few_at_a_time(authority: Authority, monkeypatch: pyt
         with socket.create_server(("127.0.0.1", 0), backlog=200) as listening:
             listening.setblocking(False)
             descriptors = Descriptors(lambda _count: 0, 1)
-            received = Reception(config, lambda: settings(authority, Purpose.SERVER), print, descriptors)
+            received = Handshakes(config, lambda: settings(authority, Purpose.SERVER), print, descriptors)
             crowd = [socket.create_connection(listening.getsockname()) for _ in range(100)]
             for sock in crowd:
                 sock.sendall(b"x")

@@ -10,7 +10,7 @@ import pytest
 
 from shadow import events
 from shadow.net.lines import Line
-from shadow.relay.durable import Vault
+from shadow.relay.durable import DurableStreams
 from shadow.relay.flow import Pump
 from shadow.relay.pool import Relay
 from shadow.server.streams import Streams
@@ -45,7 +45,7 @@ def test_each_has_the_line_of_its_link(authority: Authority) -> None:
 
     async def scenario() -> None:
         relay = Relay()
-        streams = Streams("011", Vault(relay, Store()), lambda: None)
+        streams = Streams("011", DurableStreams(relay, Store()), lambda: None)
         try:
             visitor, theirs = await begin(streams, authority, "1")
             (pump,) = streams
@@ -79,7 +79,7 @@ def test_only_what_is_wanted_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     async def scenario() -> None:
         relay = Relay()
-        streams = Streams("011", Vault(relay, Store()), lambda: ends.append(1))
+        streams = Streams("011", DurableStreams(relay, Store()), lambda: ends.append(1))
         try:
             pairs = [await begin(streams, authority, number) for number in ("1", "2", "3")]
             assert len(streams) == 3

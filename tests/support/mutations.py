@@ -75,7 +75,7 @@ def swaps(draw: st.DrawFn, count: int) -> list[str | int]:
 
 
 def parcel_of(text: bytes, descriptors: Sequence[int], places: Sequence[str | int]) -> socket.socket:
-    """A parcel of one letter, whatever is in it."""
+    """A bundle of one letter, whatever is in it."""
     made = [os.dup(descriptors[place]) if isinstance(place, int) else descriptor(place) for place in places]
     inside, outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with outside:

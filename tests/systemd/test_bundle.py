@@ -1,4 +1,4 @@
-"""Parcels: descriptors and a word about them."""
+"""Bundles: descriptors and a word about them."""
 
 import json
 import os
@@ -7,7 +7,16 @@ import socket
 import pytest
 
 from shadow.errors import LocalError
-from shadow.systemd.bundle import DESCRIPTORS_MAX, Letter, Packer, as_sockets, close_all, empty, pack, unpack
+from shadow.systemd.bundle import (
+    DESCRIPTORS_MAX,
+    BundleWriter,
+    Letter,
+    as_sockets,
+    close_all,
+    empty,
+    pack,
+    unpack,
+)
 
 
 def raw(text: bytes, descriptors: list[int]) -> socket.socket:
@@ -76,11 +85,11 @@ def letters(box: socket.socket) -> list[Letter]:
 
 
 def test_many_letters_are_taken_out_once_and_in_order() -> None:
-    packer = Packer()
-    with packer.parcel as box:
+    writer = BundleWriter()
+    with writer.bundle as box:
         for number in range(20):
-            assert packer.put(Letter({"number": number}, [0] * (number % 3)))
-        packer.close()
+            assert writer.put(Letter({"number": number}, [0] * (number % 3)))
+        writer.close()
         taken = letters(box)
         assert [letter.facts["number"] for letter in taken] == list(range(20))
         assert [len(letter.descriptors) for letter in taken] == [number % 3 for number in range(20)]
@@ -90,13 +99,13 @@ def test_many_letters_are_taken_out_once_and_in_order() -> None:
 
 
 def test_a_packer_says_when_it_is_full_and_loses_nothing() -> None:
-    packer = Packer()
-    with packer.parcel as box:
+    writer = BundleWriter()
+    with writer.bundle as box:
         count = 0
-        while packer.put(Letter({"number": count, "text": "x" * 1000}, [])):
+        while writer.put(Letter({"number": count, "text": "x" * 1000}, [])):
             count += 1
-        assert count > 50  # else thousands of robots were thousands of parcels
-        packer.close()
+        assert count > 50  # else thousands of robots were thousands of bundles
+        writer.close()
         assert len(letters(box)) == count
 
 
@@ -123,10 +132,10 @@ def test_emptying_what_is_no_parcel_ends() -> None:
 
 
 def test_a_letter_too_long() -> None:
-    packer = Packer()
-    with packer.parcel, pytest.raises(LocalError, match=r"70\d{3} bytes are too much"):
-        packer.put(Letter({"text": "x" * 70000}, []))
-    packer.close()
+    writer = BundleWriter()
+    with writer.bundle, pytest.raises(LocalError, match=r"70\d{3} bytes are too much"):
+        writer.put(Letter({"text": "x" * 70000}, []))
+    writer.close()
 
 
 def test_sockets_out_of_a_parcel() -> None:

@@ -1,4 +1,4 @@
-"""The depot: what one daemon leaves, the next one finds."""
+"""The mailbox: what one daemon leaves, the next one finds."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 from shadow.errors import LocalError
 from shadow.events import Event
 from shadow.systemd.bundle import Letter, close_all
-from shadow.systemd.mailbox import Depot, collect
+from shadow.systemd.mailbox import Mailbox, collect
 from tests.support.store import Store
 
 
@@ -20,12 +20,12 @@ def store() -> Iterator[Store]:
 
 
 def put(store: Store, count: int, size: int = 10) -> None:
-    depot = Depot(store)  # type: ignore[arg-type]
+    mailbox = Mailbox(store)  # type: ignore[arg-type]
     try:
         for number in range(count):
-            depot.put(Letter({"number": number, "text": "x" * size}, [0]))
+            mailbox.put(Letter({"number": number, "text": "x" * size}, [0]))
     finally:
-        depot.close()
+        mailbox.close()
 
 
 def numbers(store: Store) -> list[int]:
