@@ -17,6 +17,9 @@ The tree tells whose fault it is::
         ├── Refused            77  EX_NOPERM       the other end said no, and why
         └── Unreachable        69  EX_UNAVAILABLE  nobody there, or no answer in time
 
+What only a bug of ours can cause is no ``ShadowError``: nobody foresees it, nobody catches it, and it leaves
+its traceback (status 70). ``LocalProtocolError`` is such a one, beside ``FrameError``, which is the peer's.
+
 Statuses are those of sysexits(3). systemd units name 2 and 78 in ``RestartPreventExitStatus=``: what only
 a human can mend is not retried. Library code raises; daemons log; only ``shadow.cli.process`` exits.
 """
@@ -106,7 +109,11 @@ class PeerError(ShadowError):
 
 
 class FrameError(PeerError):
-    """The bytes received are not a frame of the protocol."""
+    """What the peer sent is no frame, or none that it may send now."""
+
+
+class LocalProtocolError(Exception):
+    """We were about to send what may not be sent now: a bug of ours."""
 
 
 class HandshakeError(PeerError):

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import FrameError, LocalError, PeerError, reason_of
+from ..errors import FrameError, LocalError, LocalProtocolError, PeerError, reason_of
 from ..net.tcp import KEEPALIVE_MAX
 from ..wire.conversation import Budget, Conversation, Party, State
 from ..wire.frames import Decoder, Frame, encode
@@ -73,15 +73,25 @@ class Channel:
         return self._live
 
     def send(self, frame: Frame) -> None:
-        """Send one frame; a connection that fails meanwhile is reported through ``on_lost`` later."""
+        """Send one frame; a connection that fails meanwhile is reported through ``on_lost`` later.
+
+        Raises:
+            LocalProtocolError: it may not be sent now, a bug of ours; the connection fails, too, for nobody
+                knows what it is good for.
+        """
         if not self._live:
             return
-        self.conversation.sent(frame)
+        try:
+            self.conversation.sent(frame)
+            data = encode(frame)
+        except LocalProtocolError as error:
+            self._loop.call_soon(self._lose, PeerError(f"given up for a bug of ours: {error}"))
+            raise
         if self.link.unsent > UNSENT_MAX:
             self._loop.call_soon(self._lose, PeerError("the peer does not read what we send"))
             return
         try:
-            self.link.write(encode(frame))
+            self.link.write(data)
         except OSError as error:
             self._loop.call_soon(self._lose, _lost(error))
             return

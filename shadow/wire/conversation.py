@@ -8,12 +8,13 @@ begins in OPENING. Its HELLO makes it a control channel or a data channel::
                                                                          └─FAILED→ CLOSED
 
 REFUSED closes a connection from every state before RAW. In RAW the connection carries a visitor's bytes
-and no frames. The transitions are the table below; whatever is not in it is an error of whoever sent it.
+and no frames. The transitions are the table below. Whatever is not in it is an error of whoever says it: a
+``FrameError`` of the peer, a ``LocalProtocolError`` of ours.
 """
 
 import enum
 
-from ..errors import FrameError
+from ..errors import FrameError, LocalProtocolError
 from .frames import (
     PROTOCOL_VERSION,
     Dial,
@@ -97,9 +98,9 @@ class Conversation:
         """Note that we send ``frame``.
 
         Raises:
-            FrameError: it may not be sent now; a bug of ours.
+            LocalProtocolError: it may not be sent now.
         """
-        self._step(self._us, frame)
+        self._step(self._us, frame, LocalProtocolError)
 
     def received(self, frame: Frame) -> None:
         """Note that the peer sent ``frame``.
@@ -107,18 +108,18 @@ class Conversation:
         Raises:
             FrameError: the peer may not send it now.
         """
-        self._step(Party.SERVER if self._us is Party.ROBOT else Party.ROBOT, frame)
+        self._step(Party.SERVER if self._us is Party.ROBOT else Party.ROBOT, frame, FrameError)
 
-    def _step(self, speaker: Party, frame: Frame) -> None:
+    def _step(self, speaker: Party, frame: Frame, error: type[FrameError] | type[LocalProtocolError]) -> None:
         if isinstance(frame, Welcome) and self.state is State.GREETED and speaker is Party.SERVER:
             self.state = _WELCOMED[self.role]
             return
         following = _TRANSITIONS.get((self.state, speaker, type(frame)))
         if following is None:
-            raise FrameError(f"{type(frame).__name__} from the {speaker} while {self.state}")
+            raise error(f"{type(frame).__name__} from the {speaker} while {self.state}")
         if isinstance(frame, Hello):
             if frame.role not in _WELCOMED:
-                raise FrameError(f"Hello with the unknown role {frame.role[:16]!r}")
+                raise error(f"Hello with the unknown role {frame.role[:16]!r}")
             self.role = frame.role
         self.state = following
 

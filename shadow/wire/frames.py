@@ -16,7 +16,7 @@ import struct
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from ..errors import FrameError
+from ..errors import FrameError, LocalProtocolError
 
 PROTOCOL_VERSION = 1
 
@@ -201,12 +201,12 @@ def encode(frame: Frame) -> bytes:
     """The frame as bytes, to be sent in one write so that it becomes one TLS record.
 
     Raises:
-        FrameError: the body would be longer than ``BODY_MAX``.
+        LocalProtocolError: the body would be longer than ``BODY_MAX``.
     """
     values = {name: getattr(frame, name) for name, _type in _FIELDS[type(frame)]}
     body = json.dumps(values, separators=(",", ":"), default=_base64).encode()
     if len(body) > BODY_MAX:
-        raise FrameError(f"{type(frame).__name__} frame of {len(body)} bytes exceeds {BODY_MAX}")
+        raise LocalProtocolError(f"{type(frame).__name__} frame of {len(body)} bytes exceeds {BODY_MAX}")
     return _HEADER.pack(frame.TYPE, 0, len(body)) + body
 
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from cryptography import x509
 
-from shadow.errors import FrameError, LocalError, PeerError
+from shadow.errors import LocalError, LocalProtocolError, PeerError
 from shadow.transport import link as links
 from shadow.transport.channel import UNSENT_MAX, Channel, remembered
 from shadow.transport.context import Ktls
@@ -166,8 +166,10 @@ def test_what_the_socket_does_not_take_at_once_follows(authority: Authority) -> 
 
 def test_we_may_not_speak_out_of_turn_either(authority: Authority) -> None:
     async def body(ends: Ends) -> None:
-        with pytest.raises(FrameError, match="Start from the server while opening"):
+        with pytest.raises(LocalProtocolError, match="Start from the server while opening"):
             ends.channel.send(Start("", "1"))
+        await ends.until(lambda: ends.losses)
+        assert str(ends.losses[0]) == "given up for a bug of ours: Start from the server while opening"
 
     with_ends(authority, body)
 

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from shadow.errors import FrameError
+from shadow.errors import FrameError, LocalProtocolError, ShadowError
 from shadow.wire.conversation import CONTROL, DATA, Budget, Conversation, Party, State, speaks_our_version
 from shadow.wire.frames import (
     Dial,
@@ -70,7 +70,8 @@ def test_every_step_is_allowed_or_refused(us: Party, state: State, speaker: Part
     if type(frame) in allowed:
         say(frame)
     else:
-        with pytest.raises(FrameError, match=f"{type(frame).__name__} from the {speaker} while {state}"):
+        fault = LocalProtocolError if speaker is us else FrameError
+        with pytest.raises(fault, match=f"{type(frame).__name__} from the {speaker} while {state}"):
             say(frame)
         assert talk.state is state
 
@@ -78,6 +79,12 @@ def test_every_step_is_allowed_or_refused(us: Party, state: State, speaker: Part
 def test_an_unknown_role_is_refused() -> None:
     with pytest.raises(FrameError, match="unknown role"):
         Conversation(Party.SERVER).received(Hello(1, "boss", "011"))
+    with pytest.raises(LocalProtocolError, match="unknown role"):
+        Conversation(Party.ROBOT).sent(Hello(1, "boss", "011"))
+
+
+def test_a_bug_of_ours_is_not_caught_as_a_fault_of_the_peers() -> None:
+    assert not issubclass(LocalProtocolError, ShadowError)
 
 
 def test_versions() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shadow.errors import FrameError
+from shadow.errors import FrameError, LocalProtocolError
 from shadow.wire import frames
 from shadow.wire.frames import (
     BLOB_MAX,
@@ -149,5 +149,5 @@ def test_unknown_keys_are_left_out_so_that_newer_peers_can_say_more() -> None:
 
 
 def test_a_frame_that_does_not_fit_a_record_cannot_be_sent() -> None:
-    with pytest.raises(FrameError, match="exceeds"):
+    with pytest.raises(LocalProtocolError, match="exceeds"):
         encode(Hello(1, "control", "x" * BODY_MAX))
