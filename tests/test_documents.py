@@ -78,6 +78,11 @@ def read(page: str) -> str:
     return (MAN / f"{page}.scd").read_text()
 
 
+def prose(page: str) -> str:
+    """A page without its line ends: a sentence may go on in the next line."""
+    return " ".join(read(page).split())
+
+
 def sections(text: str, mark: str = "#") -> dict[str, str]:
     """The parts of a page under their titles; none of them begins inside of an example."""
     parts = re.split(rf"^{mark} (.+)\n", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), flags=re.M)
@@ -214,13 +219,13 @@ def test_variables_in_units(command: str) -> None:
 def test_numbers_in_units(command: str, setting: str, words: str) -> None:
     found = re.search(f"^{setting}=(.*)$", (UNITS / UNIT_OF[command]).read_text(), re.M)
     assert found is not None
-    assert words.format(*found[1].split()) in read(f"{UNIT_OF[command]}.8")
+    assert words.format(*found[1].split()) in prose(f"{UNIT_OF[command]}.8")
 
 
 @pytest.mark.parametrize("command", parsers.DAEMONS)
 def test_how_long_a_failure_takes(command: str) -> None:
     assert "\nRestartSec=500ms\n" in (UNITS / UNIT_OF[command]).read_text()
-    assert "after half a second (*RestartSec=*)" in read(f"{UNIT_OF[command]}.8")
+    assert "after half a second (*RestartSec=*)" in prose(f"{UNIT_OF[command]}.8")
 
 
 def test_what_is_not_tried_again() -> None:
@@ -228,15 +233,15 @@ def test_what_is_not_tried_again() -> None:
     found = re.search("^RestartPreventExitStatus=(.*)$", (UNITS / unit).read_text(), re.M)
     assert found is not None
     words = "exit status {}, a wrong setting, {}, a wrong file, and {}, a key that cannot be decrypted"
-    assert words.format(*found[1].split()) in read(f"{unit}.8")
+    assert words.format(*found[1].split()) in prose(f"{unit}.8")
 
 
 def test_the_port() -> None:
     found = re.search(r"^ListenStream=(\d+)$", (UNITS / "shadow-server.socket").read_text(), re.M)
     assert found is not None
-    assert f"the TCP port that robots dial, {found[1]}." in read("shadow-server.service.8")
+    assert f"the TCP port that robots dial, {found[1]}." in prose("shadow-server.service.8")
     for page in ("shadow-tunnel.5", "shadow-client@.service.8"):
-        assert re.search(rf"{found[1]} if nobody has changed", read(page)), page
+        assert re.search(rf"{found[1]} if nobody has changed", prose(page)), page
 
 
 def statuses(kind: type[errors.ShadowError]) -> Iterator[int]:
