@@ -23,8 +23,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from shadow.client.client import Client
 from shadow.daemon.config import ClientConfig
 from shadow.daemon.life import raise_descriptor_limit
-from shadow.net.address import Endpoint
-from shadow.pki.certificates import Files
 from shadow.relay.durable import DurableStreams
 from shadow.relay.pool import Relay
 from shadow.systemd.fdstore import Store
@@ -67,15 +65,17 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
 def make_client(number: int, standby: int, ktls: Ktls, ports: tuple[int, int], folder: Path) -> ClientConfig:
     """The settings of one robot."""
     return ClientConfig(
-        server=Endpoint(f"127.0.0.{1 + number % ADDRESSES}", ports[0]),
+        rhost=f"127.0.0.{1 + number % ADDRESSES}",
+        rport=ports[0],
         server_name="localhost",
         robot=name(number),
-        services={"": Endpoint("127.0.0.1", ports[1])},
-        files=Files(folder / "ca.crt", folder / f"{name(number)}.crt", folder / "client.key"),
-        state=None,
+        ca=folder / "ca.crt",
+        crt=folder / f"{name(number)}.crt",
+        key=folder / "client.key",
+        lhost="127.0.0.1",
+        lport=ports[1],
         ktls=ktls,
         standby=standby,
-        once=False,
         connect_timeout=30.0,
     )
 

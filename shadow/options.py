@@ -1,8 +1,10 @@
 """What all commands have in common when they read their words, and the variables that stand for some."""
 
 import argparse
+import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, Generic, NoReturn, TypeVar, get_type_hints
 
 from . import __version__
 from .errors import ConfigError, ShadowError, UsageError
@@ -108,104 +110,142 @@ _EPILOG = """\
 Every option --some-thing can also come from the environment as SHADOW_SOME_THING; the command line wins.
 """
 _SECONDS_MAX = 10800  # TCP_KEEPIDLE ends at 32767 (tcp(7)), and a connect timeout counts three times
-_NONE: Mapping[str, str] = {}
-_T = TypeVar("_T")
+_Settings = TypeVar("_Settings")
 
 
-class _Options:
-    """Declares options and reads their values from the command line and the environment."""
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How a field of a dataclass of settings is given: ``some_thing`` as ``--some-thing``.
 
-    def __init__(self, program: str, description: str, epilog: str, environment: Mapping[str, str]) -> None:
-        self._environment = environment
-        self._settings = f"/etc/shadow-tunnel/{program.removeprefix('shadow-')}.env"
-        self._needed: dict[str, str] = {}  # with what their values are called
-        self._needed_here: list[str] = []  # beside them
-        self.parser = main_parser(program, description, f"{_EPILOG}{epilog}")
-        self._group = self.parser.add_argument_group("needed")
+    It stands in the field's type, ``Annotated[int, Option(…)]``. A field without a default is needed.
 
-    def need(self, flag: str, parse: Callable[[str], object], metavar: str, text: str) -> None:
-        """Declare ``flag`` with a value that has to be given."""
-        self._needed[flag] = metavar
-        self._add(self._group, flag, parse, metavar, text)
+    Attributes:
+        parse: makes the value of a word; raises ShadowError for a wrong one.
+        metavar: what the value is called; empty for a switch, which has none.
+        text: for the help.
+        short: a second spelling, such as ``-4``.
+        several: it may be given several times; in the environment the values stand side by side.
+    """
 
-    def need_here(self, flag: str) -> None:
-        """An option of ``add`` has to be given, too, as things are; the usage does not say so."""
-        self._needed_here.append(flag)
+    parse: Callable[[str], object]
+    metavar: str
+    text: str
+    short: str = ""
+    several: bool = False
 
-    def add(
-        self, flag: str, parse: Callable[[str], object], metavar: str, text: str, *, default: object = None
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What is said about a program, and which of its options that have defaults it cannot do without.
+
+    Attributes:
+        name: as it is called.
+        description: what it does, a line.
+        epilog: for the end of its help.
+        one_of: flags, with what their values are called; one of these two has to be given.
+        also_needed: flags that have to be given, too, as things are; the usage does not say so.
+    """
+
+    name: str
+    description: str
+    epilog: str
+    one_of: Mapping[str, str] = field(default_factory=dict)
+    also_needed: Sequence[str] = ()
+
+
+class Reader(Generic[_Settings]):
+    """Reads the settings of a program from the command line, else from the environment.
+
+    Attributes:
+        parser: what reads the command line.
+    """
+
+    def __init__(
+        self, kind: type[_Settings], program: Program, environment: Mapping[str, str] = os.environ
     ) -> None:
-        """Declare ``flag`` with a value; ``default`` None means that there is none."""
-        shown = "" if default is None else f" (default: {default})"
-        self._add(self.parser, flag, parse, metavar, text + shown, default)
-
-    def _add(
-        self,
-        to: Any,
-        flag: str,
-        parse: Callable[[str], object],
-        metavar: str,
-        text: str,
-        default: object = None,
-    ) -> None:
-        value = self._from_environment(flag, parse, default)
-        to.add_argument(flag, type=_argument(parse), default=value, metavar=metavar, help=text)
-
-    def add_switch(self, *flags: str, text: str) -> None:
-        """Declare a switch; in the environment ``1`` or ``yes`` switches it on."""
-        default = self._from_environment(flags[-1], _parse_bool, default=False)
-        self.parser.add_argument(*flags, action="store_true", default=default, help=text)
-
-    def add_list(self, flag: str, parse: Callable[[str], object], metavar: str, text: str) -> None:
-        """Declare a repeatable option; in the environment the values stand side by side."""
-        none: list[object] = []
-        default = self._from_environment(flag, lambda value: [parse(word) for word in value.split()], none)
-        self.parser.add_argument(
-            flag, type=_argument(parse), action="append", default=None, metavar=metavar, help=text
-        )
-        self.parser.set_defaults(**{f"{_destination(flag)}_environment": default})
-
-    def parse(self, arguments: Sequence[str] | None, one_of: Mapping[str, str] = _NONE) -> argparse.Namespace:
-        """Read the words.
+        """Read the environment.
 
         Args:
-            arguments: they, or None for those of the process.
-            one_of: flags, with what their values are called; one of these two has to be given.
+            kind: a dataclass; each field has an ``Option``.
+            program: for its help and usage.
+            environment: where else settings may come from.
+
+        Raises:
+            ConfigError: a variable is wrong.
+        """
+        self._kind = kind
+        self._program = program
+        self._environment = environment
+        found: list[Field[Any]] = list(fields(kind))  # type: ignore[arg-type]
+        hints = get_type_hints(kind, include_extras=True)
+        self._options: dict[str, Option] = {each.name: hints[each.name].__metadata__[0] for each in found}
+        self._needed = {
+            _flag(each.name): self._options[each.name].metavar for each in found if each.default is MISSING
+        }
+        self._defaults = {each.name: None if each.default is MISSING else each.default for each in found}
+        self._given = {name: self._from_environment(name) for name in self._options}
+        self.parser = main_parser(
+            program.name, program.description, f"{_EPILOG}{program.epilog}", self._usage()
+        )
+        group = self.parser.add_argument_group("needed")
+        for name, option in self._options.items():
+            self._add(group if _flag(name) in self._needed else self.parser, name, option)
+
+    def read(self, arguments: Sequence[str] | None) -> _Settings:
+        """The settings; ``arguments`` None stands for those of the process.
 
         Raises:
             UsageError: one is wrong, or something that is needed is missing; all of it is named.
         """
-        self.parser.usage = self._usage(one_of)
-        values: argparse.Namespace = self.parser.parse_args(arguments)
-        groups = [[flag] for flag in (*self._needed, *self._needed_here)] + ([[*one_of]] if one_of else [])
-        some = (name for name, value in vars(values).items() if value not in (None, []))
-        given = {name.removesuffix("_environment") for name in some}
-        if missing := [flags for flags in groups if given.isdisjoint(map(_destination, flags))]:
+        words = vars(self.parser.parse_args(arguments))
+        given = self._given | {name: value for name, value in words.items() if value is not None}
+        there = {_flag(name) for name, value in given.items() if value not in (None, (), [])}
+        groups = [[flag] for flag in (*self._needed, *self._program.also_needed)]
+        groups += [[*self._program.one_of]] if self._program.one_of else []
+        if missing := [flags for flags in groups if there.isdisjoint(flags)]:
             raise UsageError(self._complaint(missing))
-        return values
+        return self._kind(**given)
 
-    def _usage(self, one_of: Mapping[str, str]) -> str:
+    def _add(self, to: "argparse._ActionsContainer", name: str, option: Option) -> None:
+        flags, given = [option.short, _flag(name)] if option.short else [_flag(name)], self._given[name]
+        if not option.metavar:
+            to.add_argument(*flags, action="store_true", default=given, help=option.text)
+            return
+        default = self._defaults[name]
+        shown = "" if default in (None, ()) else f" (default: {default})"
+        to.add_argument(
+            *flags,
+            type=_argument(option.parse),
+            action="append" if option.several else "store",
+            default=None if option.several else given,  # or it would be added to
+            metavar=option.metavar,
+            help=option.text + shown,
+        )
+
+    def _usage(self) -> str:
         words = [f"{flag}={metavar}" for flag, metavar in self._needed.items()]
-        either = " | ".join(f"{flag}={metavar}" for flag, metavar in one_of.items())
+        either = " | ".join(f"{flag}={metavar}" for flag, metavar in self._program.one_of.items())
         return " ".join(["%(prog)s", *words, *([f"{{{either}}}"] if either else []), "[OPTION]..."])
 
     def _complaint(self, missing: Sequence[Sequence[str]]) -> str:
         variables = [[variable_name(flag) for flag in flags] for flags in missing]
         are = "is" if len(missing) == 1 else "are"
         if "NOTIFY_SOCKET" in self._environment:  # systemd has started us: it belongs into a file
-            there = f"{_listed(variables)} {are} missing in {self._settings}"
+            file = f"/etc/shadow-tunnel/{self._program.name.removeprefix('shadow-')}.env"
+            there = f"{_listed(variables)} {are} missing in {file}"
             return f"{there} (or {_listed(missing, 1)} on the command line)"
         return f"{_listed(missing)} {are} missing (or {_listed(variables, 1)} in the environment)"
 
-    def _from_environment(self, flag: str, parse: Callable[[str], _T], default: _T) -> _T:
-        name = variable_name(flag)
-        value = self._environment.get(name, "")
-        if not value:
-            return default
+    def _from_environment(self, name: str) -> object:
+        """What a variable says, else the default."""
+        option, variable = self._options[name], variable_name(_flag(name))
+        text = self._environment.get(variable, "")
+        if not text:
+            return self._defaults[name]
         try:
-            return parse(value)
+            return [option.parse(word) for word in text.split()] if option.several else option.parse(text)
         except ShadowError as error:
-            raise ConfigError(f"{name} in the environment: {error}") from error
+            raise ConfigError(f"{variable} in the environment: {error}") from error
 
 
 def _listed(groups: Sequence[Sequence[str]], most: int = 2) -> str:
@@ -216,11 +256,11 @@ def _listed(groups: Sequence[Sequence[str]], most: int = 2) -> str:
 
 def variable_name(flag: str) -> str:
     """The environment variable that stands for an option."""
-    return PREFIX + _destination(flag).upper()
+    return PREFIX + flag.removeprefix("--").replace("-", "_").upper()
 
 
-def _destination(flag: str) -> str:
-    return flag.lstrip("-").replace("-", "_")
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _argument(parse: Callable[[str], object]) -> Callable[[str], object]:
@@ -233,7 +273,12 @@ def _argument(parse: Callable[[str], object]) -> Callable[[str], object]:
     return convert
 
 
-def _parse_bool(text: str) -> bool:
+def parse_bool(text: str) -> bool:
+    """Yes or no.
+
+    Raises:
+        ConfigError: neither.
+    """
     if text.lower() in {"1", "yes", "true", "on"}:
         return True
     if text.lower() in {"0", "no", "false", "off"}:
@@ -241,7 +286,12 @@ def _parse_bool(text: str) -> bool:
     raise ConfigError(f"{text!r} is neither yes nor no")
 
 
-def _parse_seconds(text: str) -> float:
+def parse_seconds(text: str) -> float:
+    """A time in seconds.
+
+    Raises:
+        ConfigError: it is none, or there is no sense in it.
+    """
     try:
         value = float(text)
     except ValueError:
@@ -251,7 +301,9 @@ def _parse_seconds(text: str) -> float:
     return value
 
 
-def _parse_count(low: int, high: int) -> Callable[[str], int]:
+def parse_count(low: int, high: int) -> Callable[[str], int]:
+    """A reader of numbers from ``low`` to ``high``; for others it raises ConfigError."""
+
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
             raise ConfigError(f"{text!r} is not a number from {low} to {high}")

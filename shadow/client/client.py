@@ -157,7 +157,7 @@ class Client:
         config, credentials = self._config, pair.credentials
         context = contexts.make_context(credentials)
         return contexts.Settings(
-            context, Purpose.ROBOT, config.ktls, config.server_name, credentials.ca, credentials.fingerprint
+            context, Purpose.ROBOT, config.ktls, config.reference, credentials.ca, credentials.fingerprint
         )
 
     @property

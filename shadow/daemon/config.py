@@ -5,73 +5,48 @@ Each option ``--some-thing`` may also be given as ``SHADOW_SOME_THING``, so that
 error.
 """
 
-import argparse
+import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from ..errors import ConfigError, UsageError
 from ..names import DEFAULT_SERVICE, check_robot_name, check_service_name
 from ..net.address import Endpoint, parse_endpoint, parse_host, parse_port
-from ..options import _Options, _parse_count, _parse_seconds
+from ..options import Option, Program, Reader, parse_bool, parse_count, parse_seconds
 from ..pki.certificates import Files
 from ..systemd.fdstore import passes_socket
 from ..transport.context import Ktls
 from ..transport.hostnames import parse_reference
 
-_SERVER_EPILOG = """\
+SERVER_SOCKET = "shadow-server"  # FileDescriptorName= of its socket unit
+
+SERVER = Program(
+    "shadow-server",
+    "Accept robots over mutual TLS; each becomes a unix socket.",
+    """\
 Exit status: 0 asked to stop, 2 usage, 71 the machine (the port is taken), 74 it cannot be printed,
 75 the clock, 78 a file or a setting is wrong.
 
 example:
   shadow-server --lport=2222 --ldir=. --ca=ca.crt --crt=server.crt --key=server.key
-"""
-_CLIENT_EPILOG = """\
+""",
+)
+CLIENT = Program(
+    "shadow-client",
+    "Dial out to shadow-server and offer local ports through it.",
+    """\
 Exit status: 0 asked to stop, 2 usage, 71 the machine, 74 it cannot be printed, 78 a file or a setting is
 wrong; with --once also 69 nobody is there, 75 the clock, 76 it is not our server, 77 the server said no.
 
 example:
   shadow-client --rhost=::1 --rport=2222 --robot=011 --lport=22 --ca=ca.crt --crt=client.crt --key=client.key
-"""
-SERVER_SOCKET = "shadow-server"  # FileDescriptorName= of its socket unit
-
-
-@dataclass(frozen=True, slots=True)
-class ServerConfig:
-    """Settings of ``shadow-server``; times in seconds."""
-
-    ipv4: bool
-    ipv6: bool
-    lport: int | None
-    ldir: Path
-    files: Files
-    crl: Path | None
-    signer: Path | None
-    ktls: Ktls
-    keepalive: float
-    handshake_timeout: float
-    start_timeout: float
-    max_handshakes: int
-    max_handshake_rate: int
-    max_robots: int
-    max_streams: int
-
-
-@dataclass(frozen=True, slots=True)
-class ClientConfig:
-    """Settings of ``shadow-client``; times in seconds."""
-
-    server: Endpoint
-    server_name: str
-    robot: str
-    services: Mapping[str, Endpoint]
-    files: Files
-    state: Path | None
-    ktls: Ktls
-    standby: int
-    once: bool
-    connect_timeout: float
+""",
+    one_of={"--lport": "PORT", "--service": "NAME=HOST:PORT"},
+)
 
 
 def _parse_ktls(text: str) -> Ktls:
@@ -104,19 +79,136 @@ def _parse_dialled(option: str) -> Callable[[str], str]:
     return parse
 
 
-def _need_files(options: _Options) -> None:
-    options.need("--ca", Path, "FILE", "certificate file of the CA that both sides trust")
-    options.need("--crt", Path, "FILE", "our certificate file, with intermediates if there are any")
-    options.need("--key", Path, "FILE", "our private key file")
+_Ca = Annotated[Path, Option(Path, "FILE", "certificate file of the CA that both sides trust")]
+_Crt = Annotated[Path, Option(Path, "FILE", "our certificate file, with intermediates if there are any")]
+_Key = Annotated[Path, Option(Path, "FILE", "our private key file")]
+_KTLS = Option(
+    _parse_ktls, "|".join(Ktls), "whether the kernel encrypts: if it can, always (or refuse to run), never"
+)
 
 
-def _add_ktls(options: _Options) -> None:
-    text = "whether the kernel encrypts: if it can, always (or refuse to run), never"
-    options.add("--ktls", _parse_ktls, "|".join(Ktls), text, default=Ktls.AUTO)
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """Settings of ``shadow-server``, a field for each option."""
+
+    ldir: Annotated[Path, Option(Path, "FOLDER", "folder for the robots' sockets")]
+    ca: _Ca
+    crt: _Crt
+    key: _Key
+    lport: Annotated[
+        int | None,
+        Option(parse_port, "PORT", "TCP port to listen on; needed unless systemd passes a socket"),
+    ] = None
+    ipv4: Annotated[bool, Option(parse_bool, "", "listen on IPv4 only", "-4")] = False
+    ipv6: Annotated[bool, Option(parse_bool, "", "listen on IPv6 only (default: both)", "-6")] = False
+    crl: Annotated[Path | None, Option(Path, "FILE", "file with the CA's list of revoked certificates")] = (
+        None
+    )
+    signer: Annotated[
+        Path | None,
+        Option(Path, "SOCKET", "socket of the CA's signer, which renews the robots' certificates"),
+    ] = None
+    ktls: Annotated[Ktls, _KTLS] = Ktls.AUTO
+    keepalive: Annotated[
+        float, Option(parse_seconds, "SECONDS", "between signs of life; three missed end it")
+    ] = 30.0
+    handshake_timeout: Annotated[
+        float, Option(parse_seconds, "SECONDS", "that a new connection has to say who it is")
+    ] = 10.0
+    start_timeout: Annotated[
+        float, Option(parse_seconds, "SECONDS", "that a robot has to connect a visitor")
+    ] = 10.0
+    max_handshakes: Annotated[int, Option(parse_count(1, 65536), "N", "handshakes at once; others wait")] = (
+        256
+    )
+    max_handshake_rate: Annotated[int, Option(parse_count(1, 10**6), "N", "handshakes begun in a second")] = (
+        1000
+    )
+    max_robots: Annotated[int, Option(parse_count(1, 10**6), "N", "robots connected at once")] = 20000
+    max_streams: Annotated[int, Option(parse_count(1, 10**6), "N", "visitors at once for one robot")] = 1024
+
+    @property
+    def families(self) -> tuple[bool, bool]:
+        """Whether to listen on IPv4, and on IPv6: without a word, and with both, on both."""
+        return self.ipv4 or not self.ipv6, self.ipv6 or not self.ipv4
+
+    @property
+    def files(self) -> Files:
+        """Who we are, and whom we trust."""
+        return Files(self.ca, self.crt, self.key)
 
 
-def _files(values: argparse.Namespace) -> Files:
-    return Files(values.ca, values.crt, values.key)
+@dataclass(frozen=True, kw_only=True)
+class ClientConfig:
+    """Settings of ``shadow-client``, a field for each option."""
+
+    rhost: Annotated[str, Option(_parse_dialled("r"), "HOST", "the server: name, IPv4 or IPv6 address")]
+    rport: Annotated[int, Option(parse_port, "PORT", "TCP port of the server")]
+    robot: Annotated[str, Option(check_robot_name, "NAME", "our name, as in our certificate")]
+    ca: _Ca
+    crt: _Crt
+    key: _Key
+    lport: Annotated[
+        int | None,
+        Option(parse_port, "PORT", "TCP port of the default service; needed if there is no --service"),
+    ] = None
+    lhost: Annotated[str, Option(_parse_dialled("l"), "HOST", "host of the default service")] = "localhost"
+    service: Annotated[
+        Sequence[tuple[str, Endpoint]],
+        Option(_parse_service, "NAME=HOST:PORT", "a further service (repeatable)", several=True),
+    ] = ()
+    server_name: Annotated[
+        str | None,
+        Option(parse_host, "HOST", "name in the server's certificate (default: that of --rhost)"),
+    ] = None
+    state: Annotated[
+        Path | None,
+        Option(Path, "FOLDER", "folder for renewed certificates; without it none are asked for"),
+    ] = None
+    ktls: Annotated[Ktls, _KTLS] = Ktls.AUTO
+    standby: Annotated[int, Option(parse_count(0, 64), "N", "connections kept ready for visitors")] = 2
+    connect_timeout: Annotated[float, Option(parse_seconds, "SECONDS", "that the server has to answer")] = (
+        15.0
+    )
+    once: Annotated[
+        bool, Option(parse_bool, "", "leave with an error at the first failure instead of trying again")
+    ] = False
+
+    def __post_init__(self) -> None:
+        """Find out now what is wrong with the whole of it.
+
+        Raises:
+            UsageError: two services have the same name.
+            ConfigError: no certificate can be for a server of this name.
+        """
+        _ = self.services, self.reference
+
+    @property
+    def server(self) -> Endpoint:
+        """Where to dial."""
+        return Endpoint(self.rhost, self.rport)
+
+    @functools.cached_property
+    def reference(self) -> str:
+        """The name, or address, that the server's certificate has to be for."""
+        return parse_reference(self.server_name or self.rhost)
+
+    @property
+    def files(self) -> Files:
+        """Who we are, and whom we trust."""
+        return Files(self.ca, self.crt, self.key)
+
+    @functools.cached_property
+    def services(self) -> Mapping[str, Endpoint]:
+        """What visitors can reach, by name."""
+        services: dict[str, Endpoint] = {}
+        if self.lport is not None:
+            services[DEFAULT_SERVICE] = Endpoint(self.lhost, self.lport)
+        for name, endpoint in self.service:
+            if name in services:
+                raise UsageError(f"--service {name} is given twice")
+            services[name] = endpoint
+        return services
 
 
 def parse_server(
@@ -128,56 +220,9 @@ def parse_server(
         UsageError: the command line is wrong.
         ConfigError: a variable is wrong.
     """
-    options = _Options(
-        "shadow-server",
-        "Accept robots over mutual TLS; each becomes a unix socket.",
-        _SERVER_EPILOG,
-        environment,
-    )
-    options.need("--ldir", Path, "FOLDER", "folder for the robots' sockets")
-    _need_files(options)
-    options.add("--lport", parse_port, "PORT", "TCP port to listen on; needed unless systemd passes a socket")
-    if not passes_socket(SERVER_SOCKET, environment):
-        options.need_here("--lport")
-    options.add_switch("-4", "--ipv4", text="listen on IPv4 only")
-    options.add_switch("-6", "--ipv6", text="listen on IPv6 only (default: both)")
-    options.add("--crl", Path, "FILE", "file with the CA's list of revoked certificates")
-    options.add(
-        "--signer", Path, "SOCKET", "socket of the CA's signer, which renews the robots' certificates"
-    )
-    _add_ktls(options)
-    text = "between signs of life; three missed end it"
-    options.add("--keepalive", _parse_seconds, "SECONDS", text, default=30.0)
-    text = "that a new connection has to say who it is"
-    options.add("--handshake-timeout", _parse_seconds, "SECONDS", text, default=10.0)
-    text = "that a robot has to connect a visitor"
-    options.add("--start-timeout", _parse_seconds, "SECONDS", text, default=10.0)
-    counts = (
-        ("--max-handshakes", 65536, 256, "handshakes at once; others wait"),
-        ("--max-handshake-rate", 10**6, 1000, "handshakes begun in a second"),
-        ("--max-robots", 10**6, 20000, "robots connected at once"),
-        ("--max-streams", 10**6, 1024, "visitors at once for one robot"),
-    )
-    for flag, most, default, text in counts:
-        options.add(flag, _parse_count(1, most), "N", text, default=default)
-    values = options.parse(arguments)
-    return ServerConfig(
-        ipv4=values.ipv4 or not values.ipv6,
-        ipv6=values.ipv6 or not values.ipv4,
-        lport=values.lport,
-        ldir=values.ldir,
-        files=_files(values),
-        crl=values.crl,
-        signer=values.signer,
-        ktls=values.ktls,
-        keepalive=values.keepalive,
-        handshake_timeout=values.handshake_timeout,
-        start_timeout=values.start_timeout,
-        max_handshakes=values.max_handshakes,
-        max_handshake_rate=values.max_handshake_rate,
-        max_robots=values.max_robots,
-        max_streams=values.max_streams,
-    )
+    missing = () if passes_socket(SERVER_SOCKET, environment) else ("--lport",)
+    program = dataclasses.replace(SERVER, also_needed=missing)
+    return Reader(ServerConfig, program, environment).read(arguments)
 
 
 def parse_client(
@@ -189,49 +234,4 @@ def parse_client(
         UsageError: the command line is wrong.
         ConfigError: a variable is wrong.
     """
-    options = _Options(
-        "shadow-client",
-        "Dial out to shadow-server and offer local ports through it.",
-        _CLIENT_EPILOG,
-        environment,
-    )
-    options.need("--rhost", _parse_dialled("r"), "HOST", "the server: name, IPv4 or IPv6 address")
-    options.need("--rport", parse_port, "PORT", "TCP port of the server")
-    options.need("--robot", check_robot_name, "NAME", "our name, as in our certificate")
-    _need_files(options)
-    text = "TCP port of the default service; needed if there is no --service"
-    options.add("--lport", parse_port, "PORT", text)
-    options.add("--lhost", _parse_dialled("l"), "HOST", "host of the default service", default="localhost")
-    options.add_list("--service", _parse_service, "NAME=HOST:PORT", "a further service (repeatable)")
-    options.add(
-        "--server-name", parse_host, "HOST", "name in the server's certificate (default: that of --rhost)"
-    )
-    options.add("--state", Path, "FOLDER", "folder for renewed certificates; without it none are asked for")
-    _add_ktls(options)
-    options.add("--standby", _parse_count(0, 64), "N", "connections kept ready for visitors", default=2)
-    options.add("--connect-timeout", _parse_seconds, "SECONDS", "that the server has to answer", default=15.0)
-    options.add_switch("--once", text="leave with an error at the first failure instead of trying again")
-    values = options.parse(arguments, {"--lport": "PORT", "--service": "NAME=HOST:PORT"})
-    return ClientConfig(
-        server=Endpoint(values.rhost, values.rport),
-        server_name=parse_reference(values.server_name or values.rhost),
-        robot=values.robot,
-        services=_services(values),
-        files=_files(values),
-        state=values.state,
-        ktls=values.ktls,
-        standby=values.standby,
-        once=values.once,
-        connect_timeout=values.connect_timeout,
-    )
-
-
-def _services(values: argparse.Namespace) -> dict[str, Endpoint]:
-    services: dict[str, Endpoint] = {}
-    if values.lport is not None:
-        services[DEFAULT_SERVICE] = Endpoint(values.lhost, values.lport)
-    for name, endpoint in values.service if values.service is not None else values.service_environment:
-        if name in services:
-            raise UsageError(f"--service {name} is given twice")
-        services[name] = endpoint
-    return services
+    return Reader(ClientConfig, CLIENT, environment).read(arguments)

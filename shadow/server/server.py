@@ -106,7 +106,8 @@ class Server:
         if not self._sockets:
             if self._config.lport is None:
                 raise UsageError("no socket from systemd and no --lport: nothing to listen on")
-            self._sockets = listen_tcp(self._config.lport, ipv4=self._config.ipv4, ipv6=self._config.ipv6)
+            ipv4, ipv6 = self._config.families
+            self._sockets = listen_tcp(self._config.lport, ipv4=ipv4, ipv6=ipv6)
         durable = self._around.durable
         # Before all else that can wait: so long streams stand still, and robots and visitors wait.
         self.resumed["streams"] = durable.resume(self._resume_stream)

@@ -26,13 +26,12 @@ from shadow.errors import ConfigError, IdentityError
 from shadow.events import Event
 from shadow.net.address import Endpoint, Target
 from shadow.net.lines import Lines
-from shadow.pki.certificates import Files, Purpose, load_certificates
+from shadow.pki.certificates import Purpose, load_certificates
 from shadow.relay.durable import DurableStreams
 from shadow.relay.pool import Relay
 from shadow.systemd.bundle import Letter
 from shadow.systemd.mailbox import Mailbox, collect
 from shadow.transport.channel import Channel
-from shadow.transport.context import Ktls
 from shadow.transport.link import KernelLink, Link
 from shadow.wire.conversation import CONTROL, DATA, Party
 from shadow.wire.frames import Hello, Ping, Pong, Start, Welcome
@@ -42,15 +41,15 @@ from tests.support.store import Store
 
 SUITE = "ECDHE-ECDSA-AES128-GCM-SHA256"
 CONFIG = ClientConfig(
-    server=Endpoint("tunnel.example", 4242),
-    server_name="tunnel.example",
+    rhost="tunnel.example",
+    rport=4242,
     robot="011",
-    services={"": Endpoint("127.0.0.1", 22)},
-    files=Files(Path("ca"), Path("crt"), Path("key")),
-    state=None,
-    ktls=Ktls.AUTO,
+    ca=Path("ca"),
+    crt=Path("crt"),
+    key=Path("key"),
+    lhost="127.0.0.1",
+    lport=22,
     standby=1,
-    once=False,
     connect_timeout=10.0,
 )
 
@@ -238,8 +237,8 @@ def test_a_server_that_left_in_the_gap_is_noticed(authority: Authority) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"services": {"": Endpoint("127.0.0.1", 22), "web": Endpoint("127.0.0.1", 80)}},
-        {"server": Endpoint("other.example", 4242)},
+        {"service": [("web", Endpoint("127.0.0.1", 80))]},
+        {"rhost": "other.example"},
         {"robot": "012"},
     ],
 )
@@ -359,8 +358,7 @@ def test_a_robot_whose_certificate_expired_lately_keeps_its_session(
 ) -> None:
     """Over it, and over no other, it can have its certificate renewed; without it, it says what is wrong."""
     pair = authority.issue("late", "011", Purpose.ROBOT, days=(-4, -0.5))
-    files = Files(authority.ca, *pair)
-    config = replace(CONFIG, server_name="localhost", files=files)
+    config = replace(CONFIG, server_name="localhost", ca=authority.ca, crt=pair[0], key=pair[1])
 
     async def body(scene: Scene) -> None:
         scene.fingerprint = load_certificates(pair[0], "robot")[0].fingerprint(hashes.SHA256()).hex()

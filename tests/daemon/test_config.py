@@ -22,12 +22,12 @@ CLIENT = [
 
 def test_the_known_command_lines() -> None:
     server = parse_server(["-6", *SERVER], {})
-    assert (server.ipv4, server.ipv6, server.lport, server.ldir) == (False, True, 2222, Path())
+    assert (server.families, server.lport, server.ldir) == ((False, True), 2222, Path())
     assert server.files.key == Path("server.key")
     assert (server.keepalive, server.ktls) == (30.0, Ktls.AUTO)
     client = parse_client(CLIENT, {})
     assert client.server == Endpoint("::1", 2222)
-    assert client.server_name == "::1"
+    assert client.reference == "::1"
     assert client.services == {"": Endpoint("::1", 22)}
     assert not client.once
 
@@ -38,7 +38,7 @@ def test_the_known_command_lines() -> None:
 )
 def test_families(flags: list[str], families: tuple[bool, bool]) -> None:
     config = parse_server([*flags, *SERVER], {})
-    assert (config.ipv4, config.ipv6) == families
+    assert config.families == families
 
 
 def test_everything_can_come_from_the_environment() -> None:
@@ -66,8 +66,8 @@ def test_everything_can_come_from_the_environment() -> None:
         "cam": Endpoint("::1", 8554),
     }
     assert (config.standby, config.once, config.ktls) == (5, True, Ktls.REQUIRE)
-    assert (config.server_name, config.connect_timeout) == ("shadow.internal", 7.5)
-    assert parse_server(SERVER, {"SHADOW_IPV6": "1"}).ipv4 is False
+    assert (config.reference, config.connect_timeout) == ("shadow.internal", 7.5)
+    assert parse_server(SERVER, {"SHADOW_IPV6": "1"}).families == (False, True)
 
 
 def test_the_command_line_wins() -> None:
@@ -217,6 +217,15 @@ def test_help_tells_of_the_environment(capsys: pytest.CaptureFixture[str]) -> No
             parse(["--help"], {})
         assert left.value.code == 0
         assert "SHADOW_SOME_THING" in capsys.readouterr().out
+
+
+def test_help_shows_the_defaults_and_not_what_is_set(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_server(["--help"], {"SHADOW_KEEPALIVE": "77", "SHADOW_CRL": "list.crl"})
+    text = capsys.readouterr().out
+    assert "(default: 30.0)" in text
+    assert "77" not in text
+    assert "list.crl" not in text
 
 
 @pytest.mark.parametrize(("parse", "count"), [(parse_server, 4), (parse_client, 6)])

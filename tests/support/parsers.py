@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from unittest import mock
 
-from shadow import options as command_line
 from shadow.cli import ca, ctl
-from shadow.daemon.config import parse_client, parse_server
-from shadow.options import variable_name
+from shadow.daemon.config import CLIENT, SERVER, ClientConfig, ServerConfig
+from shadow.options import Reader, variable_name
 
-DAEMONS: dict[str, Callable[..., object]] = {"shadow-server": parse_server, "shadow-client": parse_client}
+DAEMONS: dict[str, Callable[[Mapping[str, str]], argparse.ArgumentParser]] = {
+    "shadow-server": lambda environment: Reader(ServerConfig, SERVER, environment).parser,
+    "shadow-client": lambda environment: Reader(ClientConfig, CLIENT, environment).parser,
+}
 TOOLS = {"shadow-ca": ca._parser, "shadowctl": ctl._parser}
 COMMANDS = (*TOOLS, *DAEMONS)
 
@@ -41,10 +43,6 @@ class Option:
         return self.flags[-1] in {"--help", "--version"}
 
 
-class _Captured(Exception):
-    pass
-
-
 def parser(command: str) -> argparse.ArgumentParser:
     """A command's parser, made with an empty environment."""
     if command in TOOLS:
@@ -52,21 +50,7 @@ def parser(command: str) -> argparse.ArgumentParser:
             for variable in ("SHADOW_CA_DIR", "SHADOW_LDIR"):
                 os.environ.pop(variable, None)
             return TOOLS[command]()
-    made: list[argparse.ArgumentParser] = []
-
-    def capture(
-        options: command_line._Options, _words: object, one_of: Mapping[str, str] = command_line._NONE
-    ) -> None:
-        options.parser.usage = options._usage(one_of)
-        made.append(options.parser)
-        raise _Captured
-
-    with mock.patch.object(command_line._Options, "parse", capture):
-        try:
-            DAEMONS[command]([], {})
-        except _Captured:
-            return made[0]
-    raise AssertionError(f"{command} does not parse its options by _Options.parse")
+    return DAEMONS[command]({})
 
 
 def subparsers(tool: str) -> dict[str, argparse.ArgumentParser]:
