@@ -41,6 +41,14 @@ class Pair:
     key: PrivateKey
 
 
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """From when until when something is good (RFC 5280, section 4.1.2.5), aware."""
+
+    start: dt.datetime
+    end: dt.datetime
+
+
 def check_authority_name(name: str) -> str:
     """Return ``name`` if it may be a CA's common name.
 
@@ -96,7 +104,7 @@ def create_authority(name: str, days: int, now: dt.datetime) -> Pair:
     key = new_key()
     ski = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     builder = (
-        _builder(owner, key.public_key(), now - _BACKDATE, now + dt.timedelta(days=days))
+        _builder(owner, key.public_key(), Validity(now - _BACKDATE, now + dt.timedelta(days=days)))
         .issuer_name(owner)
         .serial_number(x509.random_serial_number())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -119,7 +127,8 @@ def issue_server(authority: Pair, hosts: Sequence[str], days: int, now: dt.datet
     title = next(
         (text for text in (str(name.value) for name in names) if len(text) <= _COMMON_NAME_MAX), "server"
     )
-    return _issue_pair(authority, title, Purpose.SERVER, (now, days), x509.SubjectAlternativeName(names))
+    dates = _dates(authority, now, days)
+    return _issue_pair(authority, title, Purpose.SERVER, dates, x509.SubjectAlternativeName(names))
 
 
 def issue_robot(authority: Pair, name: str, days: int, now: dt.datetime) -> Pair:
@@ -128,7 +137,7 @@ def issue_robot(authority: Pair, name: str, days: int, now: dt.datetime) -> Pair
     Raises:
         ConfigError: the name is not allowed, or the end is beyond the CA's own.
     """
-    return _issue_pair(authority, check_robot_name(name), Purpose.ROBOT, (now, days))
+    return _issue_pair(authority, check_robot_name(name), Purpose.ROBOT, _dates(authority, now, days))
 
 
 def renew_robot(
@@ -145,19 +154,14 @@ def renew_robot(
     """
     backdate = min(_BACKDATE, life / _BACKDATE_SHARE)
     end = min(now - backdate + life, validity(authority.certificate)[1])
-    builder = _leaf(authority, name, Purpose.ROBOT, key, (now - backdate, end))
+    builder = _leaf(authority, name, Purpose.ROBOT, key, Validity(now - backdate, end))
     return builder.serial_number(serial).sign(authority.key, hashes.SHA256())
 
 
 def _issue_pair(
-    authority: Pair,
-    title: str,
-    purpose: Purpose,
-    term: tuple[dt.datetime, int],
-    *extensions: x509.ExtensionType,
+    authority: Pair, title: str, purpose: Purpose, dates: Validity, *extensions: x509.ExtensionType
 ) -> Pair:
     key = new_key()
-    dates = term[0] - _BACKDATE, _end(authority, *term)
     builder = _leaf(authority, title, purpose, key.public_key(), dates)
     builder = builder.serial_number(x509.random_serial_number())
     for extension in extensions:
@@ -166,14 +170,10 @@ def _issue_pair(
 
 
 def _leaf(
-    authority: Pair,
-    title: str,
-    purpose: Purpose,
-    key: ec.EllipticCurvePublicKey,
-    dates: tuple[dt.datetime, dt.datetime],
+    authority: Pair, title: str, purpose: Purpose, key: ec.EllipticCurvePublicKey, dates: Validity
 ) -> x509.CertificateBuilder:
     return (
-        _builder(subject(title), key, *dates)
+        _builder(subject(title), key, dates)
         .issuer_name(authority.certificate.subject)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(authority=False), critical=True)
@@ -182,27 +182,25 @@ def _leaf(
     )
 
 
-def _end(authority: Pair, now: dt.datetime, days: int) -> dt.datetime:
-    """The end of a leaf; a leaf that outlives its CA would promise what no peer will honour."""
+def _dates(authority: Pair, now: dt.datetime, days: int) -> Validity:
+    """Those of a leaf; one that outlives its CA would promise what no peer will honour."""
     end = now + dt.timedelta(days=days)
     last = validity(authority.certificate)[1]
     if end > last:
         left = (last - now).days
         advice = f"ask for at most {left} with --days" if left else "it is time for a new CA"
         raise ConfigError(f"{days} days go beyond the CA's own end on {moment(last)}: {advice}")
-    return end
+    return Validity(now - _BACKDATE, end)
 
 
-def _builder(
-    owner: x509.Name, key: ec.EllipticCurvePublicKey, start: dt.datetime, end: dt.datetime
-) -> x509.CertificateBuilder:
+def _builder(owner: x509.Name, key: ec.EllipticCurvePublicKey, dates: Validity) -> x509.CertificateBuilder:
     """What all our certificates have in common."""
     return (
         x509.CertificateBuilder()
         .subject_name(owner)
         .public_key(key)
-        .not_valid_before(start.replace(microsecond=0))
-        .not_valid_after(end.replace(microsecond=0))
+        .not_valid_before(dates.start.replace(microsecond=0))
+        .not_valid_after(dates.end.replace(microsecond=0))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 

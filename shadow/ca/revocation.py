@@ -18,7 +18,7 @@ from ..pki.certificates import common_name, renewable_until, validity
 from ..pki.crl import LIST_MAX, RevocationList, load_revocations
 from ..pki.files import PUBLIC, NewFile, is_there
 from ..text import shorten
-from .authority import Pair, key_identifier
+from .authority import Pair, Validity, key_identifier
 from .folder import CA_CRL
 from .lineage import descendants
 
@@ -115,7 +115,8 @@ def make_list(
     authority: Pair,
     issued: Sequence[x509.Certificate],
     more: Sequence[x509.Certificate],
-    term: tuple[dt.datetime, int],
+    now: dt.datetime,
+    days: int,
 ) -> NewList:
     """The next list: what the one before says, and ``more``.
 
@@ -127,25 +128,26 @@ def make_list(
         authority: it.
         issued: what it has issued; of these, who has ended long ago is left out.
         more: certificates to be revoked, if they have not been, nor have expired.
-        term: the present, aware, and the days until the next list is due.
+        now: the present, aware.
+        days: until the next list is due.
 
     Raises:
         ConfigError: the list before is damaged, or the new one would be too long.
     """
     before = load_list(folder, authority.certificate)
-    now, days = term[0].replace(microsecond=0), term[1]
+    now = now.replace(microsecond=0)
     revoked = _still_needed(before, issued, now) if before else {}
     added = alive(more, revoked, now)
     revoked |= {certificate.serial_number: now for certificate in added}
     number = before.number + 1 if before else 1
-    until = now + dt.timedelta(days=days)
-    pem = _sign(authority, number, (now, until), revoked)
+    dates = Validity(now, now + dt.timedelta(days=days))
+    pem = _sign(authority, number, dates, revoked)
     if len(pem) > _SIZE_MAX:
         raise ConfigError(
             f"the list would have {len(revoked)} entries, {len(pem) // 1024} KiB, and may have "
             f"{_SIZE_MAX // 1024} KiB; nothing was revoked; see CA ROLL-OVER in shadow-ca(1)"
         )
-    return NewList(number, until, revoked, added, NewFile(folder / CA_CRL, pem, PUBLIC, folder))
+    return NewList(number, dates.end, revoked, added, NewFile(folder / CA_CRL, pem, PUBLIC, folder))
 
 
 def _still_needed(
@@ -161,12 +163,7 @@ def _still_needed(
     return {serial: when for serial, when in before.revoked.items() if serial not in gone}
 
 
-def _sign(
-    authority: Pair,
-    number: int,
-    term: tuple[dt.datetime, dt.datetime],
-    revoked: Mapping[int, dt.datetime],
-) -> bytes:
+def _sign(authority: Pair, number: int, dates: Validity, revoked: Mapping[int, dt.datetime]) -> bytes:
     entries = [
         x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(when).build()
         for serial, when in revoked.items()
@@ -175,8 +172,8 @@ def _sign(
     builder = (
         x509.CertificateRevocationListBuilder(revoked_certificates=entries)
         .issuer_name(authority.certificate.subject)
-        .last_update(term[0])
-        .next_update(term[1])
+        .last_update(dates.start)
+        .next_update(dates.end)
         .add_extension(x509.CRLNumber(number), critical=False)
         .add_extension(key_identifier(authority.certificate), critical=False)
     )

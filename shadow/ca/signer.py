@@ -9,6 +9,7 @@ successor left.
 import datetime as dt
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -44,6 +45,27 @@ from .locking import locked
 _PATIENCE = 5.0  # seconds for our turn in the CA's folder: systemd ends a process that takes 15
 
 
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """A robot that has proved who it is: its certificate, with those that vouch for it, and its name."""
+
+    chain: list[x509.Certificate]
+    name: str
+
+    @property
+    def present(self) -> x509.Certificate:
+        return self.chain[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What the certificate for a key is to be; or the certificate, if it was made before."""
+
+    serial: int
+    key: ec.EllipticCurvePublicKey
+    found: x509.Certificate | None
+
+
 def renew(folder: Path, request: Sign, now: dt.datetime) -> x509.Certificate:
     """The next certificate of the robot that asks.
 
@@ -61,27 +83,26 @@ def renew(folder: Path, request: Sign, now: dt.datetime) -> x509.Certificate:
     """
     authority = load_authority(folder, now)
     authorities = load_certificates(folder / CA_CRT, "CA certificate")
-    chain, name = _identify(request, authorities, now)
-    present = chain[0]
-    key = new_key_of(request, name)
+    asking = _identify(request, authorities, now)
+    key = new_key_of(request, asking.name)
     # Nobody is revoked between the look at the lists and the certificate: who revokes will find it.
     with locked(folder, _PATIENCE):
         revocations = _revocations(folder, authorities)
-        if why := revocations.reason(chain):
+        if why := revocations.reason(asking.chain):
             raise Refused("revoked", why)
-        serial, found = _place(folder, authority, present, key)
-        if found is None:
-            return _issue(folder, authority, (present, name), (key, serial), now)
-    if why := revocations.reason([found]):
+        place = _place(folder, authority, asking.present, key)
+        if place.found is None:
+            return _issue(folder, authority, asking, place, now)
+    if why := revocations.reason([place.found]):
         raise Refused("revoked", f"{why}; it was made from the present one")
-    _log(found, "given out again")
-    return found
+    _log(place.found, "given out again")
+    return place.found
 
 
 def _place(
     folder: Path, authority: Pair, present: x509.Certificate, key: ec.EllipticCurvePublicKey
-) -> tuple[int, x509.Certificate | None]:
-    """The serial number of the certificate for ``key``, and the certificate if it was made before.
+) -> _Place:
+    """Where the certificate for ``key`` belongs, and it itself if it was made before.
 
     Raises:
         Refused: all successors of ``present`` were made for other keys.
@@ -89,17 +110,15 @@ def _place(
     for serial in successors(authority.certificate, present):
         path = index_path(folder, serial)
         if not is_there(path, "issued certificate"):
-            return serial, None
+            return _Place(serial, key, None)
         found = load_certificates(path, "issued certificate")[0]
         if key_bytes(found.public_key()) == key_bytes(key):
-            return serial, found
+            return _Place(serial, key, found)
     raise Refused("limit", f"{SUCCESSORS_MAX} certificates were made from this one; see `shadow-ca list`")
 
 
-def _identify(
-    request: Sign, authorities: Sequence[x509.Certificate], now: dt.datetime
-) -> tuple[list[x509.Certificate], str]:
-    """Who asks: the present certificate, with those that vouch for it, and the robot's name."""
+def _identify(request: Sign, authorities: Sequence[x509.Certificate], now: dt.datetime) -> _Asking:
+    """Who asks, by the present certificate and its key."""
     try:
         present = parse_certificate(request.certificate)
         name = check_robot_name(common_name(present))
@@ -114,7 +133,7 @@ def _identify(
     except crypto.X509StoreContextError as error:
         raise Refused("untrusted", f"the present certificate is not good here: {error}") from error
     check_proof(request, present)
-    return chain, name
+    return _Asking(chain, name)
 
 
 def _revocations(folder: Path, authorities: Sequence[x509.Certificate]) -> Revocations:
@@ -123,22 +142,18 @@ def _revocations(folder: Path, authorities: Sequence[x509.Certificate]) -> Revoc
 
 
 def _issue(
-    folder: Path,
-    authority: Pair,
-    present: tuple[x509.Certificate, str],
-    wanted: tuple[ec.EllipticCurvePublicKey, int],
-    now: dt.datetime,
+    folder: Path, authority: Pair, asking: _Asking, place: _Place, now: dt.datetime
 ) -> x509.Certificate:
-    """Issue one, with a key and a serial number.
+    """Issue the next one.
 
     Raises:
         Refused: it is too early for that, or the CA itself ends.
     """
-    start, end = validity(present[0])
+    start, end = validity(asking.present)
     half = start + (end - start) / 2
     if now < half:
         raise Refused("early", f"the present certificate is not to be renewed before {moment(half)}")
-    certificate = renew_robot(authority, present[1], *wanted, end - start, now)
+    certificate = renew_robot(authority, asking.name, place.key, place.serial, end - start, now)
     if validity(certificate)[1] <= end:
         last = validity(authority.certificate)[1]
         raise Refused("ca-ends", f"the CA ends on {moment(last)}: it is time for a new one")

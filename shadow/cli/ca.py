@@ -204,7 +204,7 @@ def _revoke(options: argparse.Namespace, now: dt.datetime) -> None:
                 issued, authority.certificate, name, options.serial
             )
         ]
-        new = revocation.make_list(options.dir, authority, issued, found, (now, options.days))
+        new = revocation.make_list(options.dir, authority, issued, found, now, options.days)
         if new.added:
             write_files([new.file], force=True)
     for certificate in new.added:
@@ -226,7 +226,7 @@ def _crl(options: argparse.Namespace, now: dt.datetime) -> None:
     with locked(options.dir):
         authority = folders.load_authority(options.dir, now)
         issued = folders.load_issued(options.dir, known)
-        new = revocation.make_list(options.dir, authority, issued, [], (now, options.days))
+        new = revocation.make_list(options.dir, authority, issued, [], now, options.days)
         write_files([new.file], force=True)
     _describe_list(new)
     _bring_list(new)

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from shadow.ca import authority as authorities
 from shadow.ca import folder as folders
 from shadow.ca import revocation
-from shadow.ca.authority import Pair
+from shadow.ca.authority import Pair, Validity
 from shadow.ca.folder import CA_CRL, load_issued
 from shadow.ca.lineage import successors
 from shadow.ca.revocation import NewList, _sign, alive, ending, find_certificates, load_list, make_list
@@ -43,7 +43,7 @@ def next_list(
     when: dt.datetime | None = None,
     write: bool = True,
 ) -> NewList:
-    new = make_list(folder, authority, load_issued(folder), more, (when or now(), 30))
+    new = make_list(folder, authority, load_issued(folder), more, when or now(), 30)
     if write:
         write_files([new.file], force=True)
     return new
@@ -136,7 +136,7 @@ def test_who_has_ended_leaves_the_list(authority: Pair, tmp_path: Path) -> None:
 
 def test_a_hundred_thousand_entries(authority: Pair, tmp_path: Path) -> None:
     known = {serial << 130: now().replace(microsecond=0) for serial in range(1, 100_001)}
-    fleet = _sign(authority, 1, (now(), now() + DAY), known)
+    fleet = _sign(authority, 1, Validity(now(), now() + DAY), known)
     (tmp_path / CA_CRL).write_bytes(fleet)
     one = issue(tmp_path, authority, "another").certificate
     assert len(next_list(tmp_path, authority, one).revoked) == 100_001

@@ -118,7 +118,7 @@ def test_who_comes_late_and_is_revoked(own: Authority, folder: Path) -> None:
     present = credentials(own, days=(-29, 1))
     then = now() + dt.timedelta(days=2)
     authority = load_authority(folder, then)
-    made = revocation.make_list(folder, authority, present.chain, present.chain, (then, 30))
+    made = revocation.make_list(folder, authority, present.chain, present.chain, then, 30)
     assert made.added == present.chain
     made.file.path.write_bytes(made.file.data)
     with pytest.raises(Refused, match=r"\(revoked\)"):
