@@ -67,8 +67,6 @@ class Client:
         self._approach = Approach(config.server, config.connect_timeout)
         self._no_ktls = contexts.check_kernel(config.ktls)
         self._certificates = CertificateStore(config.files, config.state, config.robot)
-        self._renewing: asyncio.Task[None] | None = None
-        self._move: asyncio.Task[None] | None = None
         self._settings: contexts.Settings | None = None
         try:
             # Over a session that is left for us an expired certificate can be renewed, and over no other.
@@ -76,6 +74,7 @@ class Client:
         except ClockError:
             if config.once:
                 raise
+        self._renewer = Renewer(self._certificates, config.robot)
         self.failure: asyncio.Future[ShadowError] = asyncio.get_running_loop().create_future()
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
@@ -103,9 +102,6 @@ class Client:
         self._resume_session()
         self._task = asyncio.create_task(self._keep_connected())
         self._task.add_done_callback(self._stopped_trying)
-        if self._certificates.renews:
-            self._renewing = asyncio.create_task(Renewer(self._certificates, self, self._config.robot).run())
-            self._renewing.add_done_callback(self._stopped_trying)
 
     def _resume_session(self) -> None:
         if self._settings is not None:
@@ -130,14 +126,14 @@ class Client:
 
     async def stop(self) -> None:
         """Leave the session for the next client, or end it in order."""
-        await _end(self._renewing)
+        await _end(self._task)
         if self._session is not None and self._durable.store.limit:
             with contextlib.closing(Mailbox(self._durable.store)) as left:
                 if self._session.park(left):
                     text = f"robot {self._config.robot}: the session is left for the next start"
                     events.log(Event.STOPPING, logging.INFO, text, robot=self._config.robot)
         self._services.stop()
-        await _end(self._task)
+        self._close_session()
 
     @property
     def status(self) -> str:
@@ -168,47 +164,17 @@ class Client:
             return []
         return terms(pair.credentials, pair.crt, self._config.files.ca, f"`shadow-ca robot {robot} --renew`")
 
-    # Another certificate
-
-    @property
-    def session(self) -> Session | None:
-        """The session we have, if we are connected."""
-        return self._session if self._session is not None and self._session.connected else None
-
-    async def try_out(self, pair: LoadedPair) -> None:
-        """Go on in a new session with these credentials.
-
-        The server takes the new session for the old one in one step, so the robot's sockets are there all
-        the time.
-
-        Raises:
-            ShadowError: it did not come about; the session we have goes on.
-        """
-        if self.session is None:  # one is being dialled for, and two would fight over our name
-            raise PeerError("the session is over")
-        self._move = asyncio.create_task(self._move_to(self._settings_for(pair)))
-        try:
-            await self._move
-        finally:
-            self._move = None
-
-    async def _move_to(self, settings: contexts.Settings) -> None:
-        session = Session(self._config, settings, self._services, self._approach)
-        try:
-            await session.open()
-        except BaseException:
-            session.close()
-            raise
-        old, self._session, self._settings = self._session, session, settings
-        self._detail = f"{session.target} since {session.since}"
-        if old is not None:
-            old.give_way()
-
     def _stopped_trying(self, task: asyncio.Task[None]) -> None:
         """A bug must end the daemon: one that lives, is fed, and never dials again helps nobody."""
         error = None if task.cancelled() else task.exception()
         if error is not None and not self.failure.done():
+            self._close_session()
             self.failure.set_exception(error)
+
+    def _close_session(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
 
     async def _keep_connected(self) -> None:
         while True:
@@ -245,28 +211,45 @@ class Client:
         self._phase = Phase.DIALLING
         try:
             settings = self._refresh()
-            if self._session is None:
-                self._session = Session(self._config, settings, self._services, self._approach)
-            try:
-                if not self._session.connected:
-                    await self._session.open(max(_REACH_LEAST, _HURRY_REACH * self._hurry))
-                self._phase = Phase.CONNECTED
-                self._welcomed = time.monotonic()
-                self._interval = self._session.interval
-                self._detail = f"{self._session.target} since {self._session.since}"
-                self._note_acceptance(settings)
-                return await self._end_of_session(self._session)
-            finally:
-                self._session.close()
-                self._session = None
+            reach = max(_REACH_LEAST, _HURRY_REACH * self._hurry)
+            session = self._session or await self._open(settings, reach)
         except ShadowError as error:
             return error
+        self._phase = Phase.CONNECTED
+        self._welcomed = time.monotonic()
+        self._interval = session.interval
+        with contextlib.suppress(LocalError):  # then it will be tried again
+            self._have(session)
+        lost = await self._end_of_session(session)
+        self._close_session()
+        return lost
 
-    def _note_acceptance(self, settings: contexts.Settings) -> None:
-        """The server has let us in with this certificate: if it is a new one, it stays."""
-        pair = self._certificates.current
-        if pair is not None and pair.credentials.fingerprint == settings.fingerprint:
-            with contextlib.suppress(LocalError):  # then it will be tried again
+    async def _open(self, settings: contexts.Settings, reach: float = math.inf) -> Session:
+        """A session that the server has welcomed.
+
+        Raises:
+            ShadowError: it did not come about.
+        """
+        session = Session(self._config, settings, self._services, self._approach)
+        try:
+            await session.open(reach)
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    def _have(self, session: Session) -> None:
+        """Go on in a session that the server has welcomed: if its certificate is a new one, that stays.
+
+        Raises:
+            LocalError: it cannot be stored.
+        """
+        if self._settings is not None:
+            session.settings = self._settings  # a reload may have come while it was dialled for
+        self._session = session
+        self._detail = f"{session.target} since {session.since}"
+        for pair in (self._certificates.next, self._certificates.current):
+            if pair is not None and pair.credentials.fingerprint == session.certificate:
                 self._certificates.accepted(pair)
 
     def _refresh(self) -> contexts.Settings:
@@ -286,12 +269,43 @@ class Client:
     async def _end_of_session(self, session: Session) -> PeerError:
         """What ended a session, or the last one of those that have taken its place."""
         while True:
-            error = await session.lost
-            if self._move is not None:  # the server may have ended it for the new one's sake
-                await asyncio.wait([self._move])
-            if self._session is session or self._session is None:
-                return error
-            session = self._session
+            await asyncio.wait([session.lost], timeout=self._renewer.patience)
+            if session.lost.done():
+                return session.lost.result()
+            session = await self._renew(session)
+
+    async def _renew(self, session: Session) -> Session:
+        """If it is time for another certificate, go on with it in a new session; which one there is then.
+
+        The server takes the new session for the old one in one step, so the robot's sockets are there all
+        the time.
+        """
+        try:
+            pair = await self._renewer.look(session)
+            if pair is not None:
+                old, session = session, await self._try_out(pair)
+                old.close()
+                self._renewer.succeeded(pair)
+                self._have(session)
+        except ShadowError as error:
+            self._renewer.failed(error)
+        return session
+
+    async def _try_out(self, pair: LoadedPair) -> Session:
+        """A new session with these credentials, which are in use from now on.
+
+        Raises:
+            ShadowError: it did not come about; the session we have goes on.
+        """
+        settings = self._settings_for(pair)
+        try:
+            session = await self._open(settings)
+        except (Refused, HandshakeError):
+            # It may have been by accident; then we are given the same certificate again.
+            self._certificates.drop_next()
+            raise
+        self._settings = settings
+        return session
 
     def _report_loss(self, error: ShadowError, wait: float) -> None:
         self._phase = Phase.WAITING

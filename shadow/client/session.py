@@ -45,6 +45,7 @@ class Session:
 
     Attributes:
         settings: how new connections do their handshake; a reload replaces it.
+        certificate: the fingerprint of ours that the server has seen.
         since: when it was welcomed, for humans.
         target: the server's address in use; data channels go to the very same one, as long as it leads to
             the server, since only that server knows this session.
@@ -61,7 +62,7 @@ class Session:
         self.target: Target | None = None
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[PeerError] = self._loop.create_future()
-        self._certificate = settings.fingerprint  # which the server has seen
+        self.certificate = settings.fingerprint
         self._config = config
         self._services = services
         self._approach = approach
@@ -87,7 +88,7 @@ class Session:
             PROTOCOL_VERSION, CONTROL, self._config.robot, tuple(self._config.services), software=SOFTWARE
         )
         settings = self.settings  # a reload may come while we dial
-        self._certificate = settings.fingerprint
+        self.certificate = settings.fingerprint
         call = Call(settings, hello, self._welcomed, self._keepalive.interval, reach)
         self._begin_in_turn(await self._approach.call(call))
 
@@ -173,7 +174,7 @@ class Session:
             "robot": self._config.robot,
             "server": str(self._config.server),
             "services": list(self._config.services),
-            "certificate": self._certificate,
+            "certificate": self.certificate,
         }
 
     def resume(self, letters: Iterable[Letter], check: Check) -> None:
@@ -232,11 +233,6 @@ class Session:
         self._standbys.close()
         if self._control is not None:
             self._control.close()
-
-    def give_way(self) -> None:
-        """End the session for another one's sake."""
-        self.close()
-        self._end(PeerError("another session has taken its place"))
 
     # Control channel
 

@@ -550,8 +550,7 @@ def test_dialling_is_not_living(monkeypatch: pytest.MonkeyPatch) -> None:
     lived: list[float] = []
 
     class Lost(Session):
-        connected = False
-        since, target, interval = "", None, 30.0
+        since, target, interval, certificate = "", None, 30.0, ""
 
         def __init__(self, *_: object) -> None:
             self.lost = asyncio.get_running_loop().create_future()
@@ -573,9 +572,10 @@ def test_dialling_is_not_living(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body() -> None:
         robot = Client.__new__(Client)
         robot.__dict__ |= {
-            "_session": None, "_move": None, "_backoff": Enough(), "_config": SimpleNamespace(once=False),
+            "_session": None, "_settings": None, "_backoff": Enough(), "_config": SimpleNamespace(once=False),
             "_services": SimpleNamespace(streams=0), "_approach": None, "_interval": math.inf,
-            "_refresh": lambda: None, "_note_acceptance": lambda _settings: None,
+            "_refresh": lambda: None, "_certificates": SimpleNamespace(next=None, current=None),
+            "_renewer": SimpleNamespace(patience=None),
         }  # fmt: skip
         with contextlib.suppress(asyncio.CancelledError):
             await robot._keep_connected()
@@ -616,8 +616,6 @@ def test_while_streams_wait_for_it_a_robot_tries_often(
     reached: list[float] = []
 
     class Failing(Session):
-        connected = False
-
         def __init__(self, *_: object) -> None:
             pass
 
@@ -637,7 +635,7 @@ def test_while_streams_wait_for_it_a_robot_tries_often(
         robot = Client.__new__(Client)
         config = SimpleNamespace(once=False, server="server:1", robot="011")
         robot.__dict__ |= {
-            "_session": None, "_move": None, "_backoff": Latest(), "_config": config, "_interval": interval,
+            "_session": None, "_backoff": Latest(), "_config": config, "_interval": interval,
             "_services": SimpleNamespace(streams=streams), "_approach": None, "_refresh": lambda: None,
         }  # fmt: skip
         monkeypatch.setattr("shadow.client.client.asyncio.sleep", sleep)

@@ -10,19 +10,17 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from shadow.ca import signer as signers
 from shadow.client import renewal
-from shadow.client.certificate_store import CertificateStore, LoadedPair
+from shadow.client.certificate_store import CertificateStore
 from shadow.client.client import Client
-from shadow.client.renewal import Renewer
 from shadow.daemon.config import parse_client
 from shadow.errors import HandshakeError, PeerError, Refused
 from shadow.events import Event
@@ -31,6 +29,7 @@ from shadow.pki.request import make_request
 from shadow.relay.durable import DurableStreams
 from shadow.relay.pool import Relay
 from shadow.systemd.fdstore import Store
+from shadow.transport.context import Settings
 from tests.support import (
     CHECKOUT,
     DEADLINE,
@@ -158,7 +157,7 @@ ROBOT_STEPS = [
     "shadow.client.certificate_store.CertificateStore.key_to_ask_for",
     "shadow.client.session.Session.renew",
     "shadow.client.certificate_store.CertificateStore.add",
-    "shadow.client.client.Client.try_out",
+    "shadow.client.client.Client._try_out",
     "shadow.client.certificate_store.CertificateStore.accepted",
 ]
 
@@ -327,37 +326,62 @@ def test_another_certificate_is_chosen_when_the_one_in_use_has_ended(own: Author
     tunnel.start_server().wait_for_log("robot 011 connected")
 
 
-def test_nothing_is_tried_out_beside_a_session_that_is_being_dialled_for(
-    own: Authority, tunnel: Tunnel
-) -> None:
-    server = tunnel.start_server()
-    short_lived(own, DAY)
-    config = parse_client(tunnel.client_arguments("--lport=9")[1:], {})
+class Attempt:
+    """A session that begins, and how: the server says yes, or what is the matter."""
 
-    async def run() -> None:
-        relay = Relay()
-        try:
-            client = Client(config, DurableStreams(relay, Store()))
-            with pytest.raises(PeerError, match="the session is over"):
-                await client.try_out(client._certificates.load(now()))
-        finally:
-            relay.stop()
+    renews, target, since, interval, connected = True, None, "", 30.0, False
 
-    asyncio.run(run())
-    assert "connected" not in server.log
+    def __init__(self, _config: object, settings: Settings, *_more: object) -> None:
+        self.settings = settings
+        self.certificate = settings.fingerprint
+        self.lost: asyncio.Future[PeerError] = asyncio.get_running_loop().create_future()
+        self.closed = False
+
+    def resume(self, *_nothing: object) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
 
 
-class Robot:
-    """One whose server says what a test wants."""
+class Trial:
+    """A robot that is connected, and a certificate that it has been given and not tried."""
 
-    def __init__(self, server_says: Exception) -> None:
-        self.session: Any = SimpleNamespace(renews=True)
-        self.tried: list[LoadedPair] = []
-        self._server_says = server_says
+    def __init__(self, own: Authority, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch) -> None:
+        crt, key = own.robot("011", days=(-0.8, 0.2))
+        state = tunnel.folder / "state"
+        store = CertificateStore(Files(own.ca, crt, key), state, "011")
+        request = make_request("011", store.key_to_ask_for(), store.load(now()).credentials)
+        self.following = signers.renew(ca_folder(own, tunnel.folder / "ca"), request, now())
+        store.add(self.following.public_bytes(Encoding.DER), now())
+        self.opened: list[Attempt] = []
+        self._arguments = tunnel.client_arguments("--lport=9", f"--state={state}")[1:]
+        self._patch = monkeypatch
+        monkeypatch.setattr(renewal, "_LOOK", 0.01)
 
-    async def try_out(self, pair: LoadedPair) -> None:
-        self.tried.append(pair)
-        raise self._server_says
+    def run(self, welcome: Callable[[Attempt], Awaitable[None]], until: Callable[[Client], object]) -> Client:
+        """Have the client live until a condition holds; ``welcome`` answers each session after the first."""
+
+        class Opened(Attempt):
+            async def open(attempt, _reach: float) -> None:  # noqa: N805
+                self.opened.append(attempt)
+                if len(self.opened) > 1:
+                    await welcome(attempt)
+
+        async def live() -> Client:
+            relay = Relay()
+            client = Client(parse_client(self._arguments, {}), DurableStreams(relay, Store()))
+            try:
+                await client.start()
+                while not until(client):
+                    await asyncio.sleep(0.005)
+            finally:
+                await client.stop()
+                relay.stop()
+            return client
+
+        self._patch.setattr("shadow.client.client.Session", Opened)
+        return asyncio.run(asyncio.wait_for(live(), DEADLINE))
 
 
 @pytest.mark.parametrize(
@@ -370,26 +394,58 @@ class Robot:
     ids=["refused", "handshake", "lost"],
 )
 def test_what_becomes_of_a_certificate_that_the_server_does_not_take(
-    own: Authority, tmp_path: Path, said: list[tuple[Event, str]], error: Exception, *, stays: bool
+    own: Authority,
+    tunnel: Tunnel,
+    monkeypatch: pytest.MonkeyPatch,
+    said: list[tuple[Event, str]],
+    error: Exception,
+    *,
+    stays: bool,
 ) -> None:
     """One that it refuses is asked for anew: the signer may have another CA by then."""
-    crt, key = own.robot("011", days=(-0.8, 0.2))
-    certificates = CertificateStore(Files(own.ca, crt, key), tmp_path / "state", "011")
-    present = certificates.load(now())
-    request = make_request("011", certificates.key_to_ask_for(), present.credentials)
-    following = signers.renew(ca_folder(own, tmp_path / "ca"), request, now())
-    certificates.add(following.public_bytes(Encoding.DER), now())
-    robot = Robot(error)
+    trial = Trial(own, tunnel, monkeypatch)
 
-    async def run() -> None:
-        renewer = asyncio.create_task(Renewer(certificates, robot, "011").run())
-        while not any(event is Event.RENEWAL_FAILED for event, _text in said):
+    async def refuse(_session: Attempt) -> None:
+        raise error
+
+    client = trial.run(refuse, lambda _client: any(event is Event.RENEWAL_FAILED for event, _text in said))
+    first, second = trial.opened
+    assert second.certificate == trial.following.fingerprint(hashes.SHA256()).hex()
+    assert second.closed
+    assert (client._certificates.next is not None) is stays
+    assert client._certificates.current is not None
+    assert client._certificates.current.credentials.fingerprint == first.certificate
+    assert not [text for event, text in said if event is Event.SESSION_LOST], "the first one went on"
+
+
+def test_what_the_server_welcomes_stays(
+    own: Authority, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch, said: list[tuple[Event, str]]
+) -> None:
+    trial = Trial(own, tunnel, monkeypatch)
+
+    async def welcome(_session: Attempt) -> None:
+        assert not trial.opened[0].closed, "the new one comes first"
+        assert stored(tunnel) == {"next.crt", "next.key"}, "nothing is certain before WELCOME"
+
+    trial.run(welcome, lambda _client: any(event is Event.RENEWED for event, _text in said))
+    assert trial.opened[0].closed
+    assert stored(tunnel) == {"pair.pem"}
+
+
+def test_nothing_else_is_dialled_for_while_a_certificate_is_tried_out(
+    own: Authority, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch, said: list[tuple[Event, str]]
+) -> None:
+    """The server may end the old session for the new one's sake before that is there: two would fight."""
+    trial = Trial(own, tunnel, monkeypatch)
+    under_way: list[int] = []
+
+    async def welcome(_session: Attempt) -> None:
+        trial.opened[0].lost.set_result(PeerError("another one came"))
+        for _ in range(50):
             await asyncio.sleep(0.01)
-        renewer.cancel()
+            under_way.append(len(trial.opened))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(renewal, "_LOOK", 0.01)
-        asyncio.run(asyncio.wait_for(run(), DEADLINE))
-    assert [pair.certificate for pair in robot.tried] == [following]
-    assert (certificates.next is not None) is stays
-    assert certificates.current is present
+    trial.run(welcome, lambda _client: any(event is Event.RENEWED for event, _text in said))
+    assert set(under_way) == {2}
+    assert len(trial.opened) == 2
+    assert not [text for event, text in said if event is Event.SESSION_LOST]

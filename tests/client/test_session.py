@@ -370,9 +370,9 @@ def test_a_robot_whose_certificate_expired_lately_keeps_its_session(
         try:
             client = Client(config, DurableStreams(relay, scene.store))  # type: ignore[arg-type]
             client._resume_session()
-            assert client.session is not None
+            assert client._session is not None
             assert isinstance(await scene.control.hear(), Ping)
-            client.session.close()
+            client._session.close()
         finally:
             relay.stop()
 
