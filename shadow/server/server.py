@@ -2,14 +2,10 @@
 
 import asyncio
 import contextlib
-import datetime as dt
 import logging
-import shlex
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
-
-from cryptography import x509
 
 from .. import events
 from .. import text as texts
@@ -19,9 +15,8 @@ from ..events import Event
 from ..names import check_robot_name
 from ..net.address import describe
 from ..net.tcp import listen_tcp
-from ..pki.certificates import Purpose, common_name, host_names, load_credentials
-from ..pki.crl import Revocations, find_revocations
-from ..pki.expiry import Term, terms
+from ..pki.certificates import common_name
+from ..pki.expiry import Term
 from ..relay.durable import DurableStreams
 from ..relay.flow import Pump
 from ..relay.pool import OnEnd, Relay
@@ -29,8 +24,6 @@ from ..systemd import fdstore, mailbox
 from ..systemd.fdstore import Store
 from ..systemd.mailbox import Mailbox
 from ..text import shorten
-from ..transport import context as contexts
-from ..transport import handshake
 from ..transport.channel import Channel
 from ..transport.link import Link
 from ..wire.conversation import CONTROL, speaks_our_version
@@ -42,6 +35,7 @@ from .robot import Robot, Surroundings
 from .session import Cause
 from .signer import Signer
 from .sockets import check_folder
+from .trust import Trust
 
 _COME_BACK = 60.0  # seconds for which a robot that there is no room for should stay away
 
@@ -77,19 +71,16 @@ class Server:
         """
         self._config = config
         self.signer = Signer(config.signer)
-        self._no_ktls = contexts.check_kernel(config.ktls)
+        self._trust = Trust(config)
         # A visitor needs a channel, and with kernel TLS two pipes.
-        self.descriptors = Descriptors(self._give_up_standbys, 1 if self._no_ktls else 5)
+        self.descriptors = Descriptors(self._give_up_standbys, 1 if self._trust.no_ktls else 5)
         self._around = Surroundings(config, durable, self.signer, self._robot_is_empty, self.descriptors)
         self.robots: dict[str, Robot] = {}
-        self.handshakes = Handshakes(config, lambda: self._settings, self._dispatch, self.descriptors)
+        self.handshakes = Handshakes(config, lambda: self._trust.settings, self._dispatch, self.descriptors)
         self._open_endpoints = open_endpoints
         self._endpoints: Endpoints | None = None
         self.resumed = {"streams": 0, "sessions": 0}  # of the daemon before us
         self._sockets: list[socket.socket] = []
-        self.terms: list[Term] = []
-        self._revoked = Revocations()
-        self._settings: contexts.Settings = self._load()
         self.failure: asyncio.Future[ShadowError] = asyncio.get_running_loop().create_future()
         check_folder(config.ldir)
 
@@ -119,13 +110,13 @@ class Server:
         where = ", ".join(describe(sock.getsockname()) for sock in self._sockets)
         text = f"accepting robots on {where}, sockets in {self._config.ldir}"
         if self._config.crl is not None:
-            text += f"; {self._who_is_revoked}"
+            text += f"; {self._trust.who_is_revoked}"
         events.log(Event.SERVER_READY, logging.INFO, text)
-        if self._no_ktls:
+        if self._trust.no_ktls:
             events.log(
                 Event.KTLS_UNAVAILABLE,
                 logging.WARNING,
-                f"encrypting in userspace: {self._no_ktls}",
+                f"encrypting in userspace: {self._trust.no_ktls}",
             )
 
     def reload(self) -> str:
@@ -139,24 +130,21 @@ class Server:
         Raises:
             ShadowError: a file is broken; the old ones stay in use.
         """
-        self._settings = self._load()
+        self._trust.load()
         ended = sum(self._cut_off(robot) for robot in list(self.robots.values()))
         if ended:
             text = f"cut off robots with revoked certificates: {ended} sessions and streams ended"
             events.log(Event.REVOKED, logging.WARNING, text)
         for robot in list(self.robots.values()):
             robot.look_after_sockets()
-        return self._who_is_revoked
+        return self._trust.who_is_revoked
 
     def _cut_off(self, robot: Robot) -> int:
         try:
-            return robot.cut_off(self._revocation)
+            return robot.cut_off(self._trust.revocation)
         except Exception:  # the others are locked out all the same
             logging.getLogger("shadow").exception("robot %s: its connections cannot be cut off", robot.name)
             return 0
-
-    def _revocation(self, link: Link) -> str | None:
-        return self._revoked.reason(link.chain)
 
     async def stop(self) -> None:
         """Accept nobody any more; leave the robots to the next daemon, or end their sessions in order."""
@@ -186,16 +174,22 @@ class Server:
     @property
     def _terms(self) -> dict[str, Any]:
         """What sessions are made on; with others they have to be made anew."""
-        return {"certificate": self._settings.fingerprint, "keepalive": self._config.keepalive}
+        return {"certificate": self._trust.settings.fingerprint, "keepalive": self._config.keepalive}
 
     @property
     def status(self) -> str:
         """A line for ``systemctl status``."""
         # Asked for each second: nothing that takes longer with each robot.
         connected, streams = len(self._around.connected), self._around.durable.relay.streams
-        encryption = f"userspace TLS ({self._no_ktls})" if self._no_ktls else "kernel TLS"
+        no_ktls = self._trust.no_ktls
+        encryption = f"userspace TLS ({no_ktls})" if no_ktls else "kernel TLS"
         counts = f"{texts.many(connected, 'robot')}, {texts.many(streams, 'stream')}"
         return f"{counts}{self._around.durable.remark}, {encryption}"
+
+    @property
+    def terms(self) -> list[Term]:
+        """See ``life.Role``."""
+        return self._trust.terms
 
     @property
     def relay(self) -> Relay:
@@ -210,53 +204,8 @@ class Server:
             "robots": len(self._around.connected),
             "streams": durable.relay.streams,
             "protected": durable.protected,
-            "revoked": len(self._revoked),
+            "revoked": self._trust.revoked,
         }
-
-    def _load(self) -> contexts.Settings:
-        files = self._config.files
-        credentials = load_credentials(
-            files.ca, files.crt, files.key, Purpose.SERVER, dt.datetime.now(dt.UTC)
-        )
-        context = contexts.make_context(credentials)
-        revoked = self._load_revocations(credentials.ca)
-        renewal = shlex.join(["shadow-ca", "server", *host_names(credentials.chain[0]), "--renew"])
-        found = terms(credentials, files.crt, files.ca, f"`{renewal}`")
-        if revoked.first is not None:
-            what, advice = f"revocation list {self._config.crl}", "make a new one with `shadow-ca crl`"
-            found.append(Term(what, revoked.first.since, revoked.first.until, advice))
-        # The last that can fail has been done: from here on everything changes, or nothing.
-        self._revoked, self.terms = revoked, found
-        return contexts.Settings(
-            context, Purpose.SERVER, self._config.ktls, ca=credentials.ca, fingerprint=credentials.fingerprint
-        )
-
-    def _load_revocations(self, ca: Sequence[x509.Certificate]) -> Revocations:
-        if self._config.crl is None:
-            return Revocations()
-        found = find_revocations(self._config.crl, ca)
-        if found is None:
-            if self._revoked.lists:
-                text = f"revocation list {self._config.crl} has vanished; the one in use stays in use"
-                events.log(Event.LIST_TOO_OLD, logging.WARNING, text)
-            return self._revoked
-        revoked, kept = found.without_going_back(self._revoked, ca)
-        for listed in kept:
-            text = (
-                f"revocation list {self._config.crl} has an older one, or none, of a CA that is trusted: "
-                f"list {listed.number} of {listed.ca} stays in use"
-            )
-            events.log(Event.LIST_TOO_OLD, logging.WARNING, text)
-        return revoked
-
-    @property
-    def _who_is_revoked(self) -> str:
-        """How many, and by which list: for the log."""
-        path = self._config.crl
-        if not self._revoked.lists:
-            return f"nobody is revoked: there is no {path}" if path else "nobody is revoked: no --crl"
-        how_many = texts.many(len(self._revoked), "certificate")
-        return f"{how_many} revoked by list {self._revoked.numbers} in {path}"
 
     # Dispatch
 
@@ -298,7 +247,7 @@ class Server:
         if hello.robot != name:
             raise Refused("name-mismatch", f"the certificate is for {shorten(name)}")
         # Here and not in the handshake: the robot is told, and a reload meanwhile counts.
-        if why := self._revocation(channel.link):
+        if why := self._trust.revocation(channel.link):
             raise Refused("revoked", why)
         if not speaks_our_version(hello):
             raise Refused("version", f"protocol version {hello.version} is not spoken here")
@@ -319,9 +268,7 @@ class Server:
         Raises:
             PeerError: it would not be let in today.
         """
-        handshake.check_again(link, self._settings, renews=self.signer.there)
-        if why := self._revocation(link):
-            raise Refused("revoked", why)
+        self._trust.check_again(link, renews=self.signer.there)
         return self._robot(check_robot_name(common_name(link.certificate)))
 
     def _robot(self, name: str) -> Robot:

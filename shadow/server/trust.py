@@ -1,0 +1,118 @@
+"""Whom the server trusts, and what it shows: its certificate, the CA, the lists of revoked certificates."""
+
+import datetime as dt
+import logging
+import shlex
+from collections.abc import Sequence
+
+from cryptography import x509
+
+from .. import events
+from .. import text as texts
+from ..daemon.config import ServerConfig
+from ..errors import Refused
+from ..events import Event
+from ..pki.certificates import Purpose, host_names, load_credentials
+from ..pki.crl import Revocations, find_revocations
+from ..pki.expiry import Term, terms
+from ..transport import context as contexts
+from ..transport import handshake
+from ..transport.link import Link
+
+
+class Trust:
+    """What the files say, as they were read last.
+
+    Attributes:
+        no_ktls: why the kernel does not encrypt; None if it does.
+        settings: how handshakes are done.
+        terms: what of it ends some day.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        """Read them.
+
+        Raises:
+            ConfigError: a file is wrong.
+            ClockError: our certificate is not valid yet.
+            LocalError: kernel TLS is required and missing.
+        """
+        self._config = config
+        self.no_ktls = contexts.check_kernel(config.ktls)
+        self.terms: list[Term] = []
+        self._revoked = Revocations()
+        self.settings: contexts.Settings
+        self.load()
+
+    def load(self) -> None:
+        """Read them again, for new connections.
+
+        Raises:
+            ShadowError: a file is broken; the old ones stay in use.
+        """
+        config, files = self._config, self._config.files
+        credentials = load_credentials(
+            files.ca, files.crt, files.key, Purpose.SERVER, dt.datetime.now(dt.UTC)
+        )
+        context = contexts.make_context(credentials)
+        revoked = self._load_revocations(credentials.ca)
+        renewal = shlex.join(["shadow-ca", "server", *host_names(credentials.chain[0]), "--renew"])
+        found = terms(credentials, files.crt, files.ca, f"`{renewal}`")
+        if revoked.first is not None:
+            what, advice = f"revocation list {config.crl}", "make a new one with `shadow-ca crl`"
+            found.append(Term(what, revoked.first.since, revoked.first.until, advice))
+        # The last that can fail has been done: from here on everything changes, or nothing.
+        self._revoked, self.terms = revoked, found
+        self.settings = contexts.Settings(
+            context, Purpose.SERVER, config.ktls, ca=credentials.ca, fingerprint=credentials.fingerprint
+        )
+
+    def revocation(self, link: Link) -> str | None:
+        """Why the peer's certificate is good no more, if it was revoked."""
+        return self._revoked.reason(link.chain)
+
+    def check_again(self, link: Link, *, renews: bool) -> None:
+        """Make sure that a connection that the daemon before us has left would be let in today.
+
+        Args:
+            link: it.
+            renews: robots may have expired certificates renewed.
+
+        Raises:
+            PeerError: it would not.
+        """
+        handshake.check_again(link, self.settings, renews=renews)
+        if why := self.revocation(link):
+            raise Refused("revoked", why)
+
+    @property
+    def revoked(self) -> int:
+        """How many certificates are."""
+        return len(self._revoked)
+
+    @property
+    def who_is_revoked(self) -> str:
+        """How many, and by which list: for the log."""
+        path = self._config.crl
+        if not self._revoked.lists:
+            return f"nobody is revoked: there is no {path}" if path else "nobody is revoked: no --crl"
+        how_many = texts.many(len(self._revoked), "certificate")
+        return f"{how_many} revoked by list {self._revoked.numbers} in {path}"
+
+    def _load_revocations(self, ca: Sequence[x509.Certificate]) -> Revocations:
+        if self._config.crl is None:
+            return Revocations()
+        found = find_revocations(self._config.crl, ca)
+        if found is None:
+            if self._revoked.lists:
+                text = f"revocation list {self._config.crl} has vanished; the one in use stays in use"
+                events.log(Event.LIST_TOO_OLD, logging.WARNING, text)
+            return self._revoked
+        revoked, kept = found.without_going_back(self._revoked, ca)
+        for listed in kept:
+            text = (
+                f"revocation list {self._config.crl} has an older one, or none, of a CA that is trusted: "
+                f"list {listed.number} of {listed.ca} stays in use"
+            )
+            events.log(Event.LIST_TOO_OLD, logging.WARNING, text)
+        return revoked
