@@ -41,8 +41,10 @@ JOURNAL_OF = {
 MODULES = {
     "shadow-server": {
         "server.server",
+        "server.admission",
+        "server.trust",
         "server.handshakes",
-        "server.robot",
+        "server.visitors",
         "server.session",
         "server.signer",
         "server.sockets",

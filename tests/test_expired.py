@@ -140,7 +140,9 @@ def test_the_while_outlives_a_restart_of_the_server(
     async def admit() -> str:
         relay = Relay()
         try:
-            return Server(parse_server(words, {}), DurableStreams(relay, Store()))._known_robot(left).name
+            return (
+                Server(parse_server(words, {}), DurableStreams(relay, Store()))._admission.readmit(left).name
+            )
         finally:
             relay.stop()
             left.sock.close()

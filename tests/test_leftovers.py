@@ -282,7 +282,7 @@ def test_sessions_as_the_first_release_left_them_go_on(authority: Authority, tmp
         assert session is not None
         assert (session.id, session.services, session.keepalive.interval) == ("an id", ("", "web"), 30.0)
         assert {path.name for path in tmp_path.iterdir()} == {"011.sock", "web@011.sock"}
-        assert len(scene.after.robot.starting) == 1  # the visitor, on the standby
+        assert len(scene.after.robot.visitors.starting) == 1  # the visitor, on the standby
         for end in (control, standby, visitor):
             end.close()
 

@@ -159,7 +159,7 @@ def test_a_revoked_intermediate_of_what_is_resumed(own: Authority, tmp_path: Pat
     async def run() -> None:
         relay = Relay()
         try:
-            Server(config, DurableStreams(relay, Store()))._known_robot(left)
+            Server(config, DurableStreams(relay, Store()))._admission.readmit(left)
         finally:
             relay.stop()
             left.sock.close()

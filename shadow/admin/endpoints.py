@@ -5,13 +5,11 @@ whoever asks.
 """
 
 import logging
-from collections.abc import Callable
 
 from .. import events
 from ..events import Event
 from ..server.server import Server
 from ..systemd import fdstore
-from ..systemd.fdstore import Store
 from . import varlink
 from .task_server import TaskServer
 
@@ -22,25 +20,20 @@ METRICS_NAME = "shadow-metrics"
 class AdminEndpoints:
     """Those that are open."""
 
-    def __init__(self, server: Server, store: Store, on_exhausted: Callable[[OSError], None]) -> None:
-        """Open those that there are sockets for.
-
-        Args:
-            server: what is asked.
-            store: has the sockets.
-            on_exhausted: hears of it when accepting has to pause.
+    def __init__(self, server: Server) -> None:
+        """Open those that there are sockets for; they ask the server.
 
         Raises:
             ConfigError: what was passed is no listening socket.
         """
         self._open: list[TaskServer] = []
         for name, make in ((varlink.SOCKET_NAME, _make_api), (METRICS_NAME, _make_metrics)):
-            sockets = fdstore.listening_sockets(name, store)
+            sockets = fdstore.listening_sockets(name, server.durable.store)
             if sockets:
                 endpoint = make(server)
                 self._open.append(endpoint)
                 for sock in sockets:
-                    endpoint.listen(sock, on_exhausted)
+                    endpoint.listen(sock, server.robots.descriptors.ran_out)
 
     async def close(self) -> None:
         """Close them all."""

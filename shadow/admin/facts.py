@@ -41,7 +41,7 @@ def robot_facts(robot: Robot, now: float) -> Facts:
         "serial": serial_of(certificate),
         "certificateEnds": session.until.isoformat(),
         "standbys": len(session.board.standbys),
-        "waiting": len(session.board.visitors) + len(robot.starting),
+        "waiting": len(session.board.visitors) + len(robot.visitors.starting),
     }
 
 

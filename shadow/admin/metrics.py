@@ -69,7 +69,7 @@ class Metrics(logging.Handler):
         """Count from now on."""
         super().__init__(logging.DEBUG)
         self._server = server
-        self._relay = server.relay
+        self._relay = server.durable.relay
         self._moved = {"to_robot": 0, "from_robot": 0}  # by streams that have ended
         self._sums = _Sums(dict(self._moved))
         self._named: set[str] = set()  # software

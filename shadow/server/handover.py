@@ -53,13 +53,13 @@ def park(robot: Robot, mailbox: Mailbox, terms: Mapping[str, Any]) -> bool:
     """
     put = functools.partial(_put, mailbox, robot)
     parked = _park_session(robot, put, terms)
-    for starting, its_channel in robot.starting.items():
+    for starting, its_channel in robot.visitors.starting.items():
         with _or_else(robot, its_channel.abort):
             facts = {**its_channel.record, "visitor": starting.record}
             put("start", facts, its_channel.link.sock, starting.sock)
             its_channel.leave()
         starting.close()
-    robot.starting.clear()
+    robot.visitors.starting.clear()
     return parked
 
 
@@ -166,7 +166,7 @@ def _resume(
     elif kind == "start":
         starting = visitor.remembered(sockets[1], facts["visitor"])
         its_channel, robot = _resume_channel(facts, sock, robot, admit, State.STARTING)
-        robot.expect_answer(starting, its_channel)
+        robot.visitors.expect_answer(starting, its_channel)
     elif kind == "socket":
         its_socket = unix.remembered(sock, facts)
         if robot is None or robot.session is None:
@@ -176,7 +176,7 @@ def _resume(
     elif robot is None or robot.session is None:
         raise LocalError("its robot is not connected any more")
     elif kind == "visitor":
-        robot.have_visitor(visitor.remembered(sock, facts))
+        robot.visitors.resume(visitor.remembered(sock, facts))
     elif kind == "standby":
         its_channel, _same = _resume_channel(facts, sock, robot, admit, State.STANDBY)
         robot.serve(robot.session, its_channel)

@@ -1,4 +1,4 @@
-"""The server's view of its robots: sessions, sockets, visitors, streams.
+"""A robot, as the server has it: its session, its sockets, its standbys, and who is there for its visitors.
 
 A robot exists from its first session until its last stream has ended, its sockets while it has a session.
 All in the event loop's thread.
@@ -6,48 +6,26 @@ All in the event loop's thread.
 
 import asyncio
 import functools
-import logging
 import secrets
-import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
-from .. import __version__, events
+from .. import __version__
 from ..daemon.config import ServerConfig
-from ..errors import LocalError, PeerError, Refused
-from ..events import Event
-from ..names import clean_software
+from ..errors import PeerError, Refused
 from ..relay.durable import DurableStreams
-from ..relay.flow import Pump
-from ..relay.pool import OnEnd
-from ..text import shorten
 from ..transport.channel import Channel
 from ..transport.link import Link
-from ..wire.frames import (
-    PROTOCOL_VERSION,
-    Dial,
-    Failed,
-    Frame,
-    Hello,
-    Ping,
-    Pong,
-    Refusal,
-    Sign,
-    Start,
-    Started,
-    Welcome,
-)
-from ..wire.timing import Keepalive
+from ..wire.frames import PROTOCOL_VERSION, Frame, Hello, Ping, Pong, Refusal, Sign, Welcome
 from .descriptors import Descriptors
-from .session import Cause, Session, checked_services
+from .session import Cause, Session, new_session
 from .signer import Signer
 from .sockets import Sockets
 from .streams import Streams
-from .visitor import Visitor, has_left, make_visitor
+from .visitors import Numbers, Visitors
 
 _STANDBYS_MAX = 128  # channels one robot may keep standing by
-_STANDBY_TRIES = 3  # channels one visitor is offered before it is turned away
 _FIGHT_AGE = 60.0  # seconds; a session replaced sooner than that, again, means two devices with one name
 SOFTWARE = f"shadow-server {__version__}"
 
@@ -59,30 +37,46 @@ class Surroundings:
     config: ServerConfig
     durable: DurableStreams
     signer: Signer
-    on_empty: Callable[["Robot"], None]
     descriptors: Descriptors
-    connected: set[str] = field(default_factory=set)  # names
+
+
+class Registry(Protocol):
+    """Who keeps the robots, as each of them knows it.
+
+    Attributes:
+        numbers: those of the streams of all robots.
+    """
+
+    numbers: Numbers
+
+    def note_session(self, robot: "Robot") -> None:
+        """It has a session from now on, or none any more."""
+
+    def forget(self, robot: "Robot") -> None:
+        """It has neither session nor stream any more."""
 
 
 class Robot:
-    """One robot by its name."""
+    """One robot by its name.
 
-    _last_number = 0  # of the streams of all robots
+    Attributes:
+        name: it.
+        streams: those that run.
+        visitors: those whose streams do not run yet.
+        sockets: through which they come.
+    """
 
-    def __init__(self, name: str, around: Surroundings) -> None:
+    def __init__(self, name: str, around: Surroundings, registry: Registry) -> None:
+        config = around.config
         self.name = name
-        self._session: Session | None = None
         self.streams = Streams(name, around.durable, self.report_if_empty)
-        self.starting: dict[Visitor, Channel] = {}
-        self.sockets = Sockets(around.config.ldir, name, self._visitor_came, around.descriptors)
+        self.visitors = Visitors(self, config, around.descriptors, registry.numbers)
+        self.sockets = Sockets(config.ldir, name, self.visitors.came, around.descriptors)
+        self._session: Session | None = None
         self._around = around
+        self._registry = registry
         self._loop = asyncio.get_running_loop()
         self._hasty_takeovers = 0
-
-    @classmethod
-    def _note_number(cls, visitor: Visitor) -> None:
-        """No other stream is to have the number that this one has from the daemon before us."""
-        cls._last_number = max(cls._last_number, int(visitor.stream, 16))
 
     # Sessions
 
@@ -91,10 +85,9 @@ class Robot:
         """The one it has."""
         return self._session
 
-    @session.setter
-    def session(self, session: Session | None) -> None:
+    def _set_session(self, session: Session | None) -> None:
         self._session = session
-        (self._around.connected.discard if session is None else self._around.connected.add)(self.name)
+        self._registry.note_session(self)
 
     def begin_session(self, channel: Channel, hello: Hello, peer: str) -> None:
         """Welcome a control channel; a session that is still there gives way.
@@ -102,25 +95,21 @@ class Robot:
         Raises:
             Refused: the robot cannot be served; the caller tells it.
         """
-        services = checked_services(hello)
-        if not self.sockets.provide(services):
+        interval, renews = self._around.config.keepalive, self._around.signer.there
+        session = new_session(channel, hello, peer, interval, self._loop.time())
+        if not self.sockets.provide(session.services):
             if self.session is None:
                 self.sockets.close()
             raise Refused("socket", "the server cannot make the robot's socket")
         if self.session is not None:
             self._give_way(self.session, peer)
-        now = self._loop.time()
-        keepalive = Keepalive(self._around.config.keepalive, now)
-        software = clean_software(hello.software)
-        session = Session(channel, secrets.token_hex(16), services, keepalive, peer, now, software)
         self.have_session(session)
-        interval, renews = self._around.config.keepalive, self._around.signer.there
         channel.send(Welcome(PROTOCOL_VERSION, session.id, interval, SOFTWARE, renews))
         session.log_beginning(self.name)
 
     def have_session(self, session: Session) -> None:
         """Listen to a session that has been welcomed, by us or by the daemon before us."""
-        self.session = session
+        self._set_session(session)
         session.tell(self.streams.lines, self._loop.time())
         session.channel.on_frame = functools.partial(self._control_frame, session)
         session.channel.on_lost = functools.partial(self._session_lost, session)
@@ -128,8 +117,9 @@ class Robot:
 
     def leave_session(self) -> None:
         """Forget the session: another process goes on with it. What belongs to it is the caller's."""
-        session, self.session = self.session, None
+        session = self.session
         if session is not None:
+            self._set_session(None)
             session.rest()
             session.channel.leave()
 
@@ -148,7 +138,7 @@ class Robot:
         session = self.session
         if session is None:
             return
-        self.session = None
+        self._set_session(None)
         self._retire(session, refusal)
         self.sockets.close()
         session.log_end(self.name, why, cause, self._loop.time() - session.since)
@@ -161,10 +151,10 @@ class Robot:
         # Its visitors have waited long enough to be served by the new session.
         waiting = list(old.board.visitors)
         old.board.visitors.clear()
-        self.session = None
+        self._set_session(None)
         self._retire(old, Refusal("superseded", f"the same name connected from {peer}"))
         for visitor in waiting:
-            self._loop.call_soon(self.seat, visitor)
+            self._loop.call_soon(self.visitors.seat, visitor)
 
     def _retire(self, session: Session, refusal: Refusal | None) -> None:
         session.rest()
@@ -174,7 +164,7 @@ class Robot:
         for standby in session.board.standbys:
             standby.close()
         for visitor in list(session.board.visitors):
-            self._turn_away(visitor, "the robot disconnected")
+            self.visitors.turn_away(visitor, "the robot disconnected")
 
     def _session_lost(self, session: Session, error: PeerError | None) -> None:
         if self.session is session:
@@ -220,162 +210,11 @@ class Robot:
         self.serve(session, channel)
 
     def serve(self, session: Session, channel: Channel) -> None:
-        """Start the next visitor on a channel, or let the channel stand by."""
-        channel.on_lost = functools.partial(self._standby_lost, session, channel)
-        board = session.board
-        # First, or channels would be dialled for them: hundreds may have left while they waited.
-        while board.visitors and has_left(board.visitors[0].sock):
-            board.visitors.popleft().close()
-        visitor, dials = board.channel_came(channel)
-        if dials:
-            session.channel.send(Dial(dials))
-        if visitor is None:
-            session.stood_by()
-        else:
-            session.served = self._loop.time()
-            self._start(visitor, channel)
+        """Give a channel that has been welcomed, by us or by the daemon before us, to who waits for it."""
+        channel.on_lost = functools.partial(_standby_lost, session, channel)
+        self.visitors.serve(session, channel)
 
-    def _standby_lost(self, session: Session, channel: Channel, error: PeerError | None) -> None:
-        del error  # the robot opens another one; nobody was served by this one
-        session.board.channel_left(channel)
-
-    # Visitors
-
-    def _visitor_came(self, service: str, sock: socket.socket) -> None:
-        Robot._last_number += 1
-        visitor = make_visitor(sock, service, f"{Robot._last_number:x}", self._loop.time())
-        visitor.on_settled = self._around.descriptors.promise()
-        waiting = len(self.session.board.visitors) if self.session else 0
-        if len(self.streams) + len(self.starting) + waiting >= self._around.config.max_streams:
-            self._turn_away(
-                visitor, f"the robot has {self._around.config.max_streams} visitors (--max-streams)"
-            )
-            return
-        self.seat(visitor)
-
-    def have_visitor(self, visitor: Visitor) -> None:
-        """Take in a visitor that the daemon before us has accepted."""
-        self._note_number(visitor)
-        self.seat(visitor)
-
-    def seat(self, visitor: Visitor, *, again: bool = False) -> None:
-        """Find a channel for a visitor, or let it wait for one."""
-        session = self.session
-        if session is None or session.unreachable:
-            self._turn_away(visitor, session.unreachable if session else "the robot disconnected")
-            return
-        if has_left(visitor.sock):
-            visitor.close()
-            return
-        if visitor.timer is None:
-            patience = self._around.config.start_timeout
-            visitor.timer = self._loop.call_later(patience, self._patience_over, visitor)
-        board = session.board
-        channel, dials = board.visitor_back(visitor) if again else board.visitor_came(visitor)
-        if dials:
-            session.channel.send(Dial(dials))
-        if channel is not None:
-            self._start(visitor, channel)
-        else:
-            visitor.waited = True
-
-    def _patience_over(self, visitor: Visitor) -> None:
-        visitor.timer = None
-        session, patience = self.session, self._around.config.start_timeout
-        if session is not None:
-            gone = has_left(visitor.sock)
-            more = session.served + patience - self._loop.time()
-            if more > 0 and not gone:  # others are being served, one after the other: its turn comes
-                visitor.timer = self._loop.call_later(more, self._patience_over, visitor)
-                return
-            session.board.visitor_left(visitor)
-            dials = session.board.dials_lost()
-            if dials:
-                session.channel.send(Dial(dials))
-            if gone:
-                visitor.close()
-                return
-        self._turn_away(visitor, f"the robot opened no channel within {patience:g} s")
-
-    def _turn_away(self, visitor: Visitor, why: str, event: Event = Event.VISITOR_FAILED) -> None:
-        events.log(
-            event,
-            logging.WARNING,
-            f"robot {self.name}: visitor with uid {visitor.uid} turned away: {why}",
-            robot=self.name,
-            **visitor.facts,
-        )
-        visitor.close()
-
-    def _start(self, visitor: Visitor, channel: Channel) -> None:
-        if visitor.timer is not None:
-            visitor.timer.cancel()
-        visitor.tries += 1
-        channel.send(Start(visitor.service, visitor.stream))
-        self.expect_answer(visitor, channel)
-
-    def expect_answer(self, visitor: Visitor, channel: Channel) -> None:
-        """START has been said on this channel, by us or by the daemon before us."""
-        self._note_number(visitor)
-        self.starting[visitor] = channel
-        deadline = self._around.config.start_timeout
-        visitor.timer = self._loop.call_later(
-            deadline,
-            self._start_failed,
-            visitor,
-            channel,
-            PeerError(f"no answer to START within {deadline:g} s"),
-        )
-        channel.on_frame = functools.partial(self._start_answered, visitor, channel)
-        channel.on_lost = functools.partial(self._start_failed, visitor, channel)
-
-    def _start_answered(self, visitor: Visitor, channel: Channel, frame: Frame) -> None:
-        if visitor.timer is not None:
-            visitor.timer.cancel()
-        del self.starting[visitor]
-        if isinstance(frame, Failed):
-            channel.close()
-            why = f"{shorten(frame.code)}: {shorten(frame.text)}"
-            self._turn_away(visitor, f"the robot could not connect it ({why})", Event.SERVICE_FAILED)
-            self.report_if_empty()
-        elif isinstance(frame, Started):
-            self._begin_stream(visitor, channel)
-
-    def _start_failed(self, visitor: Visitor, channel: Channel, error: PeerError | None) -> None:
-        """The channel broke before its visitor was connected: nothing is lost, try the next."""
-        if visitor.timer is not None:
-            visitor.timer.cancel()
-            visitor.timer = None
-        del self.starting[visitor]
-        channel.abort()
-        if error is None and self._loop.time() - visitor.since < self._around.config.start_timeout:
-            visitor.tries -= 1  # the robot has given up a surplus just then: no failure; but not for ever
-        if visitor.tries >= _STANDBY_TRIES:
-            self._turn_away(visitor, f"{_STANDBY_TRIES} channels failed, the last with: {error or 'hung up'}")
-        else:
-            self.seat(visitor, again=True)
-        self.report_if_empty()
-
-    # Streams
-
-    def _begin_stream(self, visitor: Visitor, channel: Channel) -> None:
-        try:
-            link = channel.release()
-        except PeerError as error:  # pragma: no cover - START was answered, so it was sent
-            self._turn_away(visitor, str(error))
-            return
-        try:
-            self.streams.begin(visitor, link)
-            visitor.settle()
-        except LocalError as error:
-            self._turn_away(visitor, str(error))
-            self.report_if_empty()
-
-    def resume_stream(self, pump: Pump, facts: Mapping[str, Any]) -> OnEnd:
-        """Take in a stream that the daemon before us has left; see ``durable.TakeIn``."""
-        visitor, on_end = self.streams.resume(pump, facts)
-        self._note_number(visitor)
-        return on_end
+    # Both
 
     def cut_off(self, is_bad: Callable[[Link], str | None]) -> int:
         """End what goes over a link of which ``is_bad`` says why; how many sessions and streams that were."""
@@ -388,13 +227,16 @@ class Robot:
             for standby in [other for other in session.board.standbys if is_bad(other.link)]:
                 session.board.channel_left(standby)
                 standby.close()
-        for visitor, channel in list(self.starting.items()):
-            if why := is_bad(channel.link):
-                self._start_failed(visitor, channel, PeerError(why))
+        self.visitors.cut_off(is_bad)
         revoked = "the robot's certificate was revoked"
         return count + self.streams.cut(lambda pump, _visitor: bool(is_bad(pump.link)), revoked)
 
     def report_if_empty(self) -> None:
-        """Tell the server if there is neither session nor stream any more."""
-        if self.session is None and not self.streams and not self.starting:
-            self._around.on_empty(self)
+        """Tell the registry if there is neither session nor stream any more."""
+        if self.session is None and not self.streams and not self.visitors.starting:
+            self._registry.forget(self)
+
+
+def _standby_lost(session: Session, channel: Channel, error: PeerError | None) -> None:
+    del error  # the robot opens another one; nobody was served by this one
+    session.board.channel_left(channel)

@@ -5,6 +5,7 @@ import datetime as dt
 import enum
 import logging
 import math
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -192,6 +193,23 @@ class Session:
             duration=round(duration, 3),
             cause=cause.value,
         )
+
+
+def new_session(channel: Channel, hello: Hello, peer: str, interval: float, now: float) -> Session:
+    """The session that a control channel's HELLO begins.
+
+    Args:
+        channel: it.
+        hello: what the robot has said.
+        peer: its address, for humans.
+        interval: of the keepalive, in seconds.
+        now: by CLOCK_MONOTONIC.
+
+    Raises:
+        Refused: a service's name cannot be a file's.
+    """
+    services, software = checked_services(hello), clean_software(hello.software)
+    return Session(channel, secrets.token_hex(16), services, Keepalive(interval, now), peer, now, software)
 
 
 def remembered(channel: Channel, record: Mapping[str, Any], now: float) -> Session:

@@ -12,7 +12,8 @@ from .. import text as texts
 from ..daemon.config import ServerConfig
 from ..errors import Refused
 from ..events import Event
-from ..pki.certificates import Purpose, host_names, load_credentials
+from ..names import check_robot_name
+from ..pki.certificates import Purpose, common_name, host_names, load_credentials
 from ..pki.crl import Revocations, find_revocations
 from ..pki.expiry import Term, terms
 from ..transport import context as contexts
@@ -66,6 +67,15 @@ class Trust:
         self.settings = contexts.Settings(
             context, Purpose.SERVER, config.ktls, ca=credentials.ca, fingerprint=credentials.fingerprint
         )
+
+    def robot_of(self, link: Link) -> str:
+        """The name of the robot at the other end.
+
+        Raises:
+            ConfigError, IdentityError: its certificate has none, or one that no robot can have.
+        """
+        # Our CA makes no other names; a company's own may. This one becomes a file name.
+        return check_robot_name(common_name(link.certificate))
 
     def revocation(self, link: Link) -> str | None:
         """Why the peer's certificate is good no more, if it was revoked."""

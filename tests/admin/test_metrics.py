@@ -278,7 +278,9 @@ class Fleet:
     resumed: ClassVar[dict[str, int]] = {}
     counts: ClassVar[dict[str, int]] = {"robots": 0, "protected": 0, "revoked": 0}
     terms: ClassVar[list[Term]] = []
-    relay = SimpleNamespace(measure_turns=lambda: None, turns=([0] * (len(TURN_BUCKETS) + 1), 0.0))
+    durable = SimpleNamespace(
+        relay=SimpleNamespace(measure_turns=lambda: None, turns=([0] * (len(TURN_BUCKETS) + 1), 0.0))
+    )
 
     def __init__(self, number: int) -> None:
         self.robots = {f"{one:05}": self._robot(f"{one:05}", one) for one in range(number)}

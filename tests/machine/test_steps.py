@@ -17,9 +17,9 @@ SIZE = 2**20
 
 # The step; before or after which call; and what becomes of the stream.
 SERVER_STEPS = {
-    "accepted": ("before shadow.server.robot Robot _visitor_came", "ended"),
-    "START sent": ("after shadow.server.robot Robot expect_answer", "ended"),
-    "STARTED received": ("before shadow.server.robot Robot _start_answered", "ended"),
+    "accepted": ("before shadow.server.visitors Visitors came", "ended"),
+    "START sent": ("after shadow.server.visitors Visitors expect_answer", "ended"),
+    "STARTED received": ("before shadow.server.visitors Visitors _start_answered", "ended"),
     "bundle stored": ("after shadow.relay.durable DurableStreams _keep", "whole"),
     "first byte up": ("after shadow.relay.splice UpFlow drain", "whole"),
     "first byte down": ("after shadow.relay.splice DownFlow drain", "whole"),

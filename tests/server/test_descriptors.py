@@ -14,7 +14,16 @@ from shadow.server import descriptors
 from shadow.server.descriptors import Descriptors
 from tests.support import Service, Tunnel, echo, open_descriptors, serving, wait_for
 from tests.support.call import INTERFACE, Call
-from tests.support.peer import DIAL, REFUSED, START, STARTED, WELCOME, Peer, client_context, frame
+from tests.support.peer import (
+    DIAL,
+    REFUSED,
+    START,
+    STARTED,
+    Peer,
+    connect,
+    frame,
+    stand_by,
+)
 
 
 @pytest.fixture
@@ -65,16 +74,6 @@ def test_a_crowd_that_has_left_leaves_nothing_behind(
     assert "Traceback" not in server.log
 
 
-def connect(tunnel: Tunnel, robot: str) -> Peer:
-    return Peer(tunnel.port, client_context(tunnel.authority, tunnel.authority.robot(robot)))
-
-
-def stand_by(tunnel: Tunnel, robot: str, session: str) -> Peer:
-    data = connect(tunnel, robot)
-    assert data.hello(robot, role="data", session=session)[0] == WELCOME
-    return data
-
-
 def test_standbys_are_given_up_before_visitors_wait(tunnel: Tunnel) -> None:
     server = tunnel.start_server_with_api(limit=60)
     with contextlib.ExitStack() as stack:
@@ -94,7 +93,7 @@ def test_standbys_are_given_up_before_visitors_wait(tunnel: Tunnel) -> None:
         for _ in range(8):
             visitor = stack.enter_context(tunnel.visit("poor"))
             assert poor.receive() == (DIAL, {"count": 1})
-            channel = stack.enter_context(stand_by(tunnel, "poor", poors))
+            channel = stack.enter_context(stand_by(tunnel, poors, "poor"))
             assert channel.receive()[0] == START
             channel.sock.sendall(frame(STARTED) + b"served")
             assert visitor.recv(10) == b"served"
@@ -108,7 +107,7 @@ def test_channels_that_came_for_visitors_who_have_left_are_closed(tunnel: Tunnel
     tunnel.start_server_with_api("--keepalive=2")
     with connect(tunnel, "011") as control, contextlib.ExitStack() as stack:
         session = control.hello()[1]["session"]
-        wanted = [stack.enter_context(stand_by(tunnel, "011", session)) for _ in range(2)]
+        wanted = [stack.enter_context(stand_by(tunnel, session)) for _ in range(2)]
         visitors = [tunnel.visit() for _ in range(7)]
         for channel in wanted:
             assert channel.receive()[0] == START
@@ -116,7 +115,7 @@ def test_channels_that_came_for_visitors_who_have_left_are_closed(tunnel: Tunnel
             assert control.receive() == (DIAL, {"count": 1})
         for visitor in visitors:
             visitor.close()
-        channels = [stack.enter_context(stand_by(tunnel, "011", session)) for _ in range(7)]
+        channels = [stack.enter_context(stand_by(tunnel, session)) for _ in range(7)]
         closed = []
         for channel in channels[:5]:
             kind, answer = channel.receive()

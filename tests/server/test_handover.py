@@ -21,10 +21,9 @@ from shadow.errors import IdentityError, LocalError
 from shadow.events import Event
 from shadow.net.lines import Line
 from shadow.server import handover
-from shadow.server.descriptors import Descriptors
-from shadow.server.robot import Robot, Surroundings
+from shadow.server.robot import Robot
+from shadow.server.robots import Robots
 from shadow.server.session import Cause
-from shadow.server.signer import Signer
 from shadow.systemd.bundle import Letter
 from shadow.systemd.mailbox import Mailbox, collect
 from shadow.transport.channel import Channel
@@ -59,30 +58,28 @@ class DurableStreams:
 
 
 class ServerSide:
-    """The robots of one daemon."""
+    """The robots of one daemon.
+
+    Attributes:
+        robot: the one that was admitted last.
+    """
+
+    robot: Robot
 
     def __init__(self, ldir: Path) -> None:
         self.durable = DurableStreams()
-        self.robots: dict[str, Robot] = {}
         self.refuses: str = ""
         self.terms: dict[str, Any] = {"certificate": "c0ffee", "keepalive": 30.0}
-        config: Any = SimpleNamespace(ldir=ldir, keepalive=30.0, start_timeout=10.0, max_streams=100)
-        self._around = Surroundings(
-            config,
-            self.durable,  # type: ignore[arg-type]
-            Signer(None),
-            lambda _robot: None,
-            Descriptors(lambda _count: 0, 5),
+        config: Any = SimpleNamespace(
+            ldir=ldir, keepalive=30.0, start_timeout=10.0, max_streams=100, signer=None
         )
+        self.robots = Robots(config, self.durable, 5)  # type: ignore[arg-type]
 
     def admit(self, link: Link) -> Robot:
         if self.refuses:
             raise IdentityError(self.refuses)
-        return self.robots.setdefault(NAME, Robot(NAME, self._around))
-
-    @property
-    def robot(self) -> Robot:
-        return self.robots[NAME]
+        self.robot = self.robots.provide(NAME)
+        return self.robot
 
     def leave(self, store: Store) -> bool:
         with contextlib.closing(Mailbox(store)) as mailbox:  # type: ignore[arg-type]
@@ -146,9 +143,9 @@ class Scene:
 
     def close(self) -> None:
         for server in (self.before, self.after):
-            for robot in server.robots.values():
+            for robot in list(server.robots.values()):
                 robot.end_session("the test is over", Cause.LOST)
-                for visitor, channel in robot.starting.items():
+                for visitor, channel in robot.visitors.starting.items():
                     channel.abort()
                     visitor.close()
             for plain, link in server.durable.started:
@@ -306,7 +303,7 @@ def test_a_start_under_way_is_not_lost(authority: Authority, tmp_path: Path, ans
         assert plain.recv(10) == b"hello"
         channel.sock.send(b"from the robot")
         assert await asyncio.get_running_loop().sock_recv(link.sock, 20) == b"from the robot"
-        assert not scene.after.robot.starting
+        assert not scene.after.robot.visitors.starting
 
     play(authority, tmp_path, body)
 
@@ -345,7 +342,7 @@ def test_a_start_that_cannot_be_left_is_ended_on_both_sides(
 
         monkeypatch.setattr(Mailbox, "put", put)
         assert not scene.before.leave(scene.store)
-        assert not scene.before.robot.starting
+        assert not scene.before.robot.visitors.starting
         await channel.hears_the_end()
         assert visitor.recv(1) == b""
 

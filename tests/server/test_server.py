@@ -31,12 +31,12 @@ from tests.support.peer import (
     HELLO,
     PING,
     PONG,
-    REFUSED,
     START,
     STARTED,
     WELCOME,
     Peer,
     client_context,
+    connect,
     frame,
 )
 
@@ -44,10 +44,6 @@ from tests.support.peer import (
 @pytest.fixture
 def server(tunnel: Tunnel) -> Daemon:
     return tunnel.start_server("--handshake-timeout=1.5", "--keepalive=0.5", "--start-timeout=1.5")
-
-
-def connect(tunnel: Tunnel, robot: str = "011") -> Peer:
-    return Peer(tunnel.port, client_context(tunnel.authority, tunnel.authority.robot(robot)))
 
 
 def still_works(tunnel: Tunnel) -> None:
@@ -224,48 +220,7 @@ def test_who_says_nothing_has_to_leave(tunnel: Tunnel) -> None:
     still_works(tunnel)
 
 
-def test_a_robot_for_which_there_is_no_room_is_told_when_to_come_back(tunnel: Tunnel) -> None:
-    tunnel.start_server("--max-robots=1")
-    authority = tunnel.authority
-    with Peer(tunnel.port, client_context(authority, authority.robot())) as first:
-        assert first.hello()[0] == WELCOME
-        client = tunnel.daemon(tunnel.client_arguments("--lport=9", robot="012"))
-        wait = client.wait_for_log(r"refused \(limit\): 1 robots are connected .*next try in ([\d.]+) s")
-        assert 60 <= float(wait[1]) <= 90
-
-
 # Impostors and broken robots: a good certificate, and then nonsense.
-
-
-def test_a_robot_cannot_claim_anothers_name(tunnel: Tunnel, server: Daemon) -> None:
-    with connect(tunnel, "012") as impostor:
-        kind, answer = impostor.hello("011")
-        assert (kind, answer["code"]) == (REFUSED, "name-mismatch")
-        assert impostor.closed()
-    assert not list(tunnel.ldir.iterdir())
-    server.wait_for_log("robot '011' from .* refused .name-mismatch.: the certificate is for '012'")
-
-
-@pytest.mark.parametrize("name", ["../011", "a/b", "..", "x" * 65, ""])
-def test_names_in_certificates_are_checked_too(tunnel: Tunnel, server: Daemon, name: str) -> None:
-    stem = "odd" + name.replace("/", "_").replace(".", "-")
-    try:
-        pair = tunnel.authority.issue(stem[:40], name, Purpose.ROBOT)
-    except ValueError:
-        return  # X.520 does not allow such a common name either: nobody can have it
-    with Peer(tunnel.port, client_context(tunnel.authority, pair)) as peer:
-        kind, answer = peer.hello(name)
-        assert kind == REFUSED
-        assert answer["code"] == "bad-name"
-    assert not list(tunnel.ldir.iterdir())
-    server.wait_for_log("refused .bad-name.: ")
-
-
-def test_a_robot_of_a_later_version(tunnel: Tunnel, server: Daemon) -> None:
-    with connect(tunnel) as peer:
-        peer.send(HELLO, version=2, role="control", robot="011", services=[""])
-        kind, answer = peer.receive()
-        assert (kind, answer["code"]) == (REFUSED, "version")
 
 
 @pytest.mark.parametrize(
@@ -354,15 +309,6 @@ def test_a_robot_that_says_too_much_is_cut_off(tunnel: Tunnel, server: Daemon, w
     still_works(tunnel)
 
 
-def test_data_channels_need_a_session_of_the_same_robot(tunnel: Tunnel, server: Daemon) -> None:
-    with connect(tunnel) as control:
-        session = control.hello()[1]["session"]
-        for robot, claimed in (("011", "wrong"), ("011", ""), ("012", session)):
-            with connect(tunnel, robot) as data:
-                kind, answer = data.hello(robot, role="data", session=claimed)
-                assert (kind, answer["code"]) == (REFUSED, "no-session")
-
-
 def test_a_robot_that_vanishes_without_fin_is_noticed(tunnel: Tunnel, server: Daemon) -> None:
     with connect(tunnel) as peer:
         peer.hello()
@@ -373,17 +319,6 @@ def test_a_robot_that_vanishes_without_fin_is_noticed(tunnel: Tunnel, server: Da
 
 
 # Limits.
-
-
-def test_the_limit_of_robots(tunnel: Tunnel) -> None:
-    server = tunnel.start_server("--max-robots=1")
-    with connect(tunnel) as first, connect(tunnel, "012") as second:
-        assert first.hello()[0] == WELCOME
-        kind, answer = second.hello("012")
-        assert (kind, answer["code"]) == (REFUSED, "limit")
-    server.wait_for_log("robot 011 disconnected")
-    with connect(tunnel, "012") as second:
-        assert second.hello("012")[0] == WELCOME
 
 
 def test_running_out_of_descriptors_pauses_accepting_and_nothing_else(tunnel: Tunnel) -> None:
@@ -426,20 +361,6 @@ def _set_descriptor_limit(pid: int, limit: int) -> None:
 
 
 # Life: the port, stopping, reloading.
-
-
-def test_a_port_that_is_taken(tunnel: Tunnel, server: Daemon) -> None:
-    second = tunnel.daemon(tunnel.server_arguments())
-    assert second.wait() == 71
-    complaint = "Address already in use; is another server running?"
-    assert f"shadow-server: cannot listen on port {tunnel.port}: {complaint}\n" in second.log
-
-
-def test_no_port_at_all(tunnel: Tunnel) -> None:
-    arguments = [word for word in tunnel.server_arguments() if not word.startswith("--lport")]
-    daemon = tunnel.daemon(arguments)
-    assert daemon.wait() == 2
-    assert daemon.log.endswith("shadow-server: --lport is missing (or SHADOW_LPORT in the environment)\n")
 
 
 @pytest.mark.parametrize("kind", ["missing", "file"])
@@ -534,11 +455,3 @@ def test_half_a_character_in_a_hello_leaves_nothing_open(tunnel: Tunnel, server:
             assert peer.closed()
     server.wait_for_log("no handshake with .*bad value for 'session'", count=5)
     wait_for(lambda: open_descriptors(server.process.pid) == before, "every descriptor to be closed")
-
-
-def test_refused_robots_do_not_count_against_the_limit(tunnel: Tunnel) -> None:
-    tunnel.start_server("--max-robots=1")
-    with connect(tunnel, "012") as refused:
-        assert refused.hello("012", services=["a/b"])[0] == REFUSED
-    with connect(tunnel) as peer:
-        assert peer.hello()[0] == WELCOME

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support import DEADLINE, Authority
+from tests.support import DEADLINE, Authority, Tunnel
 
 HELLO, WELCOME, REFUSED, PING, PONG, DIAL, START, STARTED, FAILED = range(1, 10)
 
@@ -93,3 +93,15 @@ def server_context(authority: Authority, pair: tuple[Path, Path]) -> ssl.SSLCont
     context.load_cert_chain(*pair)
     context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def connect(tunnel: Tunnel, robot: str = "011") -> Peer:
+    """A connection with a robot's certificate, to the server of a tunnel."""
+    return Peer(tunnel.port, client_context(tunnel.authority, tunnel.authority.robot(robot)))
+
+
+def stand_by(tunnel: Tunnel, session: str, robot: str = "011") -> Peer:
+    """A data channel that has been welcomed."""
+    data = connect(tunnel, robot)
+    assert data.hello(robot, role="data", session=session)[0] == WELCOME
+    return data

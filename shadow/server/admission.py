@@ -1,0 +1,94 @@
+"""Who may be a robot here: a connection that has said HELLO is let in, or refused."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from .. import events
+from ..errors import ConfigError, IdentityError, Refused
+from ..events import Event
+from ..relay.flow import Pump
+from ..relay.pool import OnEnd
+from ..text import shorten
+from ..transport.channel import Channel
+from ..transport.link import Link
+from ..wire.conversation import CONTROL, speaks_our_version
+from ..wire.frames import Hello, Refusal
+from .robot import Robot
+from .robots import Robots
+from .trust import Trust
+
+_COME_BACK = 60.0  # seconds for which a robot that there is no room for should stay away
+
+
+class Admission:
+    """Finds the robot that a connection belongs to."""
+
+    def __init__(self, robots: Robots, trust: Trust, robots_max: int) -> None:
+        self._robots = robots
+        self._trust = trust
+        self._robots_max = robots_max
+
+    def dispatch(self, channel: Channel, hello: Hello, peer: str) -> None:
+        """Hand a connection that said HELLO to its robot, or refuse it."""
+        try:
+            robot = self._admit(channel.link, hello)
+            if hello.role == CONTROL:
+                robot.begin_session(channel, hello, peer)
+            else:
+                robot.add_standby(channel, hello)
+        except Refused as refused:
+            level = logging.INFO if refused.code == "no-session" else logging.WARNING
+            text = f"robot {shorten(hello.robot)} from {peer} {refused}"
+            events.log(Event.ROBOT_REFUSED, level, text, robot=hello.robot[:64], peer=peer, code=refused.code)
+            channel.send(Refusal(refused.code, refused.text, refused.retry_after))
+            channel.close()
+            self._forget_if_empty(hello.robot)
+        except BaseException:
+            channel.abort()  # whatever it was, nobody else would close it
+            raise
+
+    def readmit(self, link: Link) -> Robot:
+        """The robot whose connection the daemon before us has left.
+
+        Raises:
+            ShadowError: it would not be let in today.
+        """
+        self._trust.check_again(link, renews=self._robots.signer.there)
+        return self._robots.provide(self._trust.robot_of(link))
+
+    def resume_stream(self, pump: Pump, facts: Mapping[str, Any]) -> OnEnd:
+        """Take in a stream that the daemon before us has left; see ``durable.TakeIn``."""
+        visitor, on_end = self.readmit(pump.link).streams.resume(pump, facts)
+        self._robots.numbers.note(visitor.stream)
+        return on_end
+
+    def _forget_if_empty(self, name: str) -> None:
+        robot = self._robots.get(name)
+        if robot is not None:
+            robot.report_if_empty()
+
+    def _admit(self, link: Link, hello: Hello) -> Robot:
+        """The robot that may use this connection.
+
+        Raises:
+            Refused: it is not who it says, speaks another version, or there is no room.
+        """
+        try:
+            name = self._trust.robot_of(link)
+        except (ConfigError, IdentityError) as error:
+            raise Refused("bad-name", str(error)) from error
+        if hello.robot != name:
+            raise Refused("name-mismatch", f"the certificate is for {shorten(name)}")
+        # Here and not in the handshake: the robot is told, and a reload meanwhile counts.
+        if why := self._trust.revocation(link):
+            raise Refused("revoked", why)
+        if not speaks_our_version(hello):
+            raise Refused("version", f"protocol version {hello.version} is not spoken here")
+        if name not in self._robots:
+            if hello.role != CONTROL:
+                raise Refused("no-session", "connect the control channel first")
+            if len(self._robots) >= self._robots_max:
+                text = f"{self._robots_max} robots are connected (--max-robots)"
+                raise Refused("limit", text, _COME_BACK)
+        return self._robots.provide(name)

@@ -1,0 +1,101 @@
+"""All robots of a server: the registry that makes them, counts them and forgets them."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, ValuesView
+
+from ..daemon.config import ServerConfig
+from ..relay.durable import DurableStreams
+from ..transport.link import Link
+from .descriptors import Descriptors
+from .robot import Robot, Surroundings
+from .signer import Signer
+from .sockets import check_folder
+from .visitors import Numbers
+
+
+class Robots(Mapping[str, Robot]):
+    """The robots by their names, each from its first session until its last stream has ended.
+
+    Attributes:
+        numbers: those of the streams of all robots.
+        descriptors: those of this process; robots and their visitors are let in as long as there are some.
+        signer: where robots have their certificates renewed.
+    """
+
+    def __init__(self, config: ServerConfig, durable: DurableStreams, of_visitor: int) -> None:
+        """None yet; ``of_visitor``: descriptors that serving one takes besides its own.
+
+        Raises:
+            ConfigError: the folder for their sockets is none.
+        """
+        check_folder(config.ldir)
+        self.numbers = Numbers()
+        self.descriptors = Descriptors(self._give_up_standbys, of_visitor)
+        self.signer = Signer(config.signer)
+        self._around = Surroundings(config, durable, self.signer, self.descriptors)
+        self._robots: dict[str, Robot] = {}
+        self._connected: set[str] = set()
+
+    def __getitem__(self, name: str) -> Robot:
+        return self._robots[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._robots)
+
+    def __len__(self) -> int:
+        return len(self._robots)
+
+    def values(self) -> ValuesView[Robot]:
+        """The robots."""
+        return self._robots.values()
+
+    @property
+    def connected(self) -> int:
+        """How many have a session. Takes no longer with each robot."""
+        return len(self._connected)
+
+    def provide(self, name: str) -> Robot:
+        """The robot of this name, made now if need be."""
+        robot = self._robots.get(name)
+        if robot is None:
+            robot = self._robots[name] = Robot(name, self._around, self)
+        return robot
+
+    def note_session(self, robot: Robot) -> None:
+        """See ``robot.Registry``."""
+        (self._connected.discard if robot.session is None else self._connected.add)(robot.name)
+
+    def forget(self, robot: Robot) -> None:
+        """See ``robot.Registry``."""
+        if self._robots.get(robot.name) is robot:
+            del self._robots[robot.name]
+
+    def cut_off(self, is_bad: Callable[[Link], str | None]) -> int:
+        """See ``Robot.cut_off``; for all of them."""
+        return sum(_cut_off(robot, is_bad) for robot in list(self.values()))
+
+    def look_after_sockets(self) -> None:
+        """See ``Robot.look_after_sockets``; for all of them."""
+        for robot in list(self.values()):
+            robot.look_after_sockets()
+
+    def _give_up_standbys(self, count: int) -> int:
+        """Close so many, those of robots with most of them first; how many that was."""
+        boards = [robot.session.board for robot in self.values() if robot.session is not None]
+        boards.sort(key=lambda board: len(board.standbys), reverse=True)
+        given_up = 0
+        for level in range(len(boards[0].standbys) if boards else 0, 0, -1):
+            for board in boards:
+                if given_up == count or len(board.standbys) < level:
+                    break
+                board.take_standby().close()
+                given_up += 1
+        return given_up
+
+
+def _cut_off(robot: Robot, is_bad: Callable[[Link], str | None]) -> int:
+    try:
+        return robot.cut_off(is_bad)
+    except Exception:  # the others are locked out all the same
+        logging.getLogger("shadow").exception("robot %s: its connections cannot be cut off", robot.name)
+        return 0

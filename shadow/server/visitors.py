@@ -1,0 +1,225 @@
+"""One robot's visitors until their streams run: who waits, who is offered which channel, and the answer.
+
+All in the event loop's thread.
+"""
+
+import asyncio
+import functools
+import logging
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from .. import events
+from ..daemon.config import ServerConfig
+from ..errors import LocalError, PeerError
+from ..events import Event
+from ..text import shorten
+from ..transport.channel import Channel
+from ..transport.link import Link
+from ..wire.frames import Dial, Failed, Frame, Start, Started
+from .descriptors import Descriptors
+from .session import Session
+from .streams import Streams
+from .visitor import Visitor, has_left, make_visitor
+
+_STANDBY_TRIES = 3  # channels one visitor is offered before it is turned away
+
+
+class Numbers:
+    """The numbers of streams, those of all robots together: each is given once."""
+
+    def __init__(self) -> None:
+        """The first is 1."""
+        self._last = 0
+
+    def take(self) -> str:
+        """The next one, in the hexadecimal digits that go over the wire."""
+        self._last += 1
+        return f"{self._last:x}"
+
+    def note(self, number: str) -> None:
+        """A stream has this one from the daemon before us: no other is to have it."""
+        self._last = max(self._last, int(number, 16))
+
+
+class Host(Protocol):
+    """The robot, as its visitors know it."""
+
+    name: str
+    streams: Streams
+
+    @property
+    def session(self) -> Session | None:
+        """The one it has; its board has those who wait."""
+
+    def report_if_empty(self) -> None:
+        """One of them has gone."""
+
+
+class Visitors:
+    """The visitors of one robot, all of its services together.
+
+    Attributes:
+        starting: those whose START has no answer yet, with the channels that it was said on.
+    """
+
+    def __init__(self, host: Host, config: ServerConfig, descriptors: Descriptors, numbers: Numbers) -> None:
+        """Nobody yet; ``numbers`` are those of the streams of all robots."""
+        self.starting: dict[Visitor, Channel] = {}
+        self._host = host
+        self._config = config
+        self._descriptors = descriptors
+        self._numbers = numbers
+        self._loop = asyncio.get_running_loop()
+
+    def came(self, service: str, sock: socket.socket) -> None:
+        """Somebody has connected to a socket of the robot."""
+        visitor = make_visitor(sock, service, self._numbers.take(), self._loop.time())
+        visitor.on_settled = self._descriptors.promise()
+        most, session = self._config.max_streams, self._host.session
+        waiting = len(session.board.visitors) if session else 0
+        if len(self._host.streams) + len(self.starting) + waiting >= most:
+            self.turn_away(visitor, f"the robot has {most} visitors (--max-streams)")
+            return
+        self.seat(visitor)
+
+    def resume(self, visitor: Visitor) -> None:
+        """Take in one that the daemon before us has accepted."""
+        self._numbers.note(visitor.stream)
+        self.seat(visitor)
+
+    def seat(self, visitor: Visitor, *, again: bool = False) -> None:
+        """Find a channel for a visitor, or let it wait for one."""
+        session = self._host.session
+        if session is None or session.unreachable:
+            self.turn_away(visitor, session.unreachable if session else "the robot disconnected")
+            return
+        if has_left(visitor.sock):
+            visitor.close()
+            return
+        if visitor.timer is None:
+            visitor.timer = self._loop.call_later(self._config.start_timeout, self._patience_over, visitor)
+        board = session.board
+        channel, dials = board.visitor_back(visitor) if again else board.visitor_came(visitor)
+        if dials:
+            session.channel.send(Dial(dials))
+        if channel is not None:
+            self._start(visitor, channel)
+        else:
+            visitor.waited = True
+
+    def serve(self, session: Session, channel: Channel) -> None:
+        """Start the next visitor on a channel, or let the channel stand by."""
+        board = session.board
+        # First, or channels would be dialled for them: hundreds may have left while they waited.
+        while board.visitors and has_left(board.visitors[0].sock):
+            board.visitors.popleft().close()
+        visitor, dials = board.channel_came(channel)
+        if dials:
+            session.channel.send(Dial(dials))
+        if visitor is None:
+            session.stood_by()
+        else:
+            session.served = self._loop.time()
+            self._start(visitor, channel)
+
+    def _patience_over(self, visitor: Visitor) -> None:
+        visitor.timer = None
+        session, patience = self._host.session, self._config.start_timeout
+        if session is not None:
+            gone = has_left(visitor.sock)
+            more = session.served + patience - self._loop.time()
+            if more > 0 and not gone:  # others are being served, one after the other: its turn comes
+                visitor.timer = self._loop.call_later(more, self._patience_over, visitor)
+                return
+            session.board.visitor_left(visitor)
+            dials = session.board.dials_lost()
+            if dials:
+                session.channel.send(Dial(dials))
+            if gone:
+                visitor.close()
+                return
+        self.turn_away(visitor, f"the robot opened no channel within {patience:g} s")
+
+    def turn_away(self, visitor: Visitor, why: str, event: Event = Event.VISITOR_FAILED) -> None:
+        """Log why a visitor is not connected, and hang up on it."""
+        name = self._host.name
+        events.log(
+            event,
+            logging.WARNING,
+            f"robot {name}: visitor with uid {visitor.uid} turned away: {why}",
+            robot=name,
+            **visitor.facts,
+        )
+        visitor.close()
+
+    # START and its answer
+
+    def _start(self, visitor: Visitor, channel: Channel) -> None:
+        if visitor.timer is not None:
+            visitor.timer.cancel()
+        visitor.tries += 1
+        channel.send(Start(visitor.service, visitor.stream))
+        self.expect_answer(visitor, channel)
+
+    def expect_answer(self, visitor: Visitor, channel: Channel) -> None:
+        """START has been said on this channel, by us or by the daemon before us."""
+        self._numbers.note(visitor.stream)
+        self.starting[visitor] = channel
+        deadline = self._config.start_timeout
+        visitor.timer = self._loop.call_later(
+            deadline,
+            self._start_failed,
+            visitor,
+            channel,
+            PeerError(f"no answer to START within {deadline:g} s"),
+        )
+        channel.on_frame = functools.partial(self._start_answered, visitor, channel)
+        channel.on_lost = functools.partial(self._start_failed, visitor, channel)
+
+    def _start_answered(self, visitor: Visitor, channel: Channel, frame: Frame) -> None:
+        if visitor.timer is not None:
+            visitor.timer.cancel()
+        del self.starting[visitor]
+        if isinstance(frame, Failed):
+            channel.close()
+            why = f"{shorten(frame.code)}: {shorten(frame.text)}"
+            self.turn_away(visitor, f"the robot could not connect it ({why})", Event.SERVICE_FAILED)
+            self._host.report_if_empty()
+        elif isinstance(frame, Started):
+            self._begin_stream(visitor, channel)
+
+    def _start_failed(self, visitor: Visitor, channel: Channel, error: PeerError | None) -> None:
+        """The channel broke before its visitor was connected: nothing is lost, try the next."""
+        if visitor.timer is not None:
+            visitor.timer.cancel()
+            visitor.timer = None
+        del self.starting[visitor]
+        channel.abort()
+        if error is None and self._loop.time() - visitor.since < self._config.start_timeout:
+            visitor.tries -= 1  # the robot has given up a surplus just then: no failure; but not for ever
+        if visitor.tries >= _STANDBY_TRIES:
+            self.turn_away(visitor, f"{_STANDBY_TRIES} channels failed, the last with: {error or 'hung up'}")
+        else:
+            self.seat(visitor, again=True)
+        self._host.report_if_empty()
+
+    def cut_off(self, is_bad: Callable[[Link], str | None]) -> None:
+        """Take back what was said on a channel of whose link ``is_bad`` says why."""
+        for visitor, channel in list(self.starting.items()):
+            if why := is_bad(channel.link):
+                self._start_failed(visitor, channel, PeerError(why))
+
+    def _begin_stream(self, visitor: Visitor, channel: Channel) -> None:
+        try:
+            link = channel.release()
+        except PeerError as error:  # pragma: no cover - START was answered, so it was sent
+            self.turn_away(visitor, str(error))
+            return
+        try:
+            self._host.streams.begin(visitor, link)
+            visitor.settle()
+        except LocalError as error:
+            self.turn_away(visitor, str(error))
+            self._host.report_if_empty()
