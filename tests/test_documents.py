@@ -62,6 +62,7 @@ MODULES = {
         "client.renewal",
         "client.certificate_store",
         "client.services",
+        "client.streams",
         "relay.ending",
         "relay.durable",
         "pki.expiry",

@@ -36,6 +36,7 @@ from .certificate_store import CertificateStore, LoadedPair
 from .renewal import Renewer
 from .services import Services
 from .session import Session
+from .streams import Streams
 
 _ANSWERS = (IdentityError, HandshakeError, Refused, ConfigError)  # what no better line would change
 _HURRY_WAIT, _WAIT_LEAST = 1 / 8, 1.0  # of a keepalive interval, and seconds; see Client._hurry
@@ -63,7 +64,8 @@ class Client:
         """
         self._config = config
         self._durable = durable
-        self._services = Services(config.robot, config.services, durable)
+        self._streams = Streams(config.robot, durable)
+        self._services = Services(config.robot, config.services, self._streams)
         self._approach = Approach(config.server, config.connect_timeout)
         self._no_ktls = contexts.check_kernel(config.ktls)
         self._certificates = CertificateStore(config.files, config.state, config.robot)
@@ -98,14 +100,16 @@ class Client:
                 f"encrypting in userspace: {self._no_ktls}",
                 robot=self._config.robot,
             )
-        self._services.resume(self._still_trusted)
+        self._streams.resume(self._still_trusted)
         self._resume_session()
         self._task = asyncio.create_task(self._keep_connected())
         self._task.add_done_callback(self._stopped_trying)
 
     def _resume_session(self) -> None:
         if self._settings is not None:
-            session = Session(self._config, self._settings, self._services, self._approach)
+            session = Session(
+                self._config, self._settings, self._services, self._streams.lines, self._approach
+            )
             session.resume(mailbox.collect(self._durable.store), self._still_trusted)
             self._session = session if session.connected else None
 
@@ -138,7 +142,7 @@ class Client:
     @property
     def status(self) -> str:
         """A line for ``systemctl status``."""
-        streams = f"{texts.many(self._services.streams, 'stream')}{self._durable.remark}"
+        streams = f"{texts.many(len(self._streams), 'stream')}{self._durable.remark}"
         if self._phase is Phase.CONNECTED:
             encryption = f"userspace TLS ({self._no_ktls})" if self._no_ktls else "kernel TLS"
             return f"Connected to {self._detail}, {streams}, {encryption}"
@@ -198,7 +202,7 @@ class Client:
         twelve seconds that may not suffice.) Without streams nobody is in a
         hurry, and if the line is gone for good, soon no streams are there.
         """
-        return self._interval if self._services.streams else math.inf
+        return self._interval if self._streams else math.inf
 
     def _wait_after(self, error: ShadowError) -> float:
         """Seconds to wait before the next attempt."""
@@ -230,7 +234,7 @@ class Client:
         Raises:
             ShadowError: it did not come about.
         """
-        session = Session(self._config, settings, self._services, self._approach)
+        session = Session(self._config, settings, self._services, self._streams.lines, self._approach)
         try:
             await session.open(reach)
         except BaseException:

@@ -6,7 +6,7 @@ import math
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import __version__, events
@@ -14,7 +14,7 @@ from ..daemon.config import ClientConfig
 from ..errors import LocalError, PeerError, Refused
 from ..events import Event
 from ..net.address import Target, remembered_target
-from ..net.lines import Line
+from ..net.lines import Line, Lines
 from ..net.liveness import watch_for_death
 from ..net.tcp import KEEPALIVE_MAX
 from ..systemd.bundle import Letter
@@ -23,17 +23,15 @@ from ..transport import channel as channels
 from ..transport import context
 from ..transport import link as links
 from ..transport.channel import KEEPALIVE_MIN, Channel, remembered_interval
-from ..transport.link import Link
 from ..wire.conversation import CONTROL, DATA, Party, State
 from ..wire.frames import PROTOCOL_VERSION, Dial, Frame, Hello, Ping, Refusal, Sign, Signed, Unsigned, Welcome
 from ..wire.timing import Keepalive
 from .approach import Approach, Call
 from .services import Services
 from .standbys import Standbys
+from .streams import Check
 
 SOFTWARE = f"shadow-client {__version__}"
-Check = Callable[[Link], None]
-"""Raises ShadowError if the server behind the link would not be trusted today."""
 
 _PROMPT = 1.0  # seconds for a session to be welcomed; a server that takes longer has a fleet at its door
 _SIGN_TIMEOUT = 30.0  # seconds; the server itself waits for 20
@@ -54,7 +52,12 @@ class Session:
     """
 
     def __init__(
-        self, config: ClientConfig, settings: context.Settings, services: Services, approach: Approach
+        self,
+        config: ClientConfig,
+        settings: context.Settings,
+        services: Services,
+        lines: Lines,
+        approach: Approach,
     ) -> None:
         self.settings = settings
         self.since = ""
@@ -64,7 +67,7 @@ class Session:
         self.lost: asyncio.Future[PeerError] = self._loop.create_future()
         self.certificate = settings.fingerprint
         self._config = config
-        self._services = services
+        self._lines = lines
         self._approach = approach
         self._control: Channel | None = None
         self._id = ""
@@ -115,7 +118,7 @@ class Session:
         """Have a control channel, welcomed with this keepalive interval."""
         self._control = control
         self._keepalive = Keepalive(interval, self._loop.time())
-        self._line = self._services.lines.of(control.link.sock)
+        self._line = self._lines.of(control.link.sock)
         self._heard()
         control.on_frame = self._control_frame
         control.on_lost = self._control_lost

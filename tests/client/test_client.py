@@ -544,6 +544,18 @@ def test_a_server_that_starts_what_cannot_be_started_does_not_keep_us_busy(tunne
     assert all(b"no-such-service" in answer for answer in failed)
 
 
+class Running:
+    """So many streams."""
+
+    lines = None
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+
 def test_dialling_is_not_living(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is slow to welcome us and then hangs up has not had a healthy minute."""
     now = [1000.0]
@@ -573,7 +585,7 @@ def test_dialling_is_not_living(monkeypatch: pytest.MonkeyPatch) -> None:
         robot = Client.__new__(Client)
         robot.__dict__ |= {
             "_session": None, "_settings": None, "_backoff": Enough(), "_config": SimpleNamespace(once=False),
-            "_services": SimpleNamespace(streams=0), "_approach": None, "_interval": math.inf,
+            "_services": None, "_streams": Running(0), "_approach": None, "_interval": math.inf,
             "_refresh": lambda: None, "_certificates": SimpleNamespace(next=None, current=None),
             "_renewer": SimpleNamespace(patience=None),
         }  # fmt: skip
@@ -636,7 +648,7 @@ def test_while_streams_wait_for_it_a_robot_tries_often(
         config = SimpleNamespace(once=False, server="server:1", robot="011")
         robot.__dict__ |= {
             "_session": None, "_backoff": Latest(), "_config": config, "_interval": interval,
-            "_services": SimpleNamespace(streams=streams), "_approach": None, "_refresh": lambda: None,
+            "_services": None, "_streams": Running(streams), "_approach": None, "_refresh": lambda: None,
         }  # fmt: skip
         monkeypatch.setattr("shadow.client.client.asyncio.sleep", sleep)
         with contextlib.suppress(asyncio.CancelledError):

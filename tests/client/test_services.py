@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from bench.processes import free_port
-from shadow.client.services import Services, Stream
+from shadow.client.services import Services
+from shadow.client.streams import Streams
 from shadow.events import Event
 from shadow.net import address
 from shadow.net.address import Endpoint, Target
-from shadow.net.lines import Line
 from shadow.transport.channel import Channel
 from shadow.transport.link import KernelLink
 from shadow.wire.conversation import Party, State
@@ -111,12 +111,16 @@ def test_services_of_every_kind_at_once(tunnel: Tunnel) -> None:
                 assert exchange(visitor, name.encode()) == name.encode()
 
 
+def no_streams() -> Streams:
+    durable: Any = None
+    return Streams("011", durable)
+
+
 def test_stopping_leaves_whom_it_was_connecting_to_the_server() -> None:
     """The server finds the channel broken, and offers the visitor another."""
 
     async def body() -> None:
-        durable: Any = None
-        services = Services("011", {"": Endpoint("192.0.2.1", 9)}, durable)
+        services = Services("011", {"": Endpoint("192.0.2.1", 9)}, no_streams())
         near, far = tcp_pair()
         far.settimeout(DEADLINE)
         near.setblocking(False)
@@ -147,8 +151,7 @@ def test_the_server_is_told_what_is_the_matter(
         raise OSError(number, os.strerror(number))
 
     async def body() -> None:
-        durable: Any = None
-        services = Services("011", {"": Endpoint("192.0.2.1", 9)}, durable)
+        services = Services("011", {"": Endpoint("192.0.2.1", 9)}, no_streams())
         near, far = tcp_pair()
         near.setblocking(False)
         far.setblocking(False)
@@ -166,36 +169,9 @@ def test_the_server_is_told_what_is_the_matter(
     asyncio.run(body())
 
 
-def test_a_stream_knows_the_line_of_its_channel() -> None:
-    """Whether it begins now or goes on after a restart."""
-
-    class Pump:
-        line: Line | None = None
-
-    async def body() -> None:
-        pumps: list[Any] = [Pump(), Pump()]
-        durable: Any = SimpleNamespace(start=lambda *_anything: pumps[0])
-        services = Services("011", {}, durable)
-        (near, far), (plain, other) = tcp_pair(), tcp_pair()
-        near.setblocking(False)
-        link = KernelLink(near, "a suite", [])
-        pumps[0].link = pumps[1].link = link
-        channel = Channel(link, Party.ROBOT, print, print)
-        channel.conversation.state = State.STARTING
-        assert services._begin_stream(channel, plain, Start("", "1"))
-        services._resume_stream(lambda _link: None, pumps[1], {"id": "2", "service": "", "since": 0.0})
-        line = services.lines.of(near)
-        assert pumps[0].line is pumps[1].line is line is not None
-        for sock in (near, far, plain, other):
-            sock.close()
-
-    asyncio.run(body())
-
-
 def test_how_much_is_logged_is_not_for_the_server_to_decide(said: list[tuple[Event, str]]) -> None:
     async def body() -> None:
-        durable: Any = None
-        services = Services("011", {}, durable)
+        services = Services("011", {}, no_streams())
         outcomes: list[bool] = []
         for number in range(200):
             near, far = tcp_pair()
@@ -212,34 +188,9 @@ def test_how_much_is_logged_is_not_for_the_server_to_decide(said: list[tuple[Eve
     assert 30 <= len(said) < 40
 
 
-def test_a_stream_that_began_without_a_line_ends_without_one(
-    monkeypatch: pytest.MonkeyPatch, said: list[tuple[Event, str]]
-) -> None:
-    class Pump:
-        link = down = up = SimpleNamespace(in_kernel=False, moved=0)
-
-    ended: list[Any] = []
-    monkeypatch.setattr("shadow.client.services.log_end", lambda pump, _ending, _words: ended.append(pump))
-
-    async def body() -> None:
-        durable: Any = SimpleNamespace(ended=lambda _pump: None)
-        services = Services("011", {}, durable)
-        pumps: list[Any] = [Pump() for _ in range(1000)]
-        for pump in pumps:
-            services._started(pump, Stream("1", "default", 0.0))
-        for pump in pumps:
-            services._ended(pump)
-        assert services.streams == 0
-
-    asyncio.run(body())
-    assert 500 <= len(said) < 600
-    assert len(ended) == len(said)
-
-
 def test_a_bug_is_heard_of_and_counts_as_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body() -> None:
-        durable: Any = None
-        services = Services("011", {}, durable)
+        services = Services("011", {}, no_streams())
         monkeypatch.setattr(services, "_fail", lambda *_: 1 / 0)
         bugs: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _loop, facts: bugs.append(facts["exception"]))

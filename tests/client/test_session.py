@@ -58,7 +58,6 @@ class Services:
     """Takes visitors and connects none."""
 
     def __init__(self) -> None:
-        self.lines = Lines()
         self.started: list[tuple[Channel, Start]] = []
 
     def connect(self, channel: Channel, start: Start, _outcome: Callable[[bool], None]) -> None:
@@ -71,6 +70,7 @@ class Scene:
     def __init__(self, certificate: x509.Certificate) -> None:
         self.store = Store()
         self.services = Services()
+        self.lines = Lines()
         self.fingerprint = "c0ffee"
         self.control: FrameEnd
         self.standby: FrameEnd
@@ -81,7 +81,7 @@ class Scene:
     def session(self, config: ClientConfig = CONFIG) -> Session:
         settings: Any = SimpleNamespace(fingerprint=self.fingerprint)
         approach = Approach(config.server, config.connect_timeout)
-        made = Session(config, settings, self.services, approach)  # type: ignore[arg-type]
+        made = Session(config, settings, self.services, self.lines, approach)  # type: ignore[arg-type]
         self._sessions.append(made)
         return made
 
@@ -177,7 +177,7 @@ def test_what_the_session_hears_its_streams_know(authority: Authority) -> None:
         began = asyncio.get_running_loop().time()
         session = scene.begin()
         assert session._control is not None
-        line = scene.services.lines.of(session._control.link.sock)
+        line = scene.lines.of(session._control.link.sock)
         assert line is not None
         assert line.times[1] >= began, "WELCOME"
         _since, before = line.times

@@ -1,0 +1,112 @@
+"""The robot's view of its streams: for which service each is, since when, and how it ends.
+
+Everything runs in the event loop's thread; the relay's threads report ends through ``call_soon_threadsafe``.
+"""
+
+import asyncio
+import functools
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..events import Event
+from ..net.lines import Lines
+from ..relay.durable import DurableStreams
+from ..relay.ending import Ending, Words, log_end
+from ..relay.flow import Pump
+from ..relay.pool import OnEnd
+from ..text import printable
+from ..transport.link import Link
+from ..wire.frames import Start
+from .sparing import Sparing
+
+# Lines of the log: how often visitors come is the server's business, how much is written to our disk is not.
+_STARTS_AT_ONCE, _STARTS_A_MINUTE = 500, 600.0
+
+_WORDS = Words(plain="service", link="server", target="service")
+
+Check = Callable[[Link], None]
+"""Raises ShadowError if the server behind the link would not be trusted today."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What is known of a running stream."""
+
+    id: str
+    service: str
+    since: float
+
+
+class Streams:
+    """The streams of one robot, all of its services together.
+
+    Attributes:
+        lines: over which the robot is connected to the server.
+    """
+
+    def __init__(self, robot: str, durable: DurableStreams) -> None:
+        self.lines = Lines()
+        self._robot = robot
+        self._durable = durable
+        self._loop = asyncio.get_running_loop()
+        self._streams: dict[Pump, Stream] = {}
+        self._unlogged: set[Pump] = set()  # those that have begun without a line, and end without one
+        self._log = Sparing(self._loop.time, _STARTS_AT_ONCE, _STARTS_A_MINUTE)
+
+    def __len__(self) -> int:
+        """How many run."""
+        return len(self._streams)
+
+    def begin(self, sock: socket.socket, link: Link, start: Start) -> None:
+        """Let the relay have a visitor and the connection to the service.
+
+        Raises:
+            LocalError: no descriptors left; the link is closed, the socket is the caller's.
+        """
+        stream = Stream(start.stream[:64], start.service or "default", self._loop.time())
+        try:
+            pump = self._durable.start(sock, link, asdict(stream), self._report_end)
+        except BaseException:
+            link.abort()
+            raise
+        self._have(pump, stream)
+        logged = self._log.log(
+            Event.STREAM_STARTED,
+            logging.INFO,
+            f"robot {self._robot}: stream {printable(stream.id)} to service {stream.service} started",
+            robot=self._robot,
+            service=stream.service,
+            stream=stream.id,
+            ktls="yes" if link.in_kernel else "no",
+        )
+        if not logged:
+            self._unlogged.add(pump)
+
+    def resume(self, check: Check) -> None:
+        """Go on with what the client before us has left; ``check`` says whether its link may."""
+        self._durable.resume(functools.partial(self._take_in, check))
+
+    def _take_in(self, check: Check, pump: Pump, facts: Mapping[str, Any]) -> OnEnd:
+        check(pump.link)
+        self._have(pump, Stream(str(facts["id"])[:64], str(facts["service"]), float(facts["since"])))
+        return self._report_end
+
+    def _have(self, pump: Pump, stream: Stream) -> None:
+        pump.line = self.lines.of(pump.link.sock)
+        self._streams[pump] = stream
+
+    def _report_end(self, pump: Pump) -> None:
+        self._loop.call_soon_threadsafe(self._ended, pump)
+
+    def _ended(self, pump: Pump) -> None:
+        self._durable.ended(pump)
+        stream = self._streams.pop(pump)
+        if pump in self._unlogged:
+            self._unlogged.remove(pump)
+            return
+        duration = self._loop.time() - stream.since
+        moved = (pump.down.moved, pump.up.moved)
+        log_end(pump, Ending(self._robot, stream.service, stream.id, *moved, duration), _WORDS)

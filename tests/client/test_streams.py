@@ -1,0 +1,102 @@
+"""The robot's streams, as it counts and logs them; how they run is in tests/relay."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shadow.client.streams import Streams
+from shadow.errors import LocalError
+from shadow.events import Event
+from shadow.net.lines import Line
+from shadow.transport.link import KernelLink
+from shadow.wire.frames import Start
+from tests.support import tcp_pair
+
+
+class Pump:
+    """What the relay has of a stream."""
+
+    line: Line | None = None
+    down = up = SimpleNamespace(moved=0)
+
+    def __init__(self, link: KernelLink) -> None:
+        self.link = link
+
+
+class Durable:
+    """A relay that moves nothing."""
+
+    def __init__(self) -> None:
+        self.pumps: list[Any] = []
+
+    def start(self, _plain: object, link: KernelLink, *_more: object) -> Pump:
+        pump = Pump(link)
+        self.pumps.append(pump)
+        return pump
+
+    def ended(self, pump: Pump) -> None:
+        assert pump in self.pumps
+
+
+def test_each_has_the_line_of_its_channel() -> None:
+    """Whether it begins now or goes on after a restart."""
+
+    async def body() -> None:
+        durable: Any = Durable()
+        streams = Streams("011", durable)
+        (near, far), (plain, other) = tcp_pair(), tcp_pair()
+        link = KernelLink(near, "a suite", [])
+        resumed: Any = Pump(link)
+        streams.begin(plain, link, Start("", "1"))
+        streams._take_in(lambda _link: None, resumed, {"id": "2", "service": "", "since": 0.0})
+        assert len(streams) == 2
+        line = streams.lines.of(near)
+        assert durable.pumps[0].line is resumed.line is line is not None
+        for sock in (near, far, plain, other):
+            sock.close()
+
+    asyncio.run(body())
+
+
+def test_one_that_began_without_a_line_ends_without_one(
+    monkeypatch: pytest.MonkeyPatch, said: list[tuple[Event, str]]
+) -> None:
+    ended: list[Any] = []
+    monkeypatch.setattr("shadow.client.streams.log_end", lambda pump, _ending, _words: ended.append(pump))
+
+    async def body() -> None:
+        durable: Any = Durable()
+        streams = Streams("011", durable)
+        near, far = tcp_pair()
+        for number in range(1000):
+            streams.begin(near, KernelLink(near, "a suite", []), Start("", str(number)))
+        for pump in durable.pumps:
+            streams._ended(pump)
+        assert len(streams) == 0
+        near.close()
+        far.close()
+
+    asyncio.run(body())
+    assert 500 <= len(said) < 600
+    assert len(ended) == len(said)
+
+
+def test_one_for_which_there_is_no_descriptor_left() -> None:
+    """The server hears of it, and the connection to the service is the caller's."""
+
+    async def body() -> None:
+        durable: Any = Durable()
+        durable.start = lambda *_anything: (_ for _ in ()).throw(LocalError("no descriptors left"))
+        streams = Streams("011", durable)
+        (near, far), (plain, other) = tcp_pair(), tcp_pair()
+        with pytest.raises(LocalError):
+            streams.begin(plain, KernelLink(near, "a suite", []), Start("", "1"))
+        with pytest.raises(ConnectionResetError):
+            far.recv(1)
+        assert plain.fileno() != -1
+        for sock in (far, plain, other):
+            sock.close()
+
+    asyncio.run(body())
