@@ -44,6 +44,7 @@ MODULES = {
         "server.admission",
         "server.trust",
         "server.handshakes",
+        "server.greeting",
         "server.visitors",
         "server.session",
         "server.signer",

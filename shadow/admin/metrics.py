@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from .. import __version__, events
 from ..events import Event
 from ..relay.pool import TURN_BUCKETS
-from ..server.handshakes import Failure
+from ..server.greeting import Failure
 from ..server.server import Server
 from ..server.session import Cause
 from ..systemd import journal

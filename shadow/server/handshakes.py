@@ -1,4 +1,4 @@
-"""Where robots come in: from accept to HELLO, fairly, and never too many at once.
+"""Where robots come in: whose turn it is to say who he is, fairly, and never too many at once.
 
 A handshake costs a signature, and a connection that says nothing holds its place for seconds. So places are
 limited, and shared among the addresses that connections come from: who opens a thousand of them waits for
@@ -7,59 +7,30 @@ his own, not others for him.
 
 import asyncio
 import contextlib
-import enum
 import functools
 import logging
-import select
 import socket
 from collections.abc import Callable, Sequence
 
 from .. import events
 from ..daemon.config import ServerConfig
-from ..errors import (
-    CertificateRefused,
-    FrameError,
-    HandshakeError,
-    IdentityError,
-    PeerError,
-    ShadowError,
-    reason_of,
-)
 from ..events import Event
 from ..net.acceptor import Acceptor
 from ..net.address import describe, source_of
-from ..net.liveness import watch_for_death
-from ..transport import context, handshake
 from ..transport.channel import Channel
-from ..transport.hello import _first_frame
 from ..wire.frames import Hello
 from ..wire.timing import Pace
 from .descriptors import Descriptors
 from .fairness import Turns
+from .greeting import Greeter
+from .trust import Trust
 
 SHARES = 4  # addresses that together may take all places
 _WAITING_MAX = 4096  # connections that wait for a place
 _REPORT_PAUSE = 60.0  # seconds between two reports that somebody crowds the place
 
 
-class Failure(enum.StrEnum):
-    """Why a connection did not pass, in a word that can be counted."""
-
-    TIMEOUT = "timeout"
-    TLS = "tls"
-    OURS = "our-certificate"
-    IDENTITY = "identity"
-    PROTOCOL = "protocol"
-    LOST = "lost"
-    SILENT = "silent"
-
-
-_FAILURES: dict[type[ShadowError], Failure] = {
-    HandshakeError: Failure.TLS, CertificateRefused: Failure.OURS, IdentityError: Failure.IDENTITY,
-    FrameError: Failure.PROTOCOL,
-}  # fmt: skip
-
-Greeted = Callable[[Channel, Hello, str], None]
+OnGreeted = Callable[[Channel, Hello, str], None]
 """Called with a connection that has said who it is, its HELLO, and where it comes from."""
 
 
@@ -72,16 +43,10 @@ class Handshakes:
     """
 
     def __init__(
-        self,
-        config: ServerConfig,
-        settings: Callable[[], context.Settings],
-        on_greeted: Greeted,
-        descriptors: Descriptors,
+        self, config: ServerConfig, trust: Trust, on_greeted: OnGreeted, descriptors: Descriptors
     ) -> None:
-        """``settings`` is asked for each connection: a reload may have changed them."""
-        self._config = config
         self._descriptors = descriptors
-        self._settings = settings
+        self._greeter = Greeter(config, trust)
         self._on_greeted = on_greeted
         self._loop = asyncio.get_running_loop()
         # Whoever has not said who he is must not take the descriptors of those who have.
@@ -176,76 +141,7 @@ class Handshakes:
         self._serve()
 
     async def _greet(self, sock: socket.socket) -> None:
-        """Everything up to the first frame, within one deadline."""
-        peer = "somebody"
-        try:
-            peer = describe(sock.getpeername())
-            watch_for_death(sock, self._config.keepalive)
-            async with asyncio.timeout(self._config.handshake_timeout):
-                if not await _says_something(sock):
-                    self._left_without_a_word(sock, peer)
-                    return
-                link = await handshake.handshake(sock, self._settings())
-                channel, hello = await _first_frame(link)
-        except TimeoutError:
-            sock.close()
-            self._failed(peer, f"no HELLO within {self._config.handshake_timeout:g} s", Failure.TIMEOUT)
-        except ShadowError as error:
-            sock.close()
-            self._failed(peer, str(error), _FAILURES.get(type(error), Failure.LOST))
-        except OSError as error:
-            sock.close()
-            self._failed(peer, reason_of(error), Failure.LOST)
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            if channel.live:
-                self.passed += 1
-                self._on_greeted(channel, hello, peer)
-            else:  # it died, or misbehaved, between its HELLO and now
-                self._failed(peer, "the connection broke right after HELLO", Failure.LOST)
-
-    def _left_without_a_word(self, sock: socket.socket, peer: str) -> None:
-        """A check whether the port is open, and mostly no more: it is counted, and not in the log."""
-        sock.close()
-        text = f"{peer} has left without a word"
-        cause = Failure.SILENT.value
-        events.log(Event.HANDSHAKE_FAILED, logging.DEBUG, text, peer=peer, cause=cause)
-
-    def _failed(self, peer: str, why: str, cause: Failure) -> None:
-        text = f"no handshake with {peer}: {why}"
-        events.log(Event.HANDSHAKE_FAILED, logging.WARNING, text, peer=peer, cause=cause.value)
-
-
-async def _says_something(sock: socket.socket) -> bool:
-    """Wait for the first byte, and leave it there; False if the peer has left before.
-
-    Raises:
-        PeerError: it has said something, and left while it waited for its turn.
-    """
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            if not sock.recv(1, socket.MSG_PEEK):
-                return False
-        except BlockingIOError:
-            readable = loop.create_future()
-            loop.add_reader(sock, _fulfil, readable)
-            try:
-                await readable
-            finally:
-                loop.remove_reader(sock)
-        except OSError:
-            return False
-        else:
-            poll = select.poll()
-            poll.register(sock, select.POLLRDHUP)
-            if poll.poll(0):  # a handshake that nobody waits for any more would cost as much as another
-                raise PeerError("it hung up before its turn came")
-            return True
-
-
-def _fulfil(waiting: asyncio.Future[None]) -> None:
-    if not waiting.done():
-        waiting.set_result(None)
+        greeted = await self._greeter.greet(sock)
+        if greeted is not None:
+            self.passed += 1
+            self._on_greeted(*greeted)

@@ -69,9 +69,7 @@ class Server:
         # A visitor needs a channel, and with kernel TLS two pipes.
         self.robots = Robots(config, durable, 1 if trust.no_ktls else 5)
         self._admission = Admission(self.robots, trust, config.max_robots)
-        self.handshakes = Handshakes(
-            config, lambda: trust.settings, self._admission.dispatch, self.robots.descriptors
-        )
+        self.handshakes = Handshakes(config, trust, self._admission.dispatch, self.robots.descriptors)
         self._open_endpoints = open_endpoints
         self._endpoints: Endpoints | None = None
         self._sockets: list[socket.socket] = []

@@ -51,7 +51,7 @@ async def greet(link: Link, hello: Hello, welcomed: OnWelcome, timeout: float) -
             channel.abort()
 
 
-async def _first_frame(link: Link) -> tuple[Channel, Hello]:
+async def hear_hello(link: Link) -> tuple[Channel, Hello]:
     """Wait for HELLO.
 
     Raises:

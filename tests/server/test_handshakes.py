@@ -15,7 +15,7 @@ from shadow.server.handshakes import Handshakes
 from shadow.transport import handshake as tls_handshake
 from shadow.transport.link import Link
 from tests.support import DEADLINE, Authority, Tunnel, settings, wait_for
-from tests.support.peer import WELCOME, Peer, client_context
+from tests.support.peer import WELCOME, Peer, client_context, still_works
 
 
 def test_so_many_a_second(tunnel: Tunnel) -> None:
@@ -25,6 +25,20 @@ def test_so_many_a_second(tunnel: Tunnel) -> None:
     for _ in range(3):
         with Peer(tunnel.port, context) as peer:
             assert peer.hello()[0] == WELCOME
+
+
+def test_handshakes_are_bounded_in_number_and_time(tunnel: Tunnel) -> None:
+    """Who says nothing holds his own share of the places, and nobody else's."""
+    server = tunnel.start_server("--handshake-timeout=60", "--max-handshakes=8")
+    stalled = [socket.create_connection(("127.0.0.1", tunnel.port)) for _ in range(40)]
+    # At once, for it comes from another address: those 40 together have two places of eight.
+    context = client_context(tunnel.authority, tunnel.authority.robot())
+    with Peer(tunnel.port, context, source="127.0.0.2") as peer:
+        assert peer.hello()[0] == WELCOME
+    assert "no HELLO" not in server.log
+    for sock in stalled:
+        sock.close()
+    still_works(tunnel)
 
 
 CROWDED = """
@@ -88,11 +102,13 @@ def test_a_slow_machine_has_few_at_a_time(authority: Authority, monkeypatch: pyt
         max_handshakes=256, max_handshake_rate=1e6, keepalive=30.0, handshake_timeout=DEADLINE
     )
 
+    trust: Any = SimpleNamespace(settings=settings(authority, Purpose.SERVER))
+
     async def body() -> None:
         with socket.create_server(("127.0.0.1", 0), backlog=200) as listening:
             listening.setblocking(False)
             descriptors = Descriptors(lambda _count: 0, 1)
-            received = Handshakes(config, lambda: settings(authority, Purpose.SERVER), print, descriptors)
+            received = Handshakes(config, trust, print, descriptors)
             crowd = [socket.create_connection(listening.getsockname()) for _ in range(100)]
             for sock in crowd:
                 sock.sendall(b"x")

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support import DEADLINE, Authority, Tunnel
+from tests.support import DEADLINE, Authority, Tunnel, wait_for
 
 HELLO, WELCOME, REFUSED, PING, PONG, DIAL, START, STARTED, FAILED = range(1, 10)
 
@@ -105,3 +105,10 @@ def stand_by(tunnel: Tunnel, session: str, robot: str = "011") -> Peer:
     data = connect(tunnel, robot)
     assert data.hello(robot, role="data", session=session)[0] == WELCOME
     return data
+
+
+def still_works(tunnel: Tunnel) -> None:
+    """A robot in good standing is served, whatever happened before."""
+    with connect(tunnel, "099") as peer:
+        assert peer.hello("099")[0] == WELCOME
+        wait_for(tunnel.socket_path("099").exists, "099.sock")
