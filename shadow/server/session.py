@@ -18,10 +18,10 @@ from ..net.lines import Line, Lines
 from ..pki import expiry
 from ..pki.certificates import moment, renewable_until, validity
 from ..transport.channel import Channel, remembered_interval
-from ..wire.frames import Hello, Refusal
+from ..wire.frames import Dial, Hello, Refusal
 from ..wire.timing import Keepalive
 from .switchboard import Switchboard
-from .visitor import Visitor
+from .visitor import Visitor, has_left
 
 
 class Cause(enum.StrEnum):
@@ -127,8 +127,40 @@ class Session:
             if timer is not None:
                 timer.cancel()
 
-    def stood_by(self) -> None:
-        """A channel stands by from now on; if that is one too many, see whether anybody needs it."""
+    # Who is served on which channel
+
+    def seat(self, visitor: Visitor, *, again: bool) -> Channel | None:
+        """The channel to start a visitor on, ``again`` or for the first time; None: it waits for one."""
+        board = self.board
+        channel, dials = board.visitor_back(visitor) if again else board.visitor_came(visitor)
+        self._dial(dials)
+        return channel
+
+    def pair(self, channel: Channel, now: float) -> Visitor | None:
+        """The visitor to start on a channel that has come; None: it stands by."""
+        waiting = self.board.visitors
+        # First, or channels would be dialled for them: hundreds may have left while they waited.
+        while waiting and has_left(waiting[0].sock):
+            waiting.popleft().close()
+        visitor, dials = self.board.channel_came(channel)
+        self._dial(dials)
+        if visitor is None:
+            self._trim_if_needed()
+        else:
+            self.served = now
+        return visitor
+
+    def lose_patience(self, visitor: Visitor) -> None:
+        """A visitor has waited for too long: it waits no more, and those behind it are dialled for anew."""
+        self.board.visitor_left(visitor)
+        self._dial(self.board.dials_lost())
+
+    def _dial(self, count: int) -> None:
+        if count:
+            self.channel.send(Dial(count))
+
+    def _trim_if_needed(self) -> None:
+        """If one standby too many is there, see later whether anybody needs it."""
         if self.trimmer is None and len(self.board.standbys) > self.board.wanted:
             self.board.surplus()  # from now on
             self._look_later()

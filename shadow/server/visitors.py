@@ -17,7 +17,7 @@ from ..events import Event
 from ..text import shorten
 from ..transport.channel import Channel
 from ..transport.link import Link
-from ..wire.frames import Dial, Failed, Frame, Start, Started
+from ..wire.frames import Failed, Frame, Start, Started
 from .descriptors import Descriptors
 from .session import Session
 from .streams import Streams
@@ -100,10 +100,7 @@ class Visitors:
             return
         if visitor.timer is None:
             visitor.timer = self._loop.call_later(self._config.start_timeout, self._patience_over, visitor)
-        board = session.board
-        channel, dials = board.visitor_back(visitor) if again else board.visitor_came(visitor)
-        if dials:
-            session.channel.send(Dial(dials))
+        channel = session.seat(visitor, again=again)
         if channel is not None:
             self._start(visitor, channel)
         else:
@@ -111,17 +108,8 @@ class Visitors:
 
     def serve(self, session: Session, channel: Channel) -> None:
         """Start the next visitor on a channel, or let the channel stand by."""
-        board = session.board
-        # First, or channels would be dialled for them: hundreds may have left while they waited.
-        while board.visitors and has_left(board.visitors[0].sock):
-            board.visitors.popleft().close()
-        visitor, dials = board.channel_came(channel)
-        if dials:
-            session.channel.send(Dial(dials))
-        if visitor is None:
-            session.stood_by()
-        else:
-            session.served = self._loop.time()
+        visitor = session.pair(channel, self._loop.time())
+        if visitor is not None:
             self._start(visitor, channel)
 
     def _patience_over(self, visitor: Visitor) -> None:
@@ -133,10 +121,7 @@ class Visitors:
             if more > 0 and not gone:  # others are being served, one after the other: its turn comes
                 visitor.timer = self._loop.call_later(more, self._patience_over, visitor)
                 return
-            session.board.visitor_left(visitor)
-            dials = session.board.dials_lost()
-            if dials:
-                session.channel.send(Dial(dials))
+            session.lose_patience(visitor)
             if gone:
                 visitor.close()
                 return
