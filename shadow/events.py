@@ -13,6 +13,9 @@ import logging
 from .text import printable
 
 LOGGER = logging.getLogger("shadow")
+STEPS = LOGGER.getChild("steps")
+"""For whoever debugs: a line at each change of state, if ``--log-level=debug`` asks for them. They are no events,
+and while nobody asks cost as much as calling an empty function."""
 
 
 class Event(enum.StrEnum):
@@ -104,6 +107,8 @@ class Event(enum.StrEnum):
     """A variable looks like a setting of ours and is none."""
     SETTINGS_CHANGED = "cb7e024b44f540c8a8010589a2bd87bb"
     """A reload finds settings that only a restart takes."""
+    DESCRIBED = "264e283f980d4ca7bcb5db78a52ac1d8"
+    """Part of a page about all that the daemon does, which somebody has asked for with SIGUSR1."""
     FAILED = "15fa5bc3e54b49128c7fbb93d468f959"
     """The daemon cannot go on."""
 

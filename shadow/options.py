@@ -1,6 +1,7 @@
 """What all commands have in common when they read their words, and the variables that stand for some."""
 
 import argparse
+import enum
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -16,7 +17,17 @@ VARIABLES = frozenset(
     f"{PREFIX}{name}"
     for name in (
         *("CA", "CA_DIR", "CONNECT_TIMEOUT", "CRL", "CRT", "HANDSHAKE_TIMEOUT", "IPV4", "IPV6", "KEEPALIVE"),
-        *("KEY", "KTLS", "LDIR", "LHOST", "LPORT", "MAX_HANDSHAKES", "MAX_HANDSHAKE_RATE", "MAX_ROBOTS"),
+        *(
+            "KEY",
+            "KTLS",
+            "LDIR",
+            "LHOST",
+            "LOG_LEVEL",
+            "LPORT",
+            "MAX_HANDSHAKES",
+            "MAX_HANDSHAKE_RATE",
+            "MAX_ROBOTS",
+        ),
         *("MAX_STREAMS", "ONCE", "RHOST", "ROBOT", "RPORT", "SERVER_NAME", "SERVICE", "SIGNER", "STANDBY"),
         *("START_TIMEOUT", "STATE"),
     )
@@ -111,6 +122,7 @@ Every option --some-thing can also come from the environment as SHADOW_SOME_THIN
 """
 _SECONDS_MAX = 10800  # TCP_KEEPIDLE ends at 32767 (tcp(7)), and a connect timeout counts three times
 _Settings = TypeVar("_Settings")
+_Words = TypeVar("_Words", bound=enum.StrEnum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +296,18 @@ def parse_bool(text: str) -> bool:
     if text.lower() in {"0", "no", "false", "off"}:
         return False
     raise ConfigError(f"{text!r} is neither yes nor no")
+
+
+def parse_word(words: type[_Words]) -> Callable[[str], _Words]:
+    """A reader of one of these words; for others it raises ConfigError."""
+
+    def parse(text: str) -> _Words:
+        try:
+            return words(text)
+        except ValueError:
+            raise ConfigError(f"{text!r} is not one of {', '.join(words)}") from None
+
+    return parse
 
 
 def parse_seconds(text: str) -> float:

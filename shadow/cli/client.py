@@ -12,7 +12,12 @@ from . import process
 def main() -> int:
     """Run the client; return the exit status."""
     patience = Patience()
-    attempt = patience.watch(lambda: life.run(functools.partial(Client, parse_client()), patience.started))
+
+    def run() -> None:
+        config = parse_client()
+        life.run(functools.partial(Client, config), patience.started, config.log_level.number)
+
+    attempt = patience.watch(run)
     return patience.leave(process.run("shadow-client", attempt))
 
 

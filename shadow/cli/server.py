@@ -15,7 +15,9 @@ def main() -> int:
     patience = Patience()
 
     def run() -> None:
-        life.run(functools.partial(Server, parse_server(), open_endpoints=AdminEndpoints), patience.started)
+        config = parse_server()
+        make_role = functools.partial(Server, config, open_endpoints=AdminEndpoints)
+        life.run(make_role, patience.started, config.log_level.number)
 
     attempt = patience.watch(run)
     return patience.leave(process.run("shadow-server", attempt))

@@ -16,9 +16,10 @@ from typing import Annotated
 from ..errors import ConfigError, UsageError
 from ..names import DEFAULT_SERVICE, check_robot_name, check_service_name
 from ..net.address import Endpoint, parse_endpoint, parse_host, parse_port
-from ..options import Option, Program, Reader, parse_bool, parse_count, parse_seconds
+from ..options import Option, Program, Reader, parse_bool, parse_count, parse_seconds, parse_word
 from ..pki.certificates import Files
 from ..systemd.fdstore import passes_socket
+from ..systemd.journal import Level
 from ..transport.context import Ktls
 from ..transport.hostnames import parse_reference
 
@@ -49,13 +50,6 @@ example:
 )
 
 
-def _parse_ktls(text: str) -> Ktls:
-    try:
-        return Ktls(text)
-    except ValueError:
-        raise ConfigError(f"{text!r} is not one of {', '.join(Ktls)}") from None
-
-
 def _parse_service(text: str) -> tuple[str, Endpoint]:
     name, equals, endpoint = text.partition("=")
     if not equals:
@@ -83,8 +77,13 @@ _Ca = Annotated[Path, Option(Path, "FILE", "certificate file of the CA that both
 _Crt = Annotated[Path, Option(Path, "FILE", "our certificate file, with intermediates if there are any")]
 _Key = Annotated[Path, Option(Path, "FILE", "our private key file")]
 _KTLS = Option(
-    _parse_ktls, "|".join(Ktls), "whether the kernel encrypts: if it can, always (or refuse to run), never"
+    parse_word(Ktls),
+    "|".join(Ktls),
+    "whether the kernel encrypts: if it can, always (or refuse to run), never",
 )
+
+
+_LogLevel = Annotated[Level, Option(parse_word(Level), "|".join(Level), "log this, and what is worse")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +125,7 @@ class ServerConfig:
     )
     max_robots: Annotated[int, Option(parse_count(1, 10**6), "N", "robots connected at once")] = 20000
     max_streams: Annotated[int, Option(parse_count(1, 10**6), "N", "visitors at once for one robot")] = 1024
+    log_level: _LogLevel = Level.INFO
 
     @property
     def families(self) -> tuple[bool, bool]:
@@ -173,6 +173,7 @@ class ClientConfig:
     once: Annotated[
         bool, Option(parse_bool, "", "leave with an error at the first failure instead of trying again")
     ] = False
+    log_level: _LogLevel = Level.INFO
 
     def __post_init__(self) -> None:
         """Find out now what is wrong with the whole of it.

@@ -6,7 +6,7 @@ import datetime as dt
 import logging
 import resource
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from .. import events
@@ -20,6 +20,7 @@ from ..systemd import journal
 from ..systemd.fdstore import Store
 from ..systemd.notify import Notifier, watchdog_interval
 from ..text import printable
+from .debugging import Page, leave_traces
 
 _STATUS_INTERVAL = 1.0  # seconds between looks at the status; systemd hears of it only if it changed
 
@@ -43,6 +44,9 @@ class Role(Protocol):
     def status(self) -> str:
         """A line for ``systemctl status``."""
 
+    def describe(self) -> Iterable[str]:
+        """Lines for who debugs: everything it has, with states and ages, and no secrets."""
+
     @property
     def terms(self) -> Sequence[Term]:
         """What it uses that ends some day."""
@@ -52,13 +56,21 @@ class Role(Protocol):
         """Set when the role cannot go on; the daemon then ends with that error."""
 
 
-def run(make_role: Callable[[DurableStreams], Role], on_start: Callable[[Store], None]) -> None:
-    """Run a daemon until SIGTERM or SIGINT; ``on_start`` is called when it has started.
+def run(
+    make_role: Callable[[DurableStreams], Role], on_start: Callable[[Store], None], level: int = logging.INFO
+) -> None:
+    """Run a daemon until SIGTERM or SIGINT.
+
+    Args:
+        make_role: what it does for a living.
+        on_start: called when it has started.
+        level: what is logged, as ``logging`` has it.
 
     Raises:
         ShadowError: it could not start, or could not go on.
     """
-    journal.setup()
+    journal.setup(level=level)
+    leave_traces()
     raise_descriptor_limit()
     try:
         asyncio.run(_live(make_role, on_start))
@@ -77,6 +89,8 @@ async def _live(make_role: Callable[[DurableStreams], Role], on_start: Callable[
         role = make_role(durable)
         reporter = _Reporter(role, notifier)
         stopped = _stop_on_signals()
+        page = Page(role.describe)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, page.write)
         await role.start()
         on_start(store)
         _drop_unknown(store)

@@ -5,6 +5,7 @@ systemd.journal-fields(7) and sd-journal's ``sd_journal_send(3)``.
 """
 
 import copy
+import enum
 import logging
 import os
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Hashable
 from typing import TextIO
 
 from ..errors import no_thread
-from ..events import LOGGER, Event, fields_of, priority_of
+from ..events import LOGGER, STEPS, Event, fields_of, priority_of
 from ..text import many
 from .outlet import JOURNALD, Journald, Outlet, Stream, native
 from .quota import PAUSE, Held, Quota, Rate
@@ -30,10 +31,24 @@ def _make_outlet(stream: TextIO | None) -> Outlet:
     )
 
 
-def setup(stream: TextIO | None = None) -> None:
+class Level(enum.StrEnum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+    @property
+    def number(self) -> int:
+        """As ``logging`` has it."""
+        return logging.getLevelNamesMapping()[self.name]
+
+
+def setup(stream: TextIO | None = None, level: int = logging.INFO) -> None:
     """Send events to the journal if systemd gave us one, else as plain lines to ``stream`` (stderr).
 
-    Whoever reads them may be as slow as he likes; see ``outlet``.
+    Whoever reads them may be as slow as he likes; see ``outlet``. What is below ``level`` is counted only.
 
     Raises:
         LocalError: there is no thread to be had for that.
@@ -43,6 +58,8 @@ def setup(stream: TextIO | None = None) -> None:
         outlet = _make_outlet(stream or sys.stderr)
     except RuntimeError as error:
         raise no_thread("the log's thread", error) from error
+    outlet.setLevel(level)
+    STEPS.setLevel(max(level, logging.DEBUG))
     for logger in (LOGGER, logging.getLogger("asyncio")):  # which would write to stderr by itself, and wait
         logger.handlers[:] = [outlet]
         logger.propagate = False
@@ -99,7 +116,7 @@ def limits_of(record: logging.LogRecord) -> list[tuple[Hashable, Rate]]:
     if event in _BY_PEER:
         address = str(facts.get("peer")).rpartition(":")[0]  # he may have many, so all together are limited
         return [((event, address), _OFTEN), (event, _STRANGERS)]
-    if event is None:  # a bug, and whatever makes it happen again
+    if event is None and record.levelno > logging.DEBUG:  # a bug, and whatever makes it happen again
         return [((record.pathname, record.lineno), _OFTEN)]
     return []
 

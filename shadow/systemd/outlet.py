@@ -78,7 +78,7 @@ class Outlet(logging.Handler):
             gate: decides what is written at all.
             tell_lost: makes a record that says how many lines were lost.
         """
-        super().__init__(logging.INFO)
+        super().__init__()
         self.lost = 0
         self._sink = sink
         self._encode = encode
