@@ -14,8 +14,9 @@ from .text import printable
 
 LOGGER = logging.getLogger("shadow")
 STEPS = LOGGER.getChild("steps")
-"""For whoever debugs: a line at each change of state, if ``--log-level=debug`` asks for them. They are no events,
-and while nobody asks cost as much as calling an empty function."""
+"""For whoever debugs: a line at each change of state, if ``--log-level=debug`` asks for them. They are no
+events, and while nobody asks cost as much as a function that does nothing."""
+STEPS.setLevel(logging.INFO)
 
 
 class Event(enum.StrEnum):

@@ -17,19 +17,9 @@ VARIABLES = frozenset(
     f"{PREFIX}{name}"
     for name in (
         *("CA", "CA_DIR", "CONNECT_TIMEOUT", "CRL", "CRT", "HANDSHAKE_TIMEOUT", "IPV4", "IPV6", "KEEPALIVE"),
-        *(
-            "KEY",
-            "KTLS",
-            "LDIR",
-            "LHOST",
-            "LOG_LEVEL",
-            "LPORT",
-            "MAX_HANDSHAKES",
-            "MAX_HANDSHAKE_RATE",
-            "MAX_ROBOTS",
-        ),
-        *("MAX_STREAMS", "ONCE", "RHOST", "ROBOT", "RPORT", "SERVER_NAME", "SERVICE", "SIGNER", "STANDBY"),
-        *("START_TIMEOUT", "STATE"),
+        *("KEY", "KTLS", "LDIR", "LHOST", "LOG_LEVEL", "LPORT", "MAX_HANDSHAKES", "MAX_HANDSHAKE_RATE"),
+        *("MAX_ROBOTS", "MAX_STREAMS", "ONCE", "RHOST", "ROBOT", "RPORT", "SERVER_NAME", "SERVICE"),
+        *("SIGNER", "STANDBY", "START_TIMEOUT", "STATE"),
     )
 )
 """Those that any of our programs reads; one file may serve several of them."""

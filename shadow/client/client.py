@@ -7,6 +7,7 @@ import enum
 import logging
 import math
 import time
+from collections.abc import Iterator
 
 from .. import events
 from .. import text as texts
@@ -149,6 +150,12 @@ class Client:
         if self._phase is Phase.WAITING:
             return f"{self._detail}; {streams}"
         return f"Dialling {self._config.server}, {streams}"
+
+    def describe(self) -> Iterator[str]:
+        """See ``life.Role``."""
+        yield f"client: {self.status}"
+        yield f"  {self._session!r}"
+        yield f"  {self._services!r}"
 
     def _load(self, *, late: bool = False) -> contexts.Settings:
         return self._settings_for(self._certificates.load(dt.datetime.now(dt.UTC), late=late))

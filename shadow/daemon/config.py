@@ -76,13 +76,14 @@ def _parse_dialled(option: str) -> Callable[[str], str]:
 _Ca = Annotated[Path, Option(Path, "FILE", "certificate file of the CA that both sides trust")]
 _Crt = Annotated[Path, Option(Path, "FILE", "our certificate file, with intermediates if there are any")]
 _Key = Annotated[Path, Option(Path, "FILE", "our private key file")]
-_KTLS = Option(
-    parse_word(Ktls),
-    "|".join(Ktls),
-    "whether the kernel encrypts: if it can, always (or refuse to run), never",
-)
-
-
+_Ktls = Annotated[
+    Ktls,
+    Option(
+        parse_word(Ktls),
+        "|".join(Ktls),
+        "whether the kernel encrypts: if it can, always (or refuse to run), never",
+    ),
+]
 _LogLevel = Annotated[Level, Option(parse_word(Level), "|".join(Level), "log this, and what is worse")]
 
 
@@ -107,7 +108,7 @@ class ServerConfig:
         Path | None,
         Option(Path, "SOCKET", "socket of the CA's signer, which renews the robots' certificates"),
     ] = None
-    ktls: Annotated[Ktls, _KTLS] = Ktls.AUTO
+    ktls: _Ktls = Ktls.AUTO
     keepalive: Annotated[
         float, Option(parse_seconds, "SECONDS", "between signs of life; three missed end it")
     ] = 30.0
@@ -165,7 +166,7 @@ class ClientConfig:
         Path | None,
         Option(Path, "FOLDER", "folder for renewed certificates; without it none are asked for"),
     ] = None
-    ktls: Annotated[Ktls, _KTLS] = Ktls.AUTO
+    ktls: _Ktls = Ktls.AUTO
     standby: Annotated[int, Option(parse_count(0, 64), "N", "connections kept ready for visitors")] = 2
     connect_timeout: Annotated[float, Option(parse_seconds, "SECONDS", "that the server has to answer")] = (
         15.0

@@ -35,7 +35,7 @@ class Page:
     """Writes pages, one at a time."""
 
     def __init__(self, describe: Callable[[], Iterable[str]]) -> None:
-        """``describe`` yields lines about what the daemon does; between some of them others have their turn."""
+        """``describe`` yields lines about what the daemon does; others have their turn now and then."""
         self._describe = describe
         self._task: asyncio.Task[None] | None = None
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from .. import events
@@ -158,6 +158,15 @@ class Server:
         encryption = f"userspace TLS ({no_ktls})" if no_ktls else "kernel TLS"
         streams = texts.many(self.durable.relay.streams, "stream")
         return f"{texts.many(self.robots.connected, 'robot')}, {streams}{self.durable.remark}, {encryption}"
+
+    def describe(self) -> Iterator[str]:
+        """See ``life.Role``."""
+        yield f"server: {self.status}"
+        for robot in list(self.robots.values()):
+            yield repr(robot)
+            if robot.session is not None:
+                yield f"  {robot.session!r}"
+            yield from (f"  {visitor!r} {pump!r}" for pump, visitor in list(robot.streams.items()))
 
     @property
     def terms(self) -> list[Term]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from systemd import daemon as _daemon
 
 from ..errors import ConfigError, LocalError, reason
+from ..events import STEPS
 
 
 class Store:
@@ -68,11 +69,13 @@ class Store:
         except OSError as error:
             raise LocalError(f"the service manager cannot be reached: {reason(error)}") from error
         self._count += 1
+        STEPS.debug("stored descriptor %d as %s, %d of %d", descriptor, name, self._count, self.limit)
 
     def remove(self, name: str) -> None:
         """Drop what is stored under a name."""
         self._count -= 1
         _drop(name)
+        STEPS.debug("dropped %s from the store, %d of %d", name, self._count, self.limit)
 
     def close_rest(self) -> list[str]:
         """Close what nobody has taken, and have it dropped; the names."""

@@ -59,7 +59,7 @@ def setup(stream: TextIO | None = None, level: int = logging.INFO) -> None:
     except RuntimeError as error:
         raise no_thread("the log's thread", error) from error
     outlet.setLevel(level)
-    STEPS.setLevel(max(level, logging.DEBUG))
+    STEPS.setLevel(level)
     for logger in (LOGGER, logging.getLogger("asyncio")):  # which would write to stderr by itself, and wait
         logger.handlers[:] = [outlet]
         logger.propagate = False

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import FrameError, LocalError, LocalProtocolError, PeerError, reason_of
+from ..events import STEPS
 from ..net.tcp import KEEPALIVE_MAX
 from ..wire.conversation import Budget, Conversation, Party, State
 from ..wire.frames import Decoder, Frame, encode
@@ -87,6 +88,7 @@ class Channel:
         except LocalProtocolError as error:
             self._loop.call_soon(self._lose, PeerError(f"given up for a bug of ours: {error}"))
             raise
+        STEPS.debug("%r says %s", self, type(frame).__name__)
         if self.link.unsent > UNSENT_MAX:
             self._loop.call_soon(self._lose, PeerError("the peer does not read what we send"))
             return
@@ -156,6 +158,7 @@ class Channel:
             self.link.abort()
 
     def _stop_watching(self) -> None:
+        STEPS.debug("%r ends or is a stream's from now on", self)
         self._live = False
         self._loop.remove_reader(self.link.sock)
         self._loop.remove_writer(self.link.sock)
@@ -193,6 +196,7 @@ class Channel:
                 if frame is not None:
                     self._budget.frame(now)
                     self.conversation.received(frame)
+                    STEPS.debug("%r hears %s", self, type(frame).__name__)
                     self.on_frame(frame)
             # More may be there already, inside OpenSSL, where no selector sees it.
             self._loop.call_soon(self._readable_if_live)
