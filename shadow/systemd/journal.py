@@ -15,7 +15,7 @@ from typing import TextIO
 from ..errors import no_thread
 from ..events import LOGGER, STEPS, Event, fields_of, priority_of
 from ..text import many
-from .outlet import JOURNALD, Journald, Outlet, Stream, native
+from .outlet import JOURNALD, Journald, Outlet, Terminal, native
 from .quota import PAUSE, Held, Quota, Rate
 
 
@@ -24,7 +24,7 @@ def _make_outlet(stream: TextIO | None) -> Outlet:
         return Outlet(Journald(JOURNALD), encode_native, _Gate(), _lost_record)
     lines = logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%H:%M:%S")
     return Outlet(
-        Stream(stream),
+        Terminal(stream),
         lambda record: f"{lines.format(record)}\n".encode(errors="backslashreplace"),
         _Gate(),
         _lost_record,

@@ -174,7 +174,7 @@ class Outlet(logging.Handler):
                 self._bytes += len(line)
 
 
-class Stream(Sink):
+class Terminal(Sink):
     """A file, a pipe or a terminal, also if somebody has made it non-blocking."""
 
     def __init__(self, stream: TextIO | None) -> None:

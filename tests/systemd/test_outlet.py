@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shadow.systemd import outlet
-from shadow.systemd.outlet import Journald, Outlet, Sink, Stream, native
+from shadow.systemd.outlet import Journald, Outlet, Sink, Terminal, native
 from tests.support import DEADLINE, wait_for
 
 
@@ -113,7 +113,7 @@ def test_a_pipe_that_is_full_and_does_not_block() -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
                 os.write(ours, b"." * 4096)
-        writing = threading.Thread(target=Stream(stream).write, args=(b"a line\n",))
+        writing = threading.Thread(target=Terminal(stream).write, args=(b"a line\n",))
         writing.start()
         data = b""
         while not data.endswith(b"a line\n"):
