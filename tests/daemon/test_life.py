@@ -140,17 +140,17 @@ STEPS = "^(READY|RELOADING)=1\n"
 
 ODD_FILE = """
 import sys
-from shadow.server import server
+from shadow.server import trust
 from shadow.cli.server import main
 class Odd({base}):
     pass
-real, calls = server.load_credentials, []
+real, calls = trust.load_credentials, []
 def load(*arguments):
     calls.append(1)
     if len(calls) == 2:
         raise Odd("what a library does not document")
     return real(*arguments)
-server.load_credentials = load
+trust.load_credentials = load
 raise SystemExit(main())
 """
 
