@@ -1,6 +1,11 @@
-"""The manual pages: what they say about options, variables, statuses and units is what there is."""
+"""The manual pages: what they say about options, variables, statuses and units is what there is.
+
+And all documents: in the index, with links that lead somewhere, and one sentence a line.
+"""
 
 import ast
+import email.utils
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -8,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from shadow import errors
+from shadow import __version__, errors
 from shadow.cli.process import EX_SIGINT
-from tests.support import CHECKOUT, facts, parsers
+from tests.support import CHECKOUT, commands, facts, parsers
 from tests.support.parsers import Option
 
 MAN = CHECKOUT / "man"
@@ -337,3 +342,119 @@ def test_pages_render_without_warnings(page: str, tmp_path: Path) -> None:
     # What apropos(1) and whatis(1) will find.
     found = subprocess.run(["lexgrog", path], capture_output=True, text=True, check=False)
     assert f'"{page.rpartition(".")[0]} - ' in found.stdout, found.stdout
+
+
+# All documents.
+
+WIDTH, README_LINES = 120, 172
+INDEX = CHECKOUT / "README.md"
+EXAMPLE = re.compile("^```.*?^```$", re.M | re.S)
+MARK = re.compile(r"^\s*(\d*\.|[-*]) |`[^`]*`")  # of a list; or code
+# A sentence ends, and another begins behind it.
+NEXT_SENTENCE = re.compile(r"(?<!\be\.g)(?<!\bi\.e)[.!?][\"”)*_`]* +[\"“(*_`\[]*[A-Z](?=[\w' ])")
+MARKDOWN = [document for document in commands.documents() if document.suffix == ".md"]
+
+
+def lines_of_prose(document: Path) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers, without examples, tables, headings, what a list defines, and synopses."""
+    lines = EXAMPLE.sub(lambda found: "\n" * found[0].count("\n"), document.read_text()).splitlines()
+    synopsis = False
+    for number, line in enumerate(lines, 1):
+        if document.suffix == ".scd" and line.startswith("# "):
+            synopsis = line == "# SYNOPSIS"
+        defined = number < len(lines) and lines[number].startswith("\t") and not line.startswith("\t")
+        other = re.match(r"\s*\||[:\]|#]", line) is not None
+        if not (synopsis or defined or other):
+            yield number, line
+
+
+@pytest.mark.parametrize("document", commands.documents(), ids=lambda one: one.name)
+def test_one_sentence_a_line_and_no_long_ones(document: Path) -> None:
+    prose = list(lines_of_prose(document))
+    assert prose
+    assert [(number, line) for number, line in prose if len(line.expandtabs(8)) > WIDTH] == []
+    assert [(number, line) for number, line in prose if NEXT_SENTENCE.search(MARK.sub("", line))] == []
+
+
+def test_the_readme_stays_short() -> None:
+    assert len(INDEX.read_text().splitlines()) <= README_LINES
+
+
+def targets(document: Path) -> list[str]:
+    """Where a document's links lead, but for those out of here."""
+    return re.findall(r"\]\((?!https?:)([^)]+)\)", document.read_text())
+
+
+def test_every_document_is_in_the_index() -> None:
+    there = {str(path.relative_to(CHECKOUT)) for path in CHECKOUT.glob("docs/*.md")}
+    assert len(there) > 5
+    assert there - set(targets(INDEX)) == set()
+    pages = {page.rpartition(".")[0] for page in PAGES}
+    assert pages - set(re.findall("`man ([^`]+)`", INDEX.read_text())) == set()
+
+
+def anchor(heading: str) -> str:
+    """What a heading is linked by, as GitHub makes it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("document", MARKDOWN, ids=lambda one: one.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in targets(document):
+        name, _, part = target.partition("#")
+        other = document.parent / name if name else document
+        assert other.exists(), target
+        if part:
+            headings = re.findall("^#+ (.+)$", EXAMPLE.sub("", other.read_text()), re.M)
+            assert part in map(anchor, headings), target
+
+
+# What varies in a quoted message: what is left out, a quoted name, a number, an errno's words.
+VARIES = re.compile(
+    r"[:;,()…]|b?'[^']*'|\b\d+\b|" + "|".join(re.escape(os.strerror(number)) for number in range(1, 134))
+)
+
+
+def strings_of_the_code() -> str:
+    """All strings in the code, those with values in them without the values."""
+    found = []
+    for path in (CHECKOUT / "shadow").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                found.append(
+                    "".join(
+                        str(getattr(part, "value", "")) if isinstance(part, ast.Constant) else "\0"
+                        for part in node.values
+                    )
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join(found)
+
+
+def test_messages_that_are_explained_are_those_of_the_code() -> None:
+    """Each part of a message in the tables of TROUBLESHOOTING.md that has at least two words."""
+    part = sections((CHECKOUT / "docs" / "TROUBLESHOOTING.md").read_text(), "##")["What the log says"]
+    quoted = [
+        message
+        for cell in re.findall(r"^\| (.+?) \|", part, re.M)
+        for message in re.findall("`([^`]+)`", cell)
+    ]
+    assert len(quoted) > 30
+    code = strings_of_the_code()
+    parts = [(piece.strip(), message) for message in quoted for piece in VARIES.split(message)]
+    assert [(piece, message) for piece, message in parts if " " in piece and piece not in code] == []
+
+
+def test_news_has_versions_with_dates() -> None:
+    """The newest is the program's and the package's, of the day on which the package was made."""
+    releases = re.findall(r"^Shadow (\S+), (\d{4}-\d\d-\d\d)$", (CHECKOUT / "NEWS").read_text(), re.M)
+    assert [version for version, _ in releases][:1] == [__version__]
+    assert [date for _, date in releases] == sorted((date for _, date in releases), reverse=True)
+    changelog = (CHECKOUT / "debian" / "changelog").read_text()
+    packaged = re.match(r"shadow-tunnel \((\S+)\)", changelog)
+    when = re.search(r"^ -- .*>  (.+)$", changelog, re.M)
+    assert packaged is not None
+    assert when is not None
+    made = email.utils.parsedate_to_datetime(when[1]).date().isoformat()
+    assert (packaged[1], made) == releases[0]

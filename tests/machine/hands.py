@@ -1,9 +1,8 @@
-"""Somebody who sets up a server and robots by the README's "For real" alone, and types what documents show.
+"""Somebody who sets up a server and robots by the README alone, and types what documents show.
 
-One machine plays the CA's, the server's and the robots' part. The name in the README is made to lead to it.
+One machine is laptop, server and robots ("Two real machines"). The names in the README lead to it.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,18 +12,22 @@ from .fleet import OPERATOR, Fleet
 
 ETC = "/etc/shadow-tunnel"
 CA, BROUGHT = "/srv/ca", "/srv/brought"  # the folder of `--dir ca`, and where its files are brought to
-_HOST = "tunnel.example.com"
-_CLEAN = f"rm -rf {CA} {BROUGHT}; sed -i /{_HOST}/d /etc/hosts"
+HOME = f"/home/{OPERATOR}"  # where the README's scp brings them
+_PACKAGE = "build/deb/shadow-tunnel_0.1.0_all.deb"  # what is copied along with them
+_SERVER, _ROBOT = "tunnel.example.com", "robot.local"
+_FILES = f"{CA} {BROUGHT} /srv/build {HOME}/*.{{deb,crt,crl,key}}"
+_CLEAN = f"rm -rf {_FILES}; sed -i '/{_SERVER}/d; /{_ROBOT}/d' /etc/hosts"
+_SUDO = 'sudo() { "$@"; }\n'  # who types it is root; the machine has no sudo
 _EDITOR = "/srv/editor"
 _WRITE = f'#!/bin/sh\nfor file; do :; done\ncat {_EDITOR}.txt >"$file"\n'  # the last: a line may come first
 _SSH_CONFIG = "BatchMode yes\nStrictHostKeyChecking accept-new\nLogLevel ERROR\n"
 
 
 @contextmanager
-def bare(fleet: Fleet) -> Iterator[None]:
-    """After an installation: no key, no setting, and the operator in no group."""
+def bare(fleet: Fleet, server: str = "127.0.0.1") -> Iterator[None]:
+    """After an installation: no key, no setting, the operator in no group. The server has this address."""
     run = fleet.machine.run
-    run(f"{_CLEAN}; echo 127.0.0.1 {_HOST} >>/etc/hosts")
+    run(f"{_CLEAN}; printf '%s %s\\n' {server} {_SERVER} 127.0.0.1 {_ROBOT} >>/etc/hosts")
     run(f"find {ETC} -type f -delete; gpasswd --delete {OPERATOR} shadow-tunnel")
     try:
         with ssh_agrees(fleet):
@@ -82,17 +85,31 @@ def edit(fleet: Fleet, command: str, written: str) -> None:
     fleet.machine.run(f"rm {_EDITOR}*")
 
 
+def as_root(fleet: Fleet, block: commands.Block, robot: str = "011", folder: str = HOME) -> str:
+    """Type a block with `sudo`, by default where the README's scp has brought the files; what it says."""
+    return type_in(fleet, folder, _SUDO + text(block).replace("011", robot))
+
+
+def on_the_laptop(fleet: Fleet, block: commands.Block, robot: str = "011") -> None:
+    """Type a block as the operator, where `ca` is the CA's folder."""
+    type_in(fleet, "/srv", text(block).replace("011", robot), user=OPERATOR)
+
+
 def set_up(fleet: Fleet) -> None:
     """A CA, a server, and the robots 011 and 012, by the README; return when both can be visited."""
-    certificates = text(commands.block("for real: certificates"))
-    type_in(fleet, "/srv", certificates)
-    (robot,) = re.findall("^shadow-ca .* robot 011.*$", certificates, re.MULTILINE)
-    type_in(fleet, "/srv", robot.replace("011", "012"))
-    bring(fleet, "ca.crt", "server.crt", "server.key")
-    type_in(fleet, BROUGHT, text(commands.block("for real: server")))
-    fleet.machine.write(f"{ETC}/client.env", commands.block("for real: client.env").written)
-    for name in ("011", "012"):
-        bring(fleet, "ca.crt", f"{name}.crt", f"{name}.key")
-        type_in(fleet, BROUGHT, text(commands.block("for real: robot")).replace("011", name))
+    fleet.machine.run(f"install -d -o {OPERATOR} {CA}; install -D /dev/null /srv/{_PACKAGE}")
+    on_the_laptop(fleet, commands.block("two machines: laptop"))
+    as_root(fleet, commands.block("two machines: server"))
+    set_up_robot(fleet)
+    laptop = [one.text for one in commands.block("two machines: laptop").commands]
+    again = "\n".join(line for line in laptop if "011" in line)
+    type_in(fleet, "/srv", again.replace("011", "012"), user=OPERATOR)
+    set_up_robot(fleet, "012")
     for name in ("011", "012"):
         fleet.wait_for_robot(name)
+
+
+def set_up_robot(fleet: Fleet, robot: str = "011", folder: str = HOME) -> None:
+    """A robot, by the README, with the files in a folder."""
+    fleet.machine.run(f"touch {ETC}/client.env; sed -i /^SHADOW_R/d {ETC}/client.env")  # the block adds them
+    as_root(fleet, commands.block("two machines: robot"), robot, folder)

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 import pytest
 
 from .fleet import OPERATOR, PORT, Fleet
+from .nat import OUTSIDE
 from .qemu import Background
-from .test_network import CLIENT, OUTSIDE, SERVER, behind_nat
+from .test_network import CLIENT, SERVER, behind_nat
 
 __all__ = ["behind_nat"]
 

@@ -1,67 +1,23 @@
-"""A robot behind NAT, on a network as robots have it: slow, lossy, gone, and back with another address.
-
-Three name spaces: the machine itself, with the server; ``nat``, which masquerades; and behind it ``robot``,
-with the client and a sshd of its own.
-
-    robot 192.168.7.2 ── 192.168.7.1 nat 10.77.0.2 ── 10.77.0.1 server
-"""
+"""A robot behind NAT, on a network as robots have it: slow, lossy, gone, and back with another address."""
 
 from collections.abc import Iterator
 
 import pytest
 
+from . import nat
 from .fleet import OPERATOR, PORT, Fleet
 
 SERVER, CLIENT = "shadow-server.service", "shadow-client@011.service"
-OUTSIDE = "10.77.0.1"
-
-SET_UP = """
-set -e
-ip netns add nat
-ip netns add robot
-ip link add uplink type veth peer name wan netns nat
-ip -n nat link add lan type veth peer name eth0 netns robot
-ip addr add 10.77.0.1/24 dev uplink
-ip -n nat addr add 10.77.0.2/24 dev wan
-ip -n nat addr add 192.168.7.1/24 dev lan
-ip -n robot addr add 192.168.7.2/24 dev eth0
-ip link set uplink up
-for link in lo lan wan; do ip -n nat link set $link up; done
-for link in lo eth0; do ip -n robot link set $link up; done
-ip -n robot route add default via 192.168.7.1
-ip netns exec nat sysctl -qw net.ipv4.ip_forward=1
-ip netns exec nat nft -f - <<'END'
-table ip nat {
-    chain postrouting {
-        type nat hook postrouting priority srcnat;
-        oifname "wan" masquerade
-    }
-}
-END
-tc -n nat qdisc add dev wan root netem delay 25ms 5ms loss 1%
-tc qdisc add dev uplink root netem delay 25ms 5ms loss 1%
-systemd-run --quiet --unit=robot-sshd --property=NetworkNamespacePath=/run/netns/robot \
-    --property=RuntimeDirectory=sshd --property=RuntimeDirectoryPreserve=yes /usr/sbin/sshd -D
-"""
-TEAR_DOWN = """
-systemctl stop robot-sshd shadow-client@011
-systemctl reset-failed robot-sshd 2>/dev/null
-ip netns delete robot; ip netns delete nat; ip link delete uplink 2>/dev/null
-true
-"""
 
 
 @pytest.fixture
 def behind_nat(fleet: Fleet) -> Iterator[Fleet]:
     """Robot 011 is behind NAT, and connected."""
-    fleet.machine.run(SET_UP)
-    try:
-        fleet.settings("client@011", rhost=OUTSIDE, rport=PORT, server_name="localhost")
-        fleet.drop_in(CLIENT, "[Service]\nNetworkNamespacePath=/run/netns/robot\n")
+    with nat.network(fleet):
+        fleet.settings("client@011", rhost=nat.OUTSIDE, rport=PORT, server_name="localhost")
+        fleet.drop_in(CLIENT, nat.DROP_IN)
         fleet.start("011")
         yield fleet
-    finally:
-        fleet.machine.run(TEAR_DOWN)
 
 
 def cut(fleet: Fleet) -> None:
@@ -83,7 +39,7 @@ def assert_reachable(fleet: Fleet) -> None:
         fleet.ssh("id -un; hostname -I 2>/dev/null || ip -br addr"), user=OPERATOR
     ).stdout
     assert said.startswith("alice\n")
-    assert "192.168.7.2" in said
+    assert nat.INSIDE in said
 
 
 def test_ssh_through_nat_delay_and_loss(behind_nat: Fleet) -> None:

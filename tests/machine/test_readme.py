@@ -1,6 +1,6 @@
-"""The README's "For real", typed as it stands there, where nothing has been set up; and what it does.
+"""The README's "Two real machines", typed as it stands there, where nothing is set up; and what it does.
 
-One machine plays all three. The names in the README are made to lead to it.
+One machine plays all three, the robots in a network of their own. The names in the README lead to it.
 """
 
 import re
@@ -14,7 +14,7 @@ import pytest
 from tests.support import commands
 from tests.support.commands import typed
 
-from . import hands
+from . import hands, nat
 from .fleet import OPERATOR, Fleet
 from .hands import ETC, type_in
 from .qemu import Background
@@ -26,21 +26,50 @@ BY_HAND = "/srv/checkout"
 
 @pytest.fixture
 def bare(fleet: Fleet) -> Iterator[Fleet]:
-    """After an installation: no key, no setting, and the operator in no group."""
-    with hands.bare(fleet):
+    """After an installation: no key, no setting, the operator in no group; robots will be behind NAT."""
+    with nat.network(fleet), hands.bare(fleet, server=nat.OUTSIDE):
+        fleet.drop_in("shadow-client@.service", nat.DROP_IN)
         yield fleet
 
 
-def test_for_real_as_it_stands_there(bare: Fleet) -> None:
+def test_two_real_machines(bare: Fleet) -> None:
+    """Every line, what it does, and that it can be undone."""
     run = bare.machine.run
     hands.set_up(bare)
+    login = typed("ssh alice@011.robot")
     for name in ("011", "012"):
-        assert run(f"{SSH} {OPERATOR}@{name}.robot id -un", user=OPERATOR).stdout == "alice\n"
+        visit = run(login.replace("011", name), user=OPERATOR, stdin="id -un; ip -br addr\n").stdout
+        assert "alice\n" in visit
+        assert nat.INSIDE in visit  # on the robot's side of the NAT
     modes = run(f"stat -c '%a %U %n' {ETC}/*.crt {ETC}/*.key").stdout.splitlines()
     assert {line.rpartition(".")[2]: line.split()[:2] for line in modes} == {
         "crt": ["644", "root"], "key": ["600", "root"]
     }  # fmt: skip
+    assert run(f"ls {hands.HOME} | grep key", check=False).stdout == ""  # no copy is left where scp put it
+    for unit, said in ((SERVER, "^2 robots, "), ("shadow-client@011", "^Connected to .*:2222 ")):
+        bare.wait_for(unit, "StatusText", said)
     lock_out(bare)
+    undo(bare)
+
+
+def undo(fleet: Fleet) -> None:
+    """Robot 011, then the server, then the laptop, by the README's table."""
+    run = fleet.machine.run
+    assert OPERATOR in run("getent group shadow-tunnel").stdout
+    for line in (
+        typed("sudo systemctl disable --now shadow-client@011"),
+        typed("sudo gpasswd -d alice shadow-tunnel"),
+        typed("sudo systemctl disable --now shadow-server.socket"),
+        typed("sudo systemctl stop shadow-server"),
+    ):
+        run(line.removeprefix("sudo "))
+    type_in(fleet, "/srv", typed("rm -r ca"))
+    for unit in ("shadow-client@011", "shadow-server.socket"):
+        assert run(f"systemctl is-enabled {unit}", check=False).stdout == "disabled\n"
+    for unit in ("shadow-client@011", "shadow-server.socket", SERVER):
+        assert run(f"systemctl is-active {unit}", check=False).stdout == "inactive\n"
+    assert OPERATOR not in run("getent group shadow-tunnel").stdout
+    assert run(f"ls -d {hands.CA} /run/shadow-tunnel", check=False).stdout == ""
 
 
 def lock_out(fleet: Fleet) -> None:
@@ -88,7 +117,7 @@ def test_the_status_tells_how_many_are_revoked(fleet: Fleet) -> None:
 
 @pytest.mark.slow
 def test_by_hand_in_a_checkout(fleet: Fleet, tmp_path: Path) -> None:
-    """The README's "By hand", with what a checkout has, in the operator's terminals."""
+    """TRY.md, with what a checkout has, in the operator's terminals."""
     for name in ("shadow-ca", "shadow-server", "shadow-client"):
         shutil.copy(commands.CHECKOUT / name, tmp_path)
     shutil.copytree(commands.CHECKOUT / "shadow", tmp_path / "shadow")

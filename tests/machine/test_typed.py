@@ -1,6 +1,6 @@
-"""What manual pages and the README's "Every day" and tour show, typed as it stands there; and what it does.
+"""What manual pages and OPERATING.md show, typed as it stands there; and what it does.
 
-All on one machine that the README's "For real" has set up. Each test leaves it as it found it.
+All on one machine that the README's "Two real machines" have set up. Each test leaves it as it found it.
 """
 
 import contextlib
@@ -268,7 +268,7 @@ def test_another_port(ready: Fleet) -> None:
     ready.machine.run(typed("systemctl restart 'shadow-client@*'"))
     ready.wait_for(CLIENT, "StatusText", "^Connected to .*:443 ")
     assert ready.machine.run("ss -tlnH 'sport = 2222'").stdout == ""
-    ready.machine.run("systemctl revert shadow-server.socket; " + end)
+    ready.machine.run(f"{typed('systemctl revert shadow-server.socket')}; {end}")
     ready.machine.run(f"sed -i s/443/2222/ {ETC}/client.env; systemctl restart 'shadow-client@*'")
     for unit in (CLIENT, "shadow-client@012"):
         ready.wait_for(unit, "StatusText", "^Connected to .*:2222 ")
@@ -327,10 +327,10 @@ def test_modes(ready: Fleet) -> None:
 
 @pytest.mark.api
 def test_a_stolen_robot(ready: Fleet) -> None:
-    """Locked out by the lines of README, SECURITY.md and shadow-ca(1)."""
+    """Locked out by the lines of OPERATING.md, SECURITY.md and shadow-ca(1)."""
     there = (typed("install -m 644 ca.crl"), typed("systemctl reload shadow-server"), "shadowctl status")
     everyday = "\n".join([f"cd {CA}", typed("shadow-ca revoke 011"), *there])
-    ready.machine.run(f"cp -r {CA} /srv/kept")
+    ready.machine.run(f"cp -a {CA} /srv/kept")
     for lines in (everyday, *map(hands.text, commands.every_block("shadow-ca --dir ca revoke 011"))):
         with hands.root_logs_in(ready):
             with visited(ready) as session:
@@ -339,10 +339,102 @@ def test_a_stolen_robot(ready: Fleet) -> None:
             assert re.search("^ *Revoked: [1-9] certificates?$", said, re.MULTILINE), said
             ready.machine.wait_until("[[ ! -e /run/shadow-tunnel/011.sock ]]")
         # Undone by no command that is meant for anybody.
-        ready.machine.run(f"rm -rf {CA} {ETC}/ca.crl ~/ca.crl; cp -r /srv/kept {CA}")
+        ready.machine.run(f"rm -rf {CA} {ETC}/ca.crl ~/ca.crl; cp -a /srv/kept {CA}")
         ready.machine.run(["systemctl", "restart", SERVER, CLIENT])
         ready.wait_for_robot("011")
     ready.machine.run("rm -r /srv/kept")
+
+
+# A robot's life.
+
+
+def put_in_place(fleet: Fleet) -> None:
+    """The lines of shadow-tunnel(5) that put files in place."""
+    hands.bring(fleet, "ca.crt", "server.crt", "server.key", "011.crt", "011.key")
+    for files in (
+        commands.block("install -o root -g root -m 644 ca.crt server.crt"),
+        commands.block("install -o root -g root -m 644 ca.crt 011.crt"),
+    ):
+        hands.type_in(fleet, BROUGHT, hands.text(files))
+
+
+def test_files_in_place_and_what_needs_them(ready: Fleet) -> None:
+    ready.machine.run(f"rm {ETC}/*.crt {ETC}/*.key; gpasswd -d {OPERATOR} shadow-tunnel")
+    ready.machine.run("systemctl stop shadow-server.socket shadow-server 'shadow-client@*'")
+    put_in_place(ready)
+    by(ready, "systemctl enable --now shadow-server.socket", None)
+    by(ready, "systemctl enable --now shadow-client@011", None, folder="/")
+    by(ready, "gpasswd -a alice shadow-tunnel", None)
+    ready.wait_for_robot("011")
+    assert by(ready, "ssh alice@011.robot uptime").startswith("up ")
+    hands.bring(ready, "012.crt", "012.key")
+    ready.machine.run(f"install -m 644 {BROUGHT}/*.crt {ETC}/; install -m 600 {BROUGHT}/*.key {ETC}/")
+    ready.machine.run(["systemctl", "start", "shadow-client@012"])
+    ready.wait_for_robot("012")
+
+
+@contextlib.contextmanager
+def laptop(fleet: Fleet) -> Iterator[None]:
+    """The operator's ssh is set up as OPERATING.md says; the CA is put back as it was."""
+    fleet.machine.run(f"cp -a {CA} /srv/kept")
+    config = commands.block("laptop: ssh config").written
+    with hands.ssh_agrees(fleet):
+        fleet.machine.run("cat >>~/.ssh/config", user=OPERATOR, stdin=config)
+        yield
+    fleet.machine.run(f"rm -rf {CA} {ETC}/ca.crl; mv /srv/kept {CA}")
+    fleet.machine.run(["systemctl", "restart", SERVER, CLIENT, "shadow-client@012"])
+    for robot in ("011", "012"):
+        fleet.wait_for_robot(robot)
+
+
+def revoke(fleet: Fleet) -> None:
+    """Install on the server the list that has been copied to it, and see that the robot is gone."""
+    cursor = fleet.machine.cursor()
+    hands.as_root(fleet, commands.block("revoking: server"))
+    fleet.wait_for_event(cursor, "^reloaded.* [1-9] certificates? revoked", "-u", SERVER)
+    fleet.machine.wait_until("[[ ! -e /run/shadow-tunnel/011.sock ]]")
+
+
+@pytest.mark.api
+def test_a_robot_gets_another_name(ready: Fleet) -> None:
+    """Renamed from the laptop, over the tunnel; whoever is logged in stays so until the old name goes."""
+    with laptop(ready):
+        hands.on_the_laptop(ready, commands.block("renaming: laptop"))
+        with visited(ready) as session:
+            hands.as_root(ready, commands.block("renaming: robot"))
+            ready.wait_for_robot("013")
+            assert session.ask(b"still here\n") == b"still here\n"
+        login = typed("ssh alice@013.robot")
+        assert ready.machine.run(f"{login} id -un", user=OPERATOR).stdout == "alice\n"
+        hands.as_root(ready, commands.block("renaming: the old name"))
+        hands.on_the_laptop(ready, commands.block("revoking: laptop"))
+        revoke(ready)
+        folders = f"{ETC} /etc/systemd/system /var/lib/shadow-tunnel"
+        assert ready.machine.run(f"find {folders} -name '*011*'").stdout == ""
+        assert ready.machine.run(f"{login} id -un", user=OPERATOR).stdout == "alice\n"
+        ready.machine.run(f"systemctl disable --now shadow-client@013; rm {ETC}/013.*")
+        ready.machine.run(f"install -m 644 {CA}/011.crt {ETC}/; install -m 600 {CA}/011.key {ETC}/")
+        ready.machine.run(["systemctl", "enable", CLIENT])
+
+
+@pytest.mark.api
+def test_a_robot_is_replaced(ready: Fleet) -> None:
+    """The device with the old certificate is refused; the one with the new one is robot 011."""
+    with laptop(ready):
+        ready.machine.run(f"cp {ETC}/011.* /srv/")
+        with visited(ready) as session:
+            hands.on_the_laptop(ready, commands.block("replacing: laptop"))
+            revoke(ready)
+            assert session.wait() == 255
+        hands.bring(ready, "ca.crt", "011.crt", "011.key")
+        hands.set_up_robot(ready, folder=BROUGHT)
+        ready.machine.run(["systemctl", "restart", CLIENT])  # the same machine: the old daemon runs there
+        connected_with(ready, "011", f"{CA}/011.crt")
+        with visited(ready):
+            pass
+        hands.type_in(ready, "~", hands.text(commands.block("replacing: operators")), user=OPERATOR)
+        assert "011.robot" not in ready.machine.run("cat ~/.ssh/known_hosts", user=OPERATOR).stdout
+        ready.machine.run(f"cp /srv/011.* {ETC}/; rm /srv/011.*")
 
 
 # Robots that are images.
@@ -375,7 +467,7 @@ def test_a_robot_that_is_to_be_another(ready: Fleet) -> None:
     assert ready.machine.run(["systemctl", "is-enabled", CLIENT], check=False).stdout == "disabled\n"
     assert ready.machine.run(f"ls {ETC} /var/lib/shadow-tunnel | grep 011").stdout == "011.crt\n"
     hands.bring(ready, "ca.crt", "011.crt", "011.key")
-    hands.type_in(ready, BROUGHT, hands.text(commands.block("for real: robot")))
+    hands.set_up_robot(ready, folder=BROUGHT)
     ready.machine.run(["systemctl", "restart", CLIENT])
     ready.wait_for_robot("011")
 
