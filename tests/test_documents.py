@@ -67,6 +67,7 @@ MODULES = {
         "client.standbys",
         "client.renewal",
         "client.certificate_store",
+        "client.handover",
         "client.services",
         "client.streams",
         "relay.ending",

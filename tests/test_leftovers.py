@@ -27,10 +27,9 @@ from shadow.events import Event
 from shadow.relay import progress
 from shadow.systemd import bundle
 from shadow.systemd.bundle import Letter
-from tests.client import test_session as test_client_session
 from tests.relay.test_durable import Daemon, Ends, both_ways
 from tests.server import test_handover as test_parking
-from tests.support import Authority, mutations, tcp_pair
+from tests.support import Authority, mutations, robot_session, tcp_pair
 from tests.support.store import Store
 
 SUITE = "ECDHE-ECDSA-AES128-GCM-SHA256"
@@ -82,7 +81,7 @@ VISITOR = {
 }
 CLIENT_SESSION = {
     **IDENTITY,
-    "server": str(test_client_session.CONFIG.server),
+    "server": str(robot_session.CONFIG.server),
     "services": [""],
     "certificate": "c0ffee",
     "session": "an id",
@@ -330,7 +329,7 @@ def test_a_clients_session_beside_whatever_lies_there(authority: Authority, data
     text = data.draw(mutations.letters({**data.draw(st.sampled_from(letters)), **more}))
     kinds = data.draw(st.lists(st.sampled_from(mutations.KINDS), max_size=2))
 
-    async def body(scene: test_client_session.Scene) -> None:
+    async def body(scene: robot_session.Scene) -> None:
         ends = [tcp_pair() for _ in letters]
         boxes = [mutations.parcel_of(text, [], kinds)]
         for facts, (near, _far) in zip(letters, ends, strict=True):
@@ -340,11 +339,10 @@ def test_a_clients_session_beside_whatever_lies_there(authority: Authority, data
         for number, box in enumerate(boxes):
             with box:
                 scene.store.add(f"p{number}", box.fileno())
-        session = scene.take_up()
-        assert session.connected
+        scene.take_up_all()
         assert not scene.store.kept
         await asyncio.sleep(0)
         for _near, far in ends:
             far.close()
 
-    test_client_session.play(authority, body)
+    robot_session.play(authority, body)

@@ -178,3 +178,42 @@ class Approach:
     def _log(self, target: Target, error: PeerError, robot: str) -> None:
         text = f"{target} does not lead to {self._server}: {error}; trying its other addresses"
         events.log(Event.ADDRESS_FAILED, logging.WARNING, text, robot=robot, peer=str(target))
+
+
+class Door:
+    """The way to the server that has one session: by its address, for as long as that leads there.
+
+    Attributes:
+        settings: how to do handshakes; a reload replaces it.
+    """
+
+    def __init__(
+        self, approach: Approach, hello: Hello, settings: context.Settings, interval: float, target: Target
+    ) -> None:
+        """Have a way in.
+
+        Args:
+            approach: to all addresses of the server.
+            hello: what to say.
+            settings: how to do handshakes.
+            interval: of the session's keepalive, in seconds.
+            target: the address where the session is.
+        """
+        self.settings = settings
+        self._approach = approach
+        self._hello = hello
+        self._interval = interval
+        self._target = target
+
+    async def open(self, welcomed: Callable[[Channel], None]) -> None:
+        """Have a data channel welcomed; ``welcomed`` is called with it as WELCOME is read.
+
+        Raises:
+            PeerError: it did not come about.
+        """
+
+        def came(target: Target, channel: Channel, _welcome: Welcome) -> None:
+            self._target = target
+            welcomed(channel)
+
+        await self._approach.call(Call(self.settings, self._hello, came, self._interval), self._target)

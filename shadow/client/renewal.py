@@ -9,7 +9,7 @@ import logging
 import random
 
 from .. import events
-from ..errors import Refused, ShadowError
+from ..errors import HandshakeError, LocalError, Refused, ShadowError
 from ..events import Event
 from ..pki.certificates import moment, serial_of, validity
 from ..pki.request import known_code, make_request
@@ -33,6 +33,7 @@ class Renewer:
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._failures = 0
+        self._tried = False  # the next pair is in the hands of whoever tries it
         self._due = self._loop.time() + self._pause  # when to look again
 
     @property
@@ -51,17 +52,19 @@ class Renewer:
         # By the clock on the wall, each time: certificates go by it, and it may have been set meanwhile.
         if present is None or not self._certificates.is_due(dt.datetime.now(dt.UTC)):
             return None
-        if self._certificates.next is not None:
-            return self._certificates.next
-        if not session.renews:
-            self._failures = 0
-            return None
-        request = make_request(self._name, self._certificates.key_to_ask_for(), present.credentials)
-        return self._certificates.add(await session.renew(request), dt.datetime.now(dt.UTC))
+        pair = self._certificates.next
+        if pair is None:
+            if not session.agreed.renews:
+                self._failures = 0
+                return None
+            request = make_request(self._name, self._certificates.key_to_ask_for(), present.credentials)
+            pair = self._certificates.add(await session.renew(request), dt.datetime.now(dt.UTC))
+        self._tried = True
+        return pair
 
     def succeeded(self, pair: LoadedPair) -> None:
         """The server has welcomed the robot with it."""
-        self._failures = 0
+        self._failures, self._tried = 0, False
         serial, end = serial_of(pair.certificate), validity(pair.certificate)[1]
         text = f"robot {self._name} has a new certificate, {serial}, valid until {moment(end)}"
         expires = end.isoformat()
@@ -69,6 +72,9 @@ class Renewer:
 
     def failed(self, error: ShadowError) -> None:
         """There is no new pair, or it is no good: rest for a while."""
+        if self._tried and isinstance(error, Refused | HandshakeError):
+            error = self._drop() or error
+        self._tried = False
         pause = min(_PAUSE_MAX, self._share) * 2 ** min(self._failures, _DOUBLED_MAX)
         pause = min(pause, _REST_SHARE * self._share)
         pause *= random.uniform(0.75, 1.25)  # noqa: S311 - no secret
@@ -77,6 +83,14 @@ class Renewer:
         code = known_code(error.code) if isinstance(error, Refused) else "failed"
         events.log(Event.RENEWAL_FAILED, logging.WARNING, text, robot=self._name, code=code)
         self._due = self._loop.time() + pause + self._pause
+
+    def _drop(self) -> LocalError | None:
+        """Ask anew: it may have been by accident, then we are given the same certificate again."""
+        try:
+            self._certificates.drop_next()
+        except LocalError as error:
+            return error
+        return None
 
     @property
     def _pause(self) -> float:

@@ -41,7 +41,7 @@ class Standbys:
         self,
         robot: str,
         wanted: int,
-        open_one: Callable[[], Awaitable[None]],
+        open_one: Callable[[Callable[[Channel], None]], Awaitable[None]],
         on_start: Callable[[Channel, Start, OnOutcome], None],
     ) -> None:
         """Have ``wanted`` channels stand by.
@@ -49,7 +49,7 @@ class Standbys:
         Args:
             robot: our name, for the log.
             wanted: how many are to stand by if no visitors come.
-            open_one: has a channel opened and given to ``add``; raises ShadowError.
+            open_one: has a channel opened and given to what it is called with; raises ShadowError.
             on_start: called with a channel that is asked to serve a visitor, which is then its own.
         """
         self._robot = robot
@@ -162,7 +162,7 @@ class Standbys:
     async def _open(self, *, asked: bool) -> None:
         began = self._loop.time()
         try:
-            await self._open_one()
+            await self._open_one(self.add)
         except ShadowError as error:
             self._failed(error)
         else:

@@ -17,7 +17,7 @@ from ..relay.durable import DurableStreams
 from ..relay.ending import Ending, Words, log_end
 from ..relay.flow import Pump
 from ..relay.pool import OnEnd
-from ..text import printable
+from ..text import many, printable
 from ..transport.link import Link
 from ..wire.frames import Start
 from .sparing import Sparing
@@ -59,6 +59,11 @@ class Streams:
     def __len__(self) -> int:
         """How many run."""
         return len(self._streams)
+
+    @property
+    def remark(self) -> str:
+        """How many there are, for a status line."""
+        return f"{many(len(self), 'stream')}{self._durable.remark}"
 
     def begin(self, sock: socket.socket, link: Link, start: Start) -> None:
         """Let the relay have a visitor and the connection to the service.

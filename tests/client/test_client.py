@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import math
-import random
 import re
 import signal
 import socket
@@ -12,17 +10,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from shadow.client.client import Client
-from shadow.client.session import Session
-from shadow.errors import HandshakeError, PeerError, Refused, ShadowError, Unreachable
+from shadow.client.attempts import Attempts
+from shadow.client.client import Client, Dialling
+from shadow.errors import PeerError, ShadowError, Unreachable
 from shadow.pki.certificates import Purpose
-from shadow.wire.timing import Backoff
 from tests.support import (
     CHECKOUT,
     DEADLINE,
@@ -544,16 +541,41 @@ def test_a_server_that_starts_what_cannot_be_started_does_not_keep_us_busy(tunne
     assert all(b"no-such-service" in answer for answer in failed)
 
 
-class Running:
-    """So many streams."""
+class Opened:
+    """A session that has ended already; to dial for it takes long, to close it takes a while."""
 
-    lines = None
+    certificate = ""
+    agreed = SimpleNamespace(interval=30.0)
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, clock: list[float]) -> None:
+        self._clock = clock
+        self.lost = asyncio.get_running_loop().create_future()
+        self.lost.set_result(PeerError("the server hung up"))
 
-    def __len__(self) -> int:
-        return self._count
+    def use(self, _settings: object) -> None:
+        pass
+
+    def close(self) -> None:
+        self._clock[0] += 5.0
+
+
+def supervise(open_one: Callable[[float], Awaitable[object]], streams: int, attempts: Attempts) -> None:
+    """Have a client's one task run, with this in the place of dialling."""
+
+    async def body() -> None:
+        client = Client.__new__(Client)
+        settings = SimpleNamespace()
+        client.__dict__ |= {
+            "_state": Dialling(), "_streams": [None] * streams, "_attempts": attempts,
+            "_config": SimpleNamespace(once=False, server="server:1", robot="011"),
+            "_opener": SimpleNamespace(open=lambda _settings, reach: open_one(reach)),
+            "_trust": SimpleNamespace(settings=settings, refresh=lambda: settings, welcomed=print),
+            "_renewer": SimpleNamespace(patience=None),
+        }  # fmt: skip
+        with contextlib.suppress(asyncio.CancelledError):
+            await client._supervise()
+
+    asyncio.run(body())
 
 
 def test_dialling_is_not_living(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -561,100 +583,43 @@ def test_dialling_is_not_living(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     lived: list[float] = []
 
-    class Lost(Session):
-        since, target, interval, certificate = "", None, 30.0, ""
-
-        def __init__(self, *_: object) -> None:
-            self.lost = asyncio.get_running_loop().create_future()
-            self.lost.set_result(PeerError("the server hung up"))
-
-        async def open(self, reach: float = math.inf) -> None:
-            now[0] += 100.0
-
-        def close(self) -> None:
-            now[0] += 5.0
-
-    class Enough(Backoff):
+    class Enough(Attempts):
         def lived(self, seconds: float) -> None:
             lived.append(seconds)
 
-        def wait(self, at_least: float = 0.0, at_most: float = math.inf) -> float:
+        def wait(self, _error: ShadowError, _streams: int) -> float:
             raise asyncio.CancelledError
 
-    async def body() -> None:
-        robot = Client.__new__(Client)
-        robot.__dict__ |= {
-            "_session": None, "_settings": None, "_backoff": Enough(), "_config": SimpleNamespace(once=False),
-            "_services": None, "_streams": Running(0), "_approach": None, "_interval": math.inf,
-            "_refresh": lambda: None, "_certificates": SimpleNamespace(next=None, current=None),
-            "_renewer": SimpleNamespace(patience=None),
-        }  # fmt: skip
-        with contextlib.suppress(asyncio.CancelledError):
-            await robot._keep_connected()
+    async def open_one(_reach: float) -> Opened:
+        now[0] += 100.0
+        return Opened(now)
 
-    monkeypatch.setattr("shadow.client.client.Session", Lost)
     monkeypatch.setattr("shadow.client.client.time.monotonic", lambda: now[0])
-    asyncio.run(body())
+    supervise(open_one, 0, Enough())
     assert lived == [5.0]
 
 
-class Latest(Backoff):
-    """Always waits as long as it may."""
-
-    def __init__(self) -> None:
-        super().__init__(type("", (random.Random,), {"uniform": lambda _self, _a, b: b})())
-
-
-@pytest.mark.parametrize(
-    ("interval", "streams", "error", "reach", "waits"),
-    [
-        (30.0, 0, Unreachable("no route"), math.inf, [0.5, 1, 2, 4, 8, 16, 30]),
-        (30.0, 1, Unreachable("no route"), 7.5, [0.5, 1, 2, 3.75, 3.75, 3.75, 3.75]),
-        (30.0, 1, HandshakeError("not for you"), 7.5, [0.5, 1, 2, 4, 8, 16, 30]),
-        (30.0, 1, Refused("busy", "later", 60.0), 7.5, [90.0] * 7),
-        (0.1, 1, Unreachable("no route"), 3.0, [0.5, 1, 1, 1, 1, 1, 1]),
-    ],
-)
-def test_while_streams_wait_for_it_a_robot_tries_often(
-    interval: float,
-    streams: int,
-    error: ShadowError,
-    reach: float,
-    waits: list[float],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Or one that sends both ways does not find out in time that its line is back; see net.lines."""
+def test_it_tries_as_often_as_its_streams_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     reached: list[float] = []
 
-    class Failing(Session):
-        def __init__(self, *_: object) -> None:
-            pass
+    class Counting(Attempts):
+        def reach(self, streams: int) -> float:
+            return 100.0 + streams
 
-        async def open(self, reach: float = math.inf) -> None:
-            reached.append(reach)
-            raise error
-
-        def close(self) -> None:
-            pass
+        def wait(self, error: ShadowError, streams: int) -> float:
+            assert isinstance(error, Unreachable)
+            return 200.0 + streams
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
-        if len(slept) == len(waits):
+        if len(slept) == 3:
             raise asyncio.CancelledError
 
-    async def body() -> None:
-        robot = Client.__new__(Client)
-        config = SimpleNamespace(once=False, server="server:1", robot="011")
-        robot.__dict__ |= {
-            "_session": None, "_backoff": Latest(), "_config": config, "_interval": interval,
-            "_services": None, "_streams": Running(streams), "_approach": None, "_refresh": lambda: None,
-        }  # fmt: skip
-        monkeypatch.setattr("shadow.client.client.asyncio.sleep", sleep)
-        with contextlib.suppress(asyncio.CancelledError):
-            await robot._keep_connected()
+    async def open_one(reach: float) -> None:
+        reached.append(reach)
+        raise Unreachable("no route")
 
-    monkeypatch.setattr("shadow.client.client.Session", Failing)
-    asyncio.run(body())
-    assert slept == waits
-    assert set(reached) == {reach}
+    monkeypatch.setattr("shadow.client.client.asyncio.sleep", sleep)
+    supervise(open_one, 2, Counting())
+    assert (reached, slept) == ([102.0] * 3, [202.0] * 3)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -21,6 +22,7 @@ from shadow.ca import signer as signers
 from shadow.client import renewal
 from shadow.client.certificate_store import CertificateStore
 from shadow.client.client import Client
+from shadow.client.opening import Opener
 from shadow.daemon.config import parse_client
 from shadow.errors import HandshakeError, PeerError, Refused
 from shadow.events import Event
@@ -157,7 +159,7 @@ ROBOT_STEPS = [
     "shadow.client.certificate_store.CertificateStore.key_to_ask_for",
     "shadow.client.session.Session.renew",
     "shadow.client.certificate_store.CertificateStore.add",
-    "shadow.client.client.Client._try_out",
+    "shadow.client.session.Session.close",
     "shadow.client.certificate_store.CertificateStore.accepted",
 ]
 
@@ -168,7 +170,9 @@ module, kind, function = name.rsplit(".", 2)
 kind = getattr(importlib.import_module(module), kind)
 real = getattr(kind, function)
 def killed(*arguments):
-    if real(*arguments) is not None or function == "accepted" and arguments[1].crt.name == "next.crt":
+    done = real(*arguments)
+    new = function == "accepted" and arguments[1].crt.name == "next.crt"
+    if done is not None or new or function == "close":
         os.kill(os.getpid(), signal.SIGKILL)
 async def killed_later(*arguments):
     await real(*arguments)
@@ -326,18 +330,17 @@ def test_another_certificate_is_chosen_when_the_one_in_use_has_ended(own: Author
     tunnel.start_server().wait_for_log("robot 011 connected")
 
 
-class Attempt:
-    """A session that begins, and how: the server says yes, or what is the matter."""
+class Opened:
+    """A session as the client that has it sees it."""
 
-    renews, target, since, interval, connected = True, None, "", 30.0, False
+    agreed = SimpleNamespace(renews=True, interval=30.0, target="", since="")
 
-    def __init__(self, _config: object, settings: Settings, *_more: object) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings) -> None:
         self.certificate = settings.fingerprint
         self.lost: asyncio.Future[PeerError] = asyncio.get_running_loop().create_future()
         self.closed = False
 
-    def resume(self, *_nothing: object) -> None:
+    def use(self, _settings: Settings) -> None:
         pass
 
     def close(self) -> None:
@@ -354,19 +357,20 @@ class Trial:
         request = make_request("011", store.key_to_ask_for(), store.load(now()).credentials)
         self.following = signers.renew(ca_folder(own, tunnel.folder / "ca"), request, now())
         store.add(self.following.public_bytes(Encoding.DER), now())
-        self.opened: list[Attempt] = []
+        self.opened: list[Opened] = []
         self._arguments = tunnel.client_arguments("--lport=9", f"--state={state}")[1:]
         self._patch = monkeypatch
         monkeypatch.setattr(renewal, "_LOOK", 0.01)
 
-    def run(self, welcome: Callable[[Attempt], Awaitable[None]], until: Callable[[Client], object]) -> Client:
+    def run(self, welcome: Callable[[Opened], Awaitable[None]], until: Callable[[Client], object]) -> Client:
         """Have the client live until a condition holds; ``welcome`` answers each session after the first."""
 
-        class Opened(Attempt):
-            async def open(attempt, _reach: float) -> None:  # noqa: N805
-                self.opened.append(attempt)
-                if len(self.opened) > 1:
-                    await welcome(attempt)
+        async def open_one(_opener: Opener, settings: Settings, _reach: float = 0.0) -> Opened:
+            session = Opened(settings)
+            self.opened.append(session)
+            if len(self.opened) > 1:
+                await welcome(session)
+            return session
 
         async def live() -> Client:
             relay = Relay()
@@ -380,7 +384,7 @@ class Trial:
                 relay.stop()
             return client
 
-        self._patch.setattr("shadow.client.client.Session", Opened)
+        self._patch.setattr(Opener, "open", open_one)
         return asyncio.run(asyncio.wait_for(live(), DEADLINE))
 
 
@@ -405,16 +409,15 @@ def test_what_becomes_of_a_certificate_that_the_server_does_not_take(
     """One that it refuses is asked for anew: the signer may have another CA by then."""
     trial = Trial(own, tunnel, monkeypatch)
 
-    async def refuse(_session: Attempt) -> None:
+    async def refuse(_session: Opened) -> None:
         raise error
 
     client = trial.run(refuse, lambda _client: any(event is Event.RENEWAL_FAILED for event, _text in said))
     first, second = trial.opened
     assert second.certificate == trial.following.fingerprint(hashes.SHA256()).hex()
-    assert second.closed
-    assert (client._certificates.next is not None) is stays
-    assert client._certificates.current is not None
-    assert client._certificates.current.credentials.fingerprint == first.certificate
+    assert (client._trust.certificates.next is not None) is stays
+    assert client._trust.certificates.current is not None
+    assert client._trust.certificates.current.credentials.fingerprint == first.certificate
     assert not [text for event, text in said if event is Event.SESSION_LOST], "the first one went on"
 
 
@@ -423,7 +426,7 @@ def test_what_the_server_welcomes_stays(
 ) -> None:
     trial = Trial(own, tunnel, monkeypatch)
 
-    async def welcome(_session: Attempt) -> None:
+    async def welcome(_session: Opened) -> None:
         assert not trial.opened[0].closed, "the new one comes first"
         assert stored(tunnel) == {"next.crt", "next.key"}, "nothing is certain before WELCOME"
 
@@ -439,7 +442,7 @@ def test_nothing_else_is_dialled_for_while_a_certificate_is_tried_out(
     trial = Trial(own, tunnel, monkeypatch)
     under_way: list[int] = []
 
-    async def welcome(_session: Attempt) -> None:
+    async def welcome(_session: Opened) -> None:
         trial.opened[0].lost.set_result(PeerError("another one came"))
         for _ in range(50):
             await asyncio.sleep(0.01)

@@ -55,7 +55,7 @@ class Server:
         self.work, self.latency = 0.0, 0.05  # seconds of our CPU, and of the line, for a handshake
         self.robot = Standbys("011", wanted, self._open, self._started)
 
-    async def _open(self) -> None:
+    async def _open(self, welcomed: Callable[[Any], None]) -> None:
         self.opened.append(self.loop.time())
         try:
             async with asyncio.timeout(PATIENCE):
@@ -64,7 +64,7 @@ class Server:
             self.failed += 1
             raise PeerError("no handshake within 10 s") from None
         link: Any = Link(self)
-        self.robot.add(link)
+        welcomed(link)
         self.welcome(link)
 
     async def _shake_hands(self) -> None:
@@ -347,7 +347,7 @@ def test_dialling_for_nothing_goes_at_a_walking_pace() -> None:
 
 def test_failures_are_said_and_counted(said: list[tuple[Event, str]]) -> None:
     async def body(server: Server) -> None:
-        async def refuse() -> None:
+        async def refuse(_welcomed: object) -> None:
             server.opened.append(server.loop.time())
             raise Refused("limit", "full")
 

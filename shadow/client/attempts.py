@@ -1,0 +1,52 @@
+"""How often a robot tries to reach its server: in haste while streams wait for their session.
+
+No I/O and no clock.
+"""
+
+import math
+
+from ..errors import ConfigError, HandshakeError, IdentityError, Refused, ShadowError
+from ..wire.timing import Backoff
+
+ANSWERS = (IdentityError, HandshakeError, Refused, ConfigError)
+"""What no better line would change."""
+
+_HURRY_WAIT, _WAIT_LEAST = 1 / 8, 1.0  # of a keepalive interval, and seconds; see Attempts
+_HURRY_REACH, _REACH_LEAST = 1 / 4, 3.0  # with less than that a lost SYN or a slow machine could not be borne
+
+
+class Attempts:
+    """Those of one robot.
+
+    After an outage a stream may find out from its session only that the line is back (``net.lines``), and for
+    that the session has to be there half a keepalive interval later: a wait of an eighth of it and a quarter
+    until there is a connection leave an eighth for the handshake. (With intervals of less than twelve seconds
+    that may not suffice.) Without streams nobody is in a hurry, and if the line is gone for good, soon no
+    streams are there.
+    """
+
+    def __init__(self, backoff: Backoff | None = None) -> None:
+        self._backoff = backoff or Backoff()
+        self._interval = math.inf  # of the last session's keepalive
+
+    def connected(self, interval: float) -> None:
+        """There is a session, with a keepalive interval of so many seconds."""
+        self._interval = interval
+
+    def lived(self, seconds: float) -> None:
+        """It lived that long."""
+        self._backoff.lived(seconds)
+
+    def reach(self, streams: int) -> float:
+        """Seconds until there has to be a connection, infinite without ``streams``."""
+        return max(_REACH_LEAST, _HURRY_REACH * self._hurry(streams))
+
+    def wait(self, error: ShadowError, streams: int) -> float:
+        """Seconds to wait before the next attempt, after one more failure or loss."""
+        if isinstance(error, ANSWERS):  # the line is there, and haste would change nothing
+            return self._backoff.wait(error.retry_after if isinstance(error, Refused) else 0.0)
+        return self._backoff.wait(at_most=max(_WAIT_LEAST, _HURRY_WAIT * self._hurry(streams)))
+
+    def _hurry(self, streams: int) -> float:
+        """The interval by which streams wait for their robot's session."""
+        return self._interval if streams else math.inf

@@ -1,0 +1,140 @@
+"""What the client leaves when it is restarted as planned, and how the next one takes it up.
+
+A letter with the session, then one for each channel that stands by. The server notices nothing.
+"""
+
+import contextlib
+import logging
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import events
+from ..errors import LocalError
+from ..events import Event
+from ..systemd import mailbox
+from ..systemd.bundle import Letter
+from ..systemd.fdstore import Store
+from ..transport import channel as channels
+from ..transport import link as links
+from ..transport.channel import Channel
+from ..transport.context import Settings
+from ..wire.conversation import Party, State
+from .opening import Offer, Opener
+from .session import Agreed, Session
+from .trust import Trust
+
+_SESSION, _STANDBY = "session", "standby"  # kinds of letters
+
+
+def is_left(store: Store) -> bool:
+    """True if the client before us has left anything."""
+    return mailbox.is_left(store)
+
+
+# Leaving
+
+
+def park(session: Session, offer: Offer, store: Store) -> bool:
+    """Leave a session for the next client; False if that is not possible.
+
+    Args:
+        session: good for nothing but ``close`` afterwards.
+        offer: what it was made for.
+        store: where to.
+    """
+    if session.lost.done() or not store.limit:
+        return False
+    with contextlib.closing(mailbox.Mailbox(store)) as box:
+        try:
+            _put(box, _SESSION, {**offer.to_json(), **session.agreed.to_json()}, session.channel)
+        except LocalError:
+            return False
+        for standby in session.standbys.take():
+            try:
+                _put(box, _STANDBY, {}, standby)
+            except LocalError:
+                standby.close()
+    return True
+
+
+def _put(box: mailbox.Mailbox, kind: str, record: Mapping[str, Any], channel: Channel) -> None:
+    box.put(Letter({"kind": kind, **record, **channel.record}, [channel.link.sock.fileno()]))
+    channel.leave()
+
+
+# Going on
+
+
+def resume(store: Store, opener: Opener, trust: Trust) -> Session | None:
+    """The session that the client before us has left, if there is one and it can go on.
+
+    Whatever is wrong with a part of it ends that part.
+    """
+    if trust.settings is None:  # our clock is wrong, and nothing can be said
+        return None
+    resumption = _Resumption(opener, trust, trust.settings)
+    mailbox.deal(mailbox.collect(store), resumption.take, resumption.give_up, 1)
+    resumption.finish()
+    return resumption.session
+
+
+class _Resumption:
+    """Takes up letters, one by one.
+
+    Attributes:
+        session: what has come of them.
+    """
+
+    def __init__(self, opener: Opener, trust: Trust, settings: Settings) -> None:
+        self.session: Session | None = None
+        self._opener = opener
+        self._settings = settings
+        self._trust = trust
+        self._offer = opener.offer(settings.fingerprint)
+        self._has_changed = False  # what the session was made for
+        self._kinds = {_SESSION: self._take_session, _STANDBY: self._take_standby}
+
+    def take(self, facts: Mapping[str, Any], sockets: Sequence[socket.socket]) -> None:
+        """See ``mailbox.deal``."""
+        take = self._kinds.get(facts["kind"])
+        if take is None:
+            raise LocalError("this version does not know what it is")
+        take(facts, sockets[0])
+
+    def _take_session(self, facts: Mapping[str, Any], sock: socket.socket) -> None:
+        if Offer.from_json(facts) != self._offer:
+            self._has_changed = True
+            raise LocalError("the settings have changed")
+        if self.session is not None:
+            raise LocalError("there is a session already")
+        agreed = Agreed.from_json(facts)
+        control = self._channel(facts, sock, State.OPEN)
+        self.session = self._opener.session(control, agreed, self._settings)
+
+    def _take_standby(self, facts: Mapping[str, Any], sock: socket.socket) -> None:
+        if self.session is None:
+            raise LocalError("its session is over")
+        self.session.standbys.add(self._channel(facts, sock, State.STANDBY))
+
+    def _channel(self, facts: Mapping[str, Any], sock: socket.socket, state: State) -> Channel:
+        link = links.remembered(sock, facts)
+        self._trust.check(link)
+        return channels.remembered(link, facts, Party.ROBOT, state)
+
+    def give_up(self, _facts: Mapping[str, Any], why: str) -> None:
+        """See ``mailbox.deal``."""
+        if not self._has_changed:  # else one word for all, below: nothing is wrong
+            text = f"a connection of the client before this one cannot go on and ends: {why}"
+            events.log(Event.SESSION_GIVEN_UP, logging.WARNING, text, robot=self._offer.robot)
+
+    def finish(self) -> None:
+        """There are no more letters."""
+        robot = self._offer.robot
+        if self._has_changed:
+            text = f"robot {robot} connects again: the settings have changed"
+            events.log(Event.SESSION_GIVEN_UP, logging.INFO, text, robot=robot)
+        if self.session is not None:
+            text = f"robot {robot} remains connected to {self.session.agreed.target}"
+            events.log(Event.SESSIONS_RESUMED, logging.INFO, text, robot=robot)
+            self.session.go_on()

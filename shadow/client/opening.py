@@ -1,0 +1,112 @@
+"""How sessions of a robot begin: a server is dialled and says WELCOME, or another process leaves one."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .. import __version__
+from ..daemon.config import ClientConfig
+from ..net.address import Target
+from ..transport.channel import Channel
+from ..transport.context import Settings
+from ..wire.conversation import CONTROL, DATA
+from ..wire.frames import PROTOCOL_VERSION, Hello, Welcome
+from .approach import Approach, Call, Door
+from .services import Services
+from .session import Agreed, Session
+from .standbys import Standbys
+from .streams import Streams
+
+SOFTWARE = f"shadow-client {__version__}"
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a session is made for; with other settings it has to be another one.
+
+    Attributes:
+        robot: its name.
+        server: where it dials.
+        services: their names.
+        certificate: the fingerprint of ours that the server has seen.
+    """
+
+    robot: str
+    server: str
+    services: tuple[str, ...]
+    certificate: str
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, for ``from_json`` of another process."""
+        return {
+            "robot": self.robot,
+            "server": self.server,
+            "services": self.services,
+            "certificate": self.certificate,
+        }
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> "Offer":
+        """What another process has noted down.
+
+        Raises:
+            KeyError, TypeError: it is not that.
+        """
+        services = tuple(map(str, facts["services"]))
+        return cls(str(facts["robot"]), str(facts["server"]), services, str(facts["certificate"]))
+
+
+class Opener:
+    """Makes the sessions of one robot."""
+
+    def __init__(self, config: ClientConfig, streams: Streams) -> None:
+        self._config = config
+        self._services = Services(config.robot, config.services, streams)
+        self._lines = streams.lines
+        self._approach = Approach(config.server, config.connect_timeout)
+
+    def offer(self, certificate: str) -> Offer:
+        """What a session is made for, over which the server sees this certificate of ours."""
+        config = self._config
+        return Offer(config.robot, str(config.server), tuple(config.services), certificate)
+
+    async def open(self, settings: Settings, reach: float = math.inf) -> Session:
+        """Dial, shake hands, say HELLO and hear WELCOME.
+
+        Args:
+            settings: how to do handshakes.
+            reach: seconds for a TCP connection, if less than the settings of the client say.
+
+        Raises:
+            ShadowError: it did not come about.
+        """
+        config = self._config
+        made: list[Session] = []
+
+        def welcomed(target: Target, channel: Channel, welcome: Welcome) -> None:
+            made.append(self.session(channel, Agreed.at_welcome(welcome, target), settings))
+            made[0].begin()
+
+        hello = Hello(PROTOCOL_VERSION, CONTROL, config.robot, tuple(config.services), software=SOFTWARE)
+        try:
+            took = await self._approach.call(Call(settings, hello, welcomed, config.connect_timeout, reach))
+        except BaseException:
+            for session in made:
+                session.close()
+            raise
+        (session,) = made
+        session.stand_by(took)
+        return session
+
+    def stop(self) -> None:
+        """Connect no visitor any more."""
+        self._services.stop()
+
+    def session(self, channel: Channel, agreed: Agreed, settings: Settings) -> Session:
+        """The session of a control channel that has been welcomed."""
+        config = self._config
+        hello = Hello(PROTOCOL_VERSION, DATA, config.robot, session=agreed.id)
+        door = Door(self._approach, hello, settings, agreed.interval, agreed.target)
+        standbys = Standbys(config.robot, config.standby, door.open, self._services.connect)
+        return Session(config.robot, channel, agreed, door, standbys, self._lines)

@@ -1,0 +1,106 @@
+"""How the robot shows who it is, and whom it believes: its certificate and CA, made into settings for TLS."""
+
+import contextlib
+import datetime as dt
+
+from ..daemon.config import ClientConfig
+from ..errors import ClockError, ShadowError
+from ..pki.certificates import Purpose
+from ..pki.expiry import Term, terms
+from ..transport import context as contexts
+from ..transport import handshake
+from ..transport.context import Settings
+from ..transport.link import Link
+from .certificate_store import CertificateStore, LoadedPair
+
+
+class Trust:
+    """What one robot trusts and is trusted by.
+
+    Attributes:
+        settings: how new connections do their handshakes; None while our clock is wrong.
+        certificates: what they may be made of.
+        no_ktls: why the kernel will not encrypt, or None if it will.
+    """
+
+    def __init__(self, config: ClientConfig, *, late: bool) -> None:
+        """Read all files.
+
+        Args:
+            config: where they are.
+            late: a certificate will do that has expired and may still be renewed.
+
+        Raises:
+            ConfigError: a file is wrong, or the certificate is another robot's.
+            LocalError: kernel TLS is required and missing.
+            ClockError: (``--once`` only) our certificate is not valid yet.
+        """
+        self.settings: Settings | None = None
+        self.certificates = CertificateStore(config.files, config.state, config.robot)
+        self.no_ktls = contexts.check_kernel(config.ktls)
+        self._config = config
+        try:
+            self.load(late=late)
+        except ClockError:
+            if config.once:
+                raise
+
+    def load(self, *, late: bool = False) -> Settings:
+        """Read all files again, and choose among our certificates: what is in use from now on.
+
+        Raises:
+            ShadowError: a file is broken, or no certificate good; the old ones stay in use.
+        """
+        self.settings = self.settings_for(self.certificates.load(dt.datetime.now(dt.UTC), late=late))
+        return self.settings
+
+    def refresh(self) -> Settings:
+        """What to dial with: one of our certificates may have expired, or the clock may be right by now.
+
+        Raises:
+            ConfigError, ClockError: there never was a good one.
+        """
+        if self.settings is None:
+            return self.load()
+        if self.certificates.renews:
+            with contextlib.suppress(ShadowError):
+                return self.load()
+        return self.settings
+
+    def settings_for(self, pair: LoadedPair) -> Settings:
+        """How to do handshakes with these credentials."""
+        config, credentials = self._config, pair.credentials
+        context = contexts.make_context(credentials)
+        return Settings(
+            context, Purpose.ROBOT, config.ktls, config.reference, credentials.ca, credentials.fingerprint
+        )
+
+    def welcomed(self, certificate: str) -> None:
+        """A server has welcomed us with this certificate: if it is a new one, it stays.
+
+        Args:
+            certificate: its fingerprint.
+
+        Raises:
+            LocalError: it cannot be stored.
+        """
+        for pair in (self.certificates.next, self.certificates.current):
+            if pair is not None and pair.credentials.fingerprint == certificate:
+                self.certificates.accepted(pair)
+
+    def check(self, link: Link) -> None:
+        """Make sure that a link of another process is to somebody whom we trust today.
+
+        Raises:
+            ShadowError: it is not.
+        """
+        if self.settings is not None:  # else our clock is wrong, and nothing can be said
+            handshake.check_again(link, self.settings)
+
+    @property
+    def terms(self) -> list[Term]:
+        """See ``life.Role``."""
+        pair, robot = self.certificates.current, self._config.robot
+        if pair is None:  # our clock is wrong, and nothing can be said
+            return []
+        return terms(pair.credentials, pair.crt, self._config.files.ca, f"`shadow-ca robot {robot} --renew`")

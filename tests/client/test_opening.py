@@ -1,0 +1,85 @@
+"""How sessions of a robot begin; what a server may answer is in test_client.py."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shadow.client.approach import Call
+from shadow.client.opening import Offer
+from shadow.net.address import Endpoint, Target
+from shadow.wire.frames import Dial, Welcome
+from tests.support import Authority
+from tests.support.robot_session import CONFIG, Scene, play
+
+WELCOME = Welcome(1, "an id", 20.0, renews=True)
+
+
+class Approach:
+    """Leads to a server that welcomes us, and then fails if a test wants that."""
+
+    def __init__(self, scene: Scene, error: BaseException | None = None) -> None:
+        self.calls: list[Call] = []
+        self._scene = scene
+        self._error = error
+
+    async def call(self, call: Call, known: Target | None = None) -> float:
+        self.calls.append(call)
+        channel, self._scene.control = self._scene.channel(call.hello.role)
+        call.welcomed(known or Target(2, ("198.51.100.1", 4242)), channel, WELCOME)
+        if self._error is not None:
+            raise self._error
+        return 0.0
+
+
+def test_there_is_no_session_before_it_is_welcomed(authority: Authority) -> None:
+    async def body(scene: Scene) -> None:
+        opener = scene.opener()
+        approach: Any = Approach(scene)
+        opener._approach = approach
+        settings: Any = SimpleNamespace(fingerprint="c0ffee")
+        session = await opener.open(settings, 7.0)
+        (call,) = approach.calls
+        assert (call.hello.role, call.hello.robot, call.hello.services) == ("control", "011", ("",))
+        assert (call.settings, call.interval, call.reach) == (settings, CONFIG.connect_timeout, 7.0)
+        agreed = session.agreed
+        assert (agreed.id, agreed.interval, agreed.renews) == ("an id", 20.0, True)
+        assert str(agreed.target) == "198.51.100.1:4242"
+        # Its data channels go to the very same address, and name it.
+        await asyncio.sleep(0)
+        data = approach.calls[1]
+        assert (data.hello.role, data.hello.session, data.interval) == ("data", "an id", 20.0)
+        # They do as a reload says.
+        others: Any = SimpleNamespace(fingerprint="decaf")
+        session.use(others)
+        await scene.control.say(Dial(2))  # on the data channel it would be refused
+        session.close()
+
+    play(authority, body)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), ValueError("a bug")])
+def test_what_is_welcomed_and_not_wanted_any_more_is_closed(
+    authority: Authority, error: BaseException
+) -> None:
+    async def body(scene: Scene) -> None:
+        opener = scene.opener()
+        approach: Any = Approach(scene, error)
+        opener._approach = approach
+        settings: Any = SimpleNamespace(fingerprint="c0ffee")
+        with pytest.raises(type(error)):
+            await opener.open(settings)
+        await scene.control.hears_the_end()
+
+    play(authority, body)
+
+
+def test_an_offer_is_compared_with_another_process_s() -> None:
+    offer = Offer("011", str(Endpoint("tunnel.example", 4242)), ("", "web"), "c0ffee")
+    facts = offer.to_json()
+    assert Offer.from_json({**facts, "services": ["", "web"], "new": 1}) == offer
+    for name in facts:
+        assert Offer.from_json({**facts, name: "other"}) != offer
+        with pytest.raises(KeyError, match=name):
+            Offer.from_json({other: fact for other, fact in facts.items() if other != name})
