@@ -1,11 +1,10 @@
 """The server: listens, knows whom it trusts, and has robots."""
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from .. import events
 from .. import text as texts
@@ -14,13 +13,10 @@ from ..errors import ShadowError
 from ..events import Event
 from ..pki.expiry import Term
 from ..relay.durable import DurableStreams
-from ..systemd import mailbox
-from ..systemd.mailbox import Mailbox
 from . import handover, listening
 from .admission import Admission
 from .handshakes import Handshakes
 from .robots import Robots
-from .session import Cause
 from .trust import Trust
 
 
@@ -85,8 +81,8 @@ class Server:
         self._sockets = listening.listen(self._config, store)
         # Before all else that can wait: so long streams stand still, and robots and visitors wait.
         self.resumed["streams"] = self.durable.resume(self._admission.resume_stream)
-        left = mailbox.collect(store)
-        self.resumed["sessions"] = handover.resume(left, self.robots, self._admission.readmit, self._terms)
+        readmit, offer = self._admission.readmit, self._trust.offer
+        self.resumed["sessions"] = handover.resume(store, self.robots, readmit, offer)
         self.handshakes.open(self._sockets)
         if self._open_endpoints is not None:
             self._endpoints = self._open_endpoints(self)
@@ -127,28 +123,9 @@ class Server:
         await self.handshakes.close()
         await self.robots.signer.close()
         self.robots.descriptors.close()
-        self._leave_or_end()
+        handover.leave(list(self.robots.values()), self.durable.store, self._trust.offer)
         for sock in self._sockets:
             sock.close()
-
-    def _leave_or_end(self) -> None:
-        """Whether we are stopped for good or only restarted, nobody tells: systemd drops what is left."""
-        parked, store = 0, self.durable.store
-        with contextlib.closing(Mailbox(store)) as left:
-            for robot in list(self.robots.values()):
-                try:
-                    parked += handover.park(robot, left, self._terms) if store.limit else False
-                except Exception:
-                    logging.getLogger("shadow").exception("robot %s cannot be left", robot.name)
-                robot.end_session("the server is stopping", Cause.STOPPING)
-        if parked:
-            text = f"{texts.many(parked, 'session')} left for the next start"
-            events.log(Event.STOPPING, logging.INFO, text, robots=parked)
-
-    @property
-    def _terms(self) -> dict[str, Any]:
-        """What sessions are made on; with others they have to be made anew."""
-        return {"certificate": self._trust.settings.fingerprint, "keepalive": self._config.keepalive}
 
     @property
     def status(self) -> str:

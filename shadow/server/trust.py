@@ -4,6 +4,7 @@ import datetime as dt
 import logging
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cryptography import x509
 
@@ -19,6 +20,24 @@ from ..pki.expiry import Term, terms
 from ..transport import context as contexts
 from ..transport import handshake
 from ..transport.link import Link
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What sessions are begun on; with another offer they have to be begun anew.
+
+    Attributes:
+        certificate: the fingerprint of the server's.
+        keepalive: interval, in seconds.
+    """
+
+    certificate: str
+    keepalive: float
+
+    @property
+    def facts(self) -> dict[str, str | float]:
+        """For letters."""
+        return {"certificate": self.certificate, "keepalive": self.keepalive}
 
 
 class Trust:
@@ -67,6 +86,11 @@ class Trust:
         self.settings = contexts.Settings(
             context, Purpose.SERVER, config.ktls, ca=credentials.ca, fingerprint=credentials.fingerprint
         )
+
+    @property
+    def offer(self) -> Offer:
+        """What sessions are begun on from now on."""
+        return Offer(self.settings.fingerprint, self._config.keepalive)
 
     def robot_of(self, link: Link) -> str:
         """The name of the robot at the other end.

@@ -6,6 +6,7 @@ frames. tests/machine/test_restart.py has the real ones.
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import os
 import socket
@@ -24,8 +25,9 @@ from shadow.server import handover
 from shadow.server.robot import Robot
 from shadow.server.robots import Robots
 from shadow.server.session import Cause
+from shadow.server.trust import Offer
 from shadow.systemd.bundle import Letter
-from shadow.systemd.mailbox import Mailbox, collect
+from shadow.systemd.mailbox import Mailbox
 from shadow.transport.channel import Channel
 from shadow.transport.link import KernelLink, Link
 from shadow.wire.conversation import CONTROL, DATA, Party
@@ -69,7 +71,7 @@ class ServerSide:
     def __init__(self, ldir: Path) -> None:
         self.durable = DurableStreams()
         self.refuses: str = ""
-        self.terms: dict[str, Any] = {"certificate": "c0ffee", "keepalive": 30.0}
+        self.offer = Offer("c0ffee", 30.0)
         config: Any = SimpleNamespace(
             ldir=ldir, keepalive=30.0, start_timeout=10.0, max_streams=100, signer=None
         )
@@ -83,11 +85,11 @@ class ServerSide:
 
     def leave(self, store: Store) -> bool:
         with contextlib.closing(Mailbox(store)) as mailbox:  # type: ignore[arg-type]
-            return handover.park(self.robot, mailbox, self.terms)
+            return handover.park(self.robot, mailbox, self.offer)
 
     def take_up(self, store: Store) -> int:
         store.start_again()
-        return handover.resume(collect(store), self.robots, self.admit, self.terms)  # type: ignore[arg-type]
+        return handover.resume(store, self.robots, self.admit, self.offer)  # type: ignore[arg-type]
 
 
 class Scene:
@@ -349,16 +351,16 @@ def test_a_start_that_cannot_be_left_is_ended_on_both_sides(
     play(authority, tmp_path, body)
 
 
-@pytest.mark.parametrize("what", ["certificate", "keepalive"])
-def test_other_terms_want_another_session(
-    authority: Authority, tmp_path: Path, said: list[tuple[Event, str]], what: str
+@pytest.mark.parametrize(("what", "other"), [("certificate", "another"), ("keepalive", 20.0)])
+def test_another_offer_wants_another_session(
+    authority: Authority, tmp_path: Path, said: list[tuple[Event, str]], what: str, other: Any
 ) -> None:
     async def body(scene: Scene) -> None:
         await scene.begin()
         standby = await scene.stand_by()
         scene.before.leave(scene.store)
         said.clear()
-        scene.after.terms = {**scene.after.terms, what: "another"}
+        scene.after.offer = dataclasses.replace(scene.after.offer, **{what: other})
         assert scene.after.take_up(scene.store) == 0
         await scene.control.hears_the_end()
         await standby.hears_the_end()
@@ -514,7 +516,7 @@ def test_letters_that_make_no_sense_end_what_they_are_about(
         ours, theirs = socket.socketpair()
         theirs.settimeout(DEADLINE)
         with contextlib.closing(Mailbox(scene.store)) as mailbox, ours:  # type: ignore[arg-type]
-            assert handover.park(scene.before.robot, mailbox, scene.before.terms)
+            assert handover.park(scene.before.robot, mailbox, scene.before.offer)
             mailbox.put(Letter(letter, [ours.fileno(), ours.fileno()]))
         said.clear()
         assert scene.after.take_up(scene.store) == 1

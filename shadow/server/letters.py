@@ -1,0 +1,350 @@
+"""The letters in which a server leaves its robots: for each part of a robot one, of a kind of its own.
+
+Here is what is written in each, and what the next daemon does with it. Daemons of other versions read and
+write the same ones: a fact may be added, and none may change its meaning.
+"""
+
+import asyncio
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..errors import LocalError
+from ..net import tcp, unix
+from ..net.unix import UnixListener
+from ..systemd.bundle import Letter
+from ..transport import channel, link
+from ..transport.channel import Channel
+from ..transport.link import KernelLink, Link
+from ..wire.conversation import Party, State
+from . import session, visitor
+from .robot import Robot
+from .session import Session
+from .trust import Offer
+from .visitor import Visitor
+
+Facts = Mapping[str, Any]
+"""Fit for JSON. What was read may be anything: who takes something out of it makes sure of its type."""
+
+Admit = Callable[[Link], Robot]
+"""Finds the robot whose link it is, or makes it.
+
+Raises:
+    ShadowError: it would not be let in today.
+"""
+
+
+class Heir:
+    """The robots of a daemon that takes the letters of the one before it.
+
+    Attributes:
+        admit: which robot a connection is of.
+        anew: names of robots that have to connect again, for the offer is another one now.
+    """
+
+    def __init__(self, robots: Mapping[str, Robot], admit: Admit, offer: Offer) -> None:
+        self.admit = admit
+        self.anew: set[str] = set()
+        self._robots = robots
+        self._offer = offer
+
+    def check_offer(self, robot: str, offer: object) -> None:
+        """Make sure that a session was begun on what we offer.
+
+        Raises:
+            LocalError: it was not, and the robot is to hear of the new offer.
+        """
+        if offer != self._offer.facts:
+            self.anew.add(robot)
+            raise LocalError("the server has other settings now, and the robot is to hear of them")
+
+    def connected(self, name: str) -> tuple[Robot, Session] | None:
+        """A robot that has a session, and the session."""
+        robot = self._robots.get(name)
+        return None if robot is None or robot.session is None else (robot, robot.session)
+
+    def expect(self, name: str) -> tuple[Robot, Session]:
+        """The same, of a part that is nothing without it.
+
+        Raises:
+            LocalError: it has none.
+        """
+        found = self.connected(name)
+        if found is None:
+            raise LocalError("its robot is not connected any more")
+        return found
+
+    def resume_channel(
+        self, name: str, facts: Facts, sock: socket.socket, state: State
+    ) -> tuple[Robot, Channel]:
+        """A robot's data channel, and the robot; by a certificate that its session has shown, or admitted.
+
+        Raises:
+            ShadowError, KeyError, TypeError, ValueError: it cannot go on.
+        """
+        found = self.connected(name)
+        known = None if found is None else found[1].channel.link
+        if "chain" not in facts and isinstance(known, KernelLink):
+            facts = {**facts, "chain": known.record["chain"]}
+        its_link = link.remembered(sock, facts)
+        if found is not None and its_link.chain == found[1].channel.link.chain:
+            robot = found[0]
+        else:
+            robot = self.admit(its_link)
+            if robot.name != name:
+                raise LocalError("its certificate is another robot's")
+        return robot, channel.remembered(its_link, facts, Party.SERVER, state)
+
+
+class Part(ABC):
+    """A part of a robot on its way from one daemon to the next.
+
+    Attributes:
+        kind: the word for it.
+        robot: the robot's name.
+    """
+
+    kind: ClassVar[str]
+    robot: str
+
+    @property
+    @abstractmethod
+    def facts(self) -> Facts:
+        """What is written about it, besides its kind and its robot."""
+
+    @property
+    @abstractmethod
+    def sockets(self) -> Sequence[socket.socket]:
+        """Those that it consists of."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, robot: str, facts: Facts, sockets: Sequence[socket.socket]) -> "Part":
+        """What a letter is about.
+
+        Raises:
+            LocalError, KeyError, TypeError, ValueError: it makes no sense.
+        """
+
+    @abstractmethod
+    def resume(self, heir: Heir) -> None:
+        """Go on with it.
+
+        Raises:
+            ShadowError, KeyError, TypeError, ValueError: it cannot go on.
+        """
+
+    @property
+    def letter(self) -> Letter:
+        """It, to be sent."""
+        facts = {**self.facts, "kind": self.kind, "robot": self.robot}
+        return Letter(facts, [sock.fileno() for sock in self.sockets])
+
+
+@dataclass(frozen=True)
+class SessionPart(Part):
+    """A session with its control channel.
+
+    Attributes:
+        offer: what it was begun on.
+        record: of the session, the channel and its link.
+        sock: the channel's.
+    """
+
+    kind = "session"
+    robot: str
+    offer: Facts
+    record: Facts
+    sock: socket.socket
+
+    @property
+    def facts(self) -> Facts:
+        """See ``Part.facts``; ``terms`` is what the versions before have called the offer."""
+        return {**self.record, "terms": self.offer}
+
+    @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """See ``Part.sockets``."""
+        return (self.sock,)
+
+    @classmethod
+    def read(cls, robot: str, facts: Facts, sockets: Sequence[socket.socket]) -> "SessionPart":
+        """See ``Part.read``."""
+        _check_number(sockets, 1)
+        return cls(robot, facts["terms"], facts, sockets[0])
+
+    def resume(self, heir: Heir) -> None:
+        """See ``Part.resume``: the certificate is judged anew."""
+        heir.check_offer(self.robot, self.offer)
+        its_link = link.remembered(self.sock, self.record)
+        robot = heir.admit(its_link)
+        if robot.session is not None:
+            raise LocalError("it has a session already")
+        control = channel.remembered(its_link, self.record, Party.SERVER, State.OPEN)
+        robot.have_session(session.remembered(control, self.record, asyncio.get_running_loop().time()))
+
+
+@dataclass(frozen=True)
+class SocketPart(Part):
+    """One of a robot's unix sockets, and those who wait in its backlog."""
+
+    kind = "socket"
+    robot: str
+    service: str
+    listener: UnixListener
+
+    @property
+    def facts(self) -> Facts:
+        """See ``Part.facts``."""
+        return {"service": self.service, **self.listener.record}
+
+    @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """See ``Part.sockets``."""
+        return (self.listener.sock,)
+
+    @classmethod
+    def read(cls, robot: str, facts: Facts, sockets: Sequence[socket.socket]) -> "SocketPart":
+        """See ``Part.read``."""
+        _check_number(sockets, 1)
+        tcp.check_connection(sockets[0], socket.AF_UNIX, listening=True)
+        return cls(robot, str(facts["service"]), unix.remembered(sockets[0], facts))
+
+    def resume(self, heir: Heir) -> None:
+        """See ``Part.resume``: without a session nobody is to wait there, and the file goes."""
+        found = heir.connected(self.robot)
+        if found is None:
+            self.listener.close()
+        else:
+            found[0].sockets.resume(self.service, self.listener)
+
+
+@dataclass(frozen=True)
+class StandbyPart(Part):
+    """A data channel that stands by.
+
+    Attributes:
+        record: of the channel, and of its link; without the chain of certificates if the session shows it.
+        sock: the channel's.
+    """
+
+    kind = "standby"
+    robot: str
+    record: Facts
+    sock: socket.socket
+
+    @property
+    def facts(self) -> Facts:
+        """See ``Part.facts``."""
+        return self.record
+
+    @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """See ``Part.sockets``."""
+        return (self.sock,)
+
+    @classmethod
+    def read(cls, robot: str, facts: Facts, sockets: Sequence[socket.socket]) -> "StandbyPart":
+        """See ``Part.read``."""
+        _check_number(sockets, 1)
+        return cls(robot, facts, sockets[0])
+
+    def resume(self, heir: Heir) -> None:
+        """See ``Part.resume``: it goes to the next visitor."""
+        robot, its_session = heir.expect(self.robot)
+        _same, its_channel = heir.resume_channel(self.robot, self.record, self.sock, State.STANDBY)
+        robot.serve(its_session, its_channel)
+
+
+@dataclass(frozen=True)
+class VisitorPart(Part):
+    """A visitor that waits for a channel."""
+
+    kind = "visitor"
+    robot: str
+    visitor: Visitor
+
+    @property
+    def facts(self) -> Facts:
+        """See ``Part.facts``."""
+        return self.visitor.record
+
+    @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """See ``Part.sockets``."""
+        return (self.visitor.sock,)
+
+    @classmethod
+    def read(cls, robot: str, facts: Facts, sockets: Sequence[socket.socket]) -> "VisitorPart":
+        """See ``Part.read``."""
+        _check_number(sockets, 1)
+        tcp.check_connection(sockets[0], socket.AF_UNIX)
+        return cls(robot, visitor.remembered(sockets[0], facts))
+
+    def resume(self, heir: Heir) -> None:
+        """See ``Part.resume``: it waits on."""
+        heir.expect(self.robot)[0].visitors.resume(self.visitor)
+
+
+@dataclass(frozen=True)
+class StartPart(Part):
+    """A visitor whose START has no answer yet, and the channel that it was said on; it needs no session.
+
+    Attributes:
+        record: of the channel, and of its link.
+        sock: the channel's.
+        visitor: the visitor.
+    """
+
+    kind = "start"
+    robot: str
+    record: Facts
+    sock: socket.socket
+    visitor: Visitor
+
+    @property
+    def facts(self) -> Facts:
+        """See ``Part.facts``."""
+        return {**self.record, "visitor": self.visitor.record}
+
+    @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """See ``Part.sockets``."""
+        return self.sock, self.visitor.sock
+
+    @classmethod
+    def read(cls, robot: str, facts: Facts, sockets: Sequence[socket.socket]) -> "StartPart":
+        """See ``Part.read``."""
+        _check_number(sockets, 2)
+        sock, visitors = sockets
+        tcp.check_connection(visitors, socket.AF_UNIX)
+        return cls(robot, facts, sock, visitor.remembered(visitors, facts["visitor"]))
+
+    def resume(self, heir: Heir) -> None:
+        """See ``Part.resume``: the answer may be there already."""
+        robot, its_channel = heir.resume_channel(self.robot, self.record, self.sock, State.STARTING)
+        robot.visitors.expect_answer(self.visitor, its_channel)
+
+
+_KINDS: Mapping[str, type[Part]] = {
+    part.kind: part for part in (SessionPart, SocketPart, StandbyPart, VisitorPart, StartPart)
+}
+
+
+def read(facts: Facts, sockets: Sequence[socket.socket]) -> Part:
+    """The part that a letter is about.
+
+    Raises:
+        LocalError, KeyError, TypeError, ValueError: it makes no sense.
+    """
+    kind = facts["kind"]
+    if kind not in _KINDS:
+        raise LocalError(f"{kind!r} is unknown to this version")
+    return _KINDS[kind].read(str(facts["robot"]), facts, sockets)
+
+
+def _check_number(sockets: Sequence[socket.socket], wanted: int) -> None:
+    if len(sockets) != wanted:
+        raise LocalError(f"{len(sockets)} sockets and not {wanted}")
