@@ -347,7 +347,7 @@ def test_pages_render_without_warnings(page: str, tmp_path: Path) -> None:
 
 # All documents.
 
-WIDTH, README_LINES = 120, 172
+WIDTH, README_LINES = 120, 175
 INDEX = CHECKOUT / "README.md"
 EXAMPLE = re.compile("^```.*?^```$", re.M | re.S)
 MARK = re.compile(r"^\s*(\d*\.|[-*]) |`[^`]*`")  # of a list; or code
