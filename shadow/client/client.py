@@ -95,7 +95,7 @@ class Client:
         self._streams.resume(self._trust.check)
         session = handover.resume(self._store, self._opener, self._trust)
         if session is not None:
-            self._state = Connected(session)
+            self._enter(Connected(session))
         self._task = asyncio.create_task(self._supervise())
         self._task.add_done_callback(self._supervised)
 
@@ -139,11 +139,15 @@ class Client:
                 encryption = f"userspace TLS ({no_ktls})" if no_ktls else "kernel TLS"
                 return f"Connected to {agreed.target} since {agreed.since}, {streams}, {encryption}"
 
+    def __repr__(self) -> str:
+        return f"<Client {self._config.robot}: {self._state}, {self._streams.remark}>"
+
     def describe(self) -> Iterator[str]:
         """See ``life.Role``."""
         yield f"client: {self.status}"
-        yield f"  {self._session!r}"
-        yield f"  {self._streams!r}"
+        yield repr(self)
+        yield f"  {self._opener!r}"
+        yield from (f"  {line}" for line in self._streams.describe())
 
     @property
     def terms(self) -> list[Term]:
@@ -156,10 +160,14 @@ class Client:
     def _session(self) -> Session | None:
         return self._state.session if isinstance(self._state, Connected) else None
 
+    def _enter(self, state: State) -> None:
+        self._state = state
+        events.STEPS.debug("%r", self)
+
     def _close_session(self) -> None:
         if self._session is not None:
             self._session.close()
-            self._state = Dialling()
+            self._enter(Dialling())
 
     def _supervised(self, task: asyncio.Task[None]) -> None:
         """A bug must end the daemon: one that lives, is fed, and never dials again helps nobody."""
@@ -203,10 +211,10 @@ class Client:
         settings = self._trust.refresh()
         session = self._session
         if session is None:
-            self._state = Dialling()
+            self._enter(Dialling())
             session = await self._opener.open(settings, self._attempts.reach(len(self._streams)))
         session.use(self._trust.settings or settings)  # a reload may have come meanwhile
-        self._state = Connected(session)
+        self._enter(Connected(session))
         return session
 
     async def _end_of_session(self, session: Session) -> PeerError:
@@ -229,7 +237,7 @@ class Client:
                 settings = self._trust.settings_for(pair)
                 old, session = session, await self._opener.open(settings)
                 self._trust.settings = settings
-                self._state = Connected(session)
+                self._enter(Connected(session))
                 old.close()
                 self._renewer.succeeded(pair)
                 self._trust.welcomed(session.certificate)
@@ -239,7 +247,7 @@ class Client:
 
     def _report_loss(self, error: ShadowError, wait: float) -> None:
         retry = time.strftime("%H:%M:%S", time.localtime(time.time() + wait))
-        self._state = Waiting(error, retry)
+        self._enter(Waiting(error, retry))
         event = Event.CLOCK_WRONG if isinstance(error, ClockError) else Event.SESSION_LOST
         level = logging.ERROR if isinstance(error, ANSWERS) else logging.WARNING
         text = f"no session with {self._config.server}: {error}; next try in {wait:.1f} s"

@@ -66,6 +66,9 @@ class Opener:
         self._lines = streams.lines
         self._approach = Approach(config.server, config.connect_timeout)
 
+    def __repr__(self) -> str:
+        return f"<Opener to {self._config.server}, {self._services}>"
+
     def offer(self, certificate: str) -> Offer:
         """What a session is made for, over which the server sees this certificate of ours."""
         config = self._config

@@ -12,7 +12,7 @@ from ..events import Event
 from ..net.address import Endpoint, dial
 from ..net.liveness import keep_probing
 from ..net.resolving import resolve
-from ..text import shorten
+from ..text import many, shorten
 from ..transport.channel import Channel
 from ..wire.frames import Failed, Frame, Start, Started
 from .sparing import Sparing
@@ -47,6 +47,10 @@ class Services:
         self._loop = asyncio.get_running_loop()
         self._connecting: dict[asyncio.Task[bool], Channel] = {}
         self._log = Sparing(self._loop.time, _FAILURES_AT_ONCE, _FAILURES_A_MINUTE)
+
+    def __repr__(self) -> str:
+        names = ", ".join(name or "default" for name in self._endpoints)
+        return f"<Services {names}; {many(len(self._connecting), 'visitor')} being connected>"
 
     def connect(self, channel: Channel, start: Start, outcome: OnOutcome) -> None:
         """Connect a visitor: answer START on ``channel``, let the relay have it, and say how that went."""

@@ -104,6 +104,15 @@ class Session:
         channel.on_frame = self._control_frame
         channel.on_lost = self._control_lost
 
+    def __repr__(self) -> str:
+        agreed, left = self.agreed, self._keepalive.deadline - self._loop.time()
+        state = (
+            f"lost: {self.lost.result()!r}" if self.lost.done() else f"given up in {left:.1f} s if unheard"
+        )
+        return (
+            f"<Session {agreed.id[:8]!r} with {agreed.target} since {agreed.since}, {state}, {self.standbys}>"
+        )
+
     def begin(self) -> None:
         """It has just been welcomed; ``stand_by`` comes next."""
         link, target = self.channel.link, str(self.agreed.target)

@@ -74,6 +74,11 @@ class Standbys:
         self._log = Sparing(self._loop.time)
         self.closed = False
 
+    def __repr__(self) -> str:
+        counts = f"{len(self._channels)} of {self._wanted} wanted, {len(self._opening)} opening"
+        visitors = f"{self._asked_for(self._loop.time())} asked for, {self._undecided} being connected"
+        return f"<Standbys {counts}, {visitors}{', closed' if self.closed else ''}>"
+
     def begin(self, interval: float, delay: float = 0.0) -> None:
         """Open standbys ``delay`` seconds from now; ``interval`` is that of the session's keepalive."""
         self._idle = interval / 2

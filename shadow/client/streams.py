@@ -7,7 +7,7 @@ import asyncio
 import functools
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,6 +55,16 @@ class Streams:
         self._streams: dict[Pump, Stream] = {}
         self._unlogged: set[Pump] = set()  # those that have begun without a line, and end without one
         self._log = Sparing(self._loop.time, _STARTS_AT_ONCE, _STARTS_A_MINUTE)
+
+    def __repr__(self) -> str:
+        return f"<Streams of {self._robot}: {len(self)}, {len(self._unlogged)} of them not in the log>"
+
+    def describe(self) -> Iterator[str]:
+        """A line about all of them, and one about each, for who debugs."""
+        yield repr(self)
+        for pump, stream in list(self._streams.items()):
+            age = self._loop.time() - stream.since
+            yield f"<Stream {stream.id!r} to {stream.service!r} for {age:.1f} s, {pump!r}>"
 
     def __len__(self) -> int:
         """How many run."""

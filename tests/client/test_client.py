@@ -623,3 +623,25 @@ def test_it_tries_as_often_as_its_streams_need_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("shadow.client.client.asyncio.sleep", sleep)
     supervise(open_one, 2, Counting())
     assert (reached, slept) == ([102.0] * 3, [202.0] * 3)
+
+
+def test_it_shows_its_state(tunnel: Tunnel) -> None:
+    """In a page, and a line at each step."""
+    server = tunnel.start_server()
+    with serving(echo) as service:
+        client = tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1", "--log-level=debug")
+        with tunnel.visit() as visitor:
+            visitor.sendall(b"x")
+            assert visitor.recv(1) == b"x"
+            client.process.send_signal(signal.SIGUSR1)
+            client.wait_for_log(
+                r"<Client 011: Connected\(session=<Session '\w{8}' with \S+ since .*>\), 1 stream>"
+            )
+            client.wait_for_log(
+                r"  <Opener to localhost:\d+, <Services default; 0 visitors being connected>>"
+            )
+            client.wait_for_log(r"  <Stream '\w+' to 'default' for \d+\.\d s, ")
+    server.stop()
+    client.wait_for_log(r"DEBUG: <Client 011: Waiting\(error=\w+\('.*'\), retry='[\d:]+'\), 0 streams>")
+    states = re.findall(r"DEBUG: <Client 011: (\w+)", client.log)
+    assert states[:2] == ["Dialling", "Connected"]

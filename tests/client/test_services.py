@@ -126,8 +126,10 @@ def test_stopping_leaves_whom_it_was_connecting_to_the_server() -> None:
         near.setblocking(False)
         channel = Channel(KernelLink(near, "a suite", []), Party.ROBOT, print, print)
         outcomes: list[bool] = []
+        assert repr(services) == "<Services default; 0 visitors being connected>"
         services.connect(channel, Start("", "1"), outcomes.append)
         await asyncio.sleep(0)
+        assert repr(services) == "<Services default; 1 visitor being connected>"
         services.stop()
         while not outcomes:
             await asyncio.sleep(0)

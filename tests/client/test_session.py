@@ -2,12 +2,13 @@
 
 import asyncio
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from shadow.wire.frames import Pong
-from tests.support import Authority
+from tests.support import DEADLINE, Authority
 from tests.support.robot_session import Scene, play
 
 
@@ -68,3 +69,30 @@ def test_a_robot_that_had_to_queue_lets_others_in_first(
 
     monkeypatch.setattr(random, "uniform", uniform)
     play(authority, check)
+
+
+def test_it_shows_itself(authority: Authority) -> None:
+    async def body(scene: Scene) -> None:
+        session = scene.begin()
+        standbys = "<Standbys 1 of 1 wanted, 0 opening, 0 asked for, 0 being connected"
+        who = f"<Session 'an id' with 198.51.100.1:4242 since {session.agreed.since}, "
+        assert repr(session) == f"{who}given up in 60.0 s if unheard, {standbys}>>"
+        scene.control.sock.close()
+        async with asyncio.timeout(DEADLINE):
+            await session.lost
+        lost = "<Standbys 0 of 1 wanted, 0 opening, 0 asked for, 0 being connected, closed>"
+        assert repr(session) == f"{who}lost: {session.lost.result()!r}, {lost}>"
+
+    play(authority, body)
+
+
+def test_no_more_of_its_number_is_shown_than_in_the_log(authority: Authority) -> None:
+    """It is between the two."""
+
+    async def body(scene: Scene) -> None:
+        session = scene.begin()
+        session.agreed = replace(session.agreed, id="abcdefghijklmnop")
+        assert "<Session 'abcdefgh' with" in repr(session)
+        assert "ghi" not in repr(session)
+
+    play(authority, body)

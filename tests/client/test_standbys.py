@@ -408,6 +408,24 @@ def test_visitors_come_first_when_a_whole_fleet_is_at_the_door() -> None:
     play(body)
 
 
+def test_they_show_themselves() -> None:
+    async def body(server: Server) -> None:
+        server.latency = 5.0
+        server.robot.begin(INTERVAL)
+        server.robot.dial(1)
+        assert repr(server.robot) == "<Standbys 0 of 2 wanted, 3 opening, 1 asked for, 0 being connected>"
+        await server.settle(6)
+        assert repr(server.robot) == "<Standbys 3 of 2 wanted, 0 opening, 0 asked for, 0 being connected>"
+        server.robot._on_start = lambda *_anything: None
+        server.visit(1)
+        await server.settle(0.1)
+        assert repr(server.robot) == "<Standbys 2 of 2 wanted, 0 opening, 0 asked for, 1 being connected>"
+        server.robot.close()
+        assert repr(server.robot).endswith(" 1 being connected, closed>")
+
+    play(body)
+
+
 # The end.
 
 

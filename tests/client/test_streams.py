@@ -1,6 +1,7 @@
 """The robot's streams, as it counts and logs them; how they run is in tests/relay."""
 
 import asyncio
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,6 +53,9 @@ def test_each_has_the_line_of_its_channel() -> None:
         streams.begin(plain, link, Start("", "1"))
         streams._take_in(lambda _link: None, resumed, {"id": "2", "service": "", "since": 0.0})
         assert len(streams) == 2
+        _all, first, second = streams.describe()
+        assert re.fullmatch(r"<Stream '1' to 'default' for 0\.\d s, <.*Pump.*>>", first)
+        assert second.startswith("<Stream '2' to '' for ")
         line = streams.lines.of(near)
         assert durable.pumps[0].line is resumed.line is line is not None
         for sock in (near, far, plain, other):
@@ -72,9 +76,11 @@ def test_one_that_began_without_a_line_ends_without_one(
         near, far = tcp_pair()
         for number in range(1000):
             streams.begin(near, KernelLink(near, "a suite", []), Start("", str(number)))
+        unlogged = 1000 - len(said)
+        assert repr(streams) == f"<Streams of 011: 1000, {unlogged} of them not in the log>"
         for pump in durable.pumps:
             streams._ended(pump)
-        assert len(streams) == 0
+        assert repr(streams) == "<Streams of 011: 0, 0 of them not in the log>"
         near.close()
         far.close()
 
