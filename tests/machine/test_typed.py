@@ -331,7 +331,7 @@ def test_a_stolen_robot(ready: Fleet) -> None:
     there = (typed("install -m 644 ca.crl"), typed("systemctl reload shadow-server"), "shadowctl status")
     everyday = "\n".join([f"cd {CA}", typed("shadow-ca revoke 011"), *there])
     ready.machine.run(f"cp -a {CA} /srv/kept")
-    for lines in (everyday, *map(hands.text, commands.every_block("shadow-ca --dir ca revoke 011"))):
+    for lines in (everyday, *map(hands.text, commands.every_block("ssh root@tunnel.example.com install"))):
         with hands.root_logs_in(ready):
             with visited(ready) as session:
                 said = hands.type_in(ready, "/srv", lines)
