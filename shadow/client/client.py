@@ -118,7 +118,7 @@ class Client:
                 await self._task
         session = self._session
         if session is not None and handover.park(
-            session, self._opener.offer(session.certificate), self._store
+            session, self._trust.offer(session.certificate), self._store
         ):
             text = f"robot {self._config.robot}: the session is left for the next start"
             events.log(Event.STOPPING, logging.INFO, text, robot=self._config.robot)

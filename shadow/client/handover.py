@@ -20,9 +20,9 @@ from ..transport import link as links
 from ..transport.channel import Channel
 from ..transport.context import Settings
 from ..wire.conversation import Party, State
-from .opening import Offer, Opener
+from .opening import Opener
 from .session import Agreed, Session
-from .trust import Trust
+from .trust import Offer, Trust
 
 _SESSION, _STANDBY = "session", "standby"  # kinds of letters
 
@@ -91,7 +91,7 @@ class _Resumption:
         self._opener = opener
         self._settings = settings
         self._trust = trust
-        self._offer = opener.offer(settings.fingerprint)
+        self._offer = trust.offer(settings.fingerprint)
         self._has_changed = False  # what the session was made for
         self._kinds = {_SESSION: self._take_session, _STANDBY: self._take_standby}
 

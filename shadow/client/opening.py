@@ -1,9 +1,6 @@
 """How sessions of a robot begin: a server is dialled and says WELCOME, or another process leaves one."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from .. import __version__
 from ..daemon.config import ClientConfig
@@ -21,42 +18,6 @@ from .streams import Streams
 SOFTWARE = f"shadow-client {__version__}"
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What a session is made for; with other settings it has to be another one.
-
-    Attributes:
-        robot: its name.
-        server: where it dials.
-        services: their names.
-        certificate: the fingerprint of ours that the server has seen.
-    """
-
-    robot: str
-    server: str
-    services: tuple[str, ...]
-    certificate: str
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it, for ``from_json`` of another process."""
-        return {
-            "robot": self.robot,
-            "server": self.server,
-            "services": self.services,
-            "certificate": self.certificate,
-        }
-
-    @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> "Offer":
-        """What another process has noted down.
-
-        Raises:
-            KeyError, TypeError: it is not that.
-        """
-        services = tuple(map(str, facts["services"]))
-        return cls(str(facts["robot"]), str(facts["server"]), services, str(facts["certificate"]))
-
-
 class Opener:
     """Makes the sessions of one robot."""
 
@@ -68,11 +29,6 @@ class Opener:
 
     def __repr__(self) -> str:
         return f"<Opener to {self._config.server}, {self._services}>"
-
-    def offer(self, certificate: str) -> Offer:
-        """What a session is made for, over which the server sees this certificate of ours."""
-        config = self._config
-        return Offer(config.robot, str(config.server), tuple(config.services), certificate)
 
     async def open(self, settings: Settings, reach: float = math.inf) -> Session:
         """Dial, shake hands, say HELLO and hear WELCOME.

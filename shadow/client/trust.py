@@ -2,6 +2,9 @@
 
 import contextlib
 import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from ..daemon.config import ClientConfig
 from ..errors import ClockError, ShadowError
@@ -12,6 +15,42 @@ from ..transport import handshake
 from ..transport.context import Settings
 from ..transport.link import Link
 from .certificate_store import CertificateStore, LoadedPair
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a session is made for; with other settings it has to be another one.
+
+    Attributes:
+        robot: its name.
+        server: where it dials.
+        services: their names.
+        certificate: the fingerprint of ours that the server has seen.
+    """
+
+    robot: str
+    server: str
+    services: tuple[str, ...]
+    certificate: str
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, for ``from_json`` of another process."""
+        return {
+            "robot": self.robot,
+            "server": self.server,
+            "services": self.services,
+            "certificate": self.certificate,
+        }
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> "Offer":
+        """What another process has noted down.
+
+        Raises:
+            KeyError, TypeError: it is not that.
+        """
+        services = tuple(map(str, facts["services"]))
+        return cls(str(facts["robot"]), str(facts["server"]), services, str(facts["certificate"]))
 
 
 class Trust:
@@ -96,6 +135,11 @@ class Trust:
         """
         if self.settings is not None:  # else our clock is wrong, and nothing can be said
             handshake.check_again(link, self.settings)
+
+    def offer(self, certificate: str) -> Offer:
+        """What a session is made for, over which the server sees this certificate of ours."""
+        config = self._config
+        return Offer(config.robot, str(config.server), tuple(config.services), certificate)
 
     @property
     def terms(self) -> list[Term]:

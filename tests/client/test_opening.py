@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from shadow.client.approach import Call
-from shadow.client.opening import Offer
-from shadow.net.address import Endpoint, Target
+from shadow.net.address import Target
 from shadow.wire.frames import Dial, Welcome
 from tests.support import Authority
 from tests.support.robot_session import CONFIG, Scene, play
@@ -73,13 +72,3 @@ def test_what_is_welcomed_and_not_wanted_any_more_is_closed(
         await scene.control.hears_the_end()
 
     play(authority, body)
-
-
-def test_an_offer_is_compared_with_another_process_s() -> None:
-    offer = Offer("011", str(Endpoint("tunnel.example", 4242)), ("", "web"), "c0ffee")
-    facts = offer.to_json()
-    assert Offer.from_json({**facts, "services": ["", "web"], "new": 1}) == offer
-    for name in facts:
-        assert Offer.from_json({**facts, name: "other"}) != offer
-        with pytest.raises(KeyError, match=name):
-            Offer.from_json({other: fact for other, fact in facts.items() if other != name})

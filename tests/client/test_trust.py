@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from shadow.client.trust import Trust
+from shadow.client.trust import Offer, Trust
 from shadow.daemon.config import parse_client
 from shadow.errors import ClockError, ConfigError
+from shadow.net.address import Endpoint
 from shadow.pki.certificates import Purpose
 from tests.support import Authority
 
@@ -66,3 +67,13 @@ def test_one_that_has_expired_will_do_for_a_session_that_is_there(own: Authority
     with pytest.raises(ConfigError, match="expired"):
         make(own, pair)
     assert make(own, pair, late=True).settings is not None
+
+
+def test_an_offer_is_compared_with_another_process_s() -> None:
+    offer = Offer("011", str(Endpoint("tunnel.example", 4242)), ("", "web"), "c0ffee")
+    facts = offer.to_json()
+    assert Offer.from_json({**facts, "services": ["", "web"], "new": 1}) == offer
+    for name in facts:
+        assert Offer.from_json({**facts, name: "other"}) != offer
+        with pytest.raises(KeyError, match=name):
+            Offer.from_json({other: fact for other, fact in facts.items() if other != name})

@@ -17,6 +17,7 @@ from shadow.client import handover
 from shadow.client.opening import Opener
 from shadow.client.session import Agreed, Session
 from shadow.client.streams import Streams
+from shadow.client.trust import Trust
 from shadow.daemon.config import ClientConfig
 from shadow.net.address import Target
 from shadow.net.lines import Lines
@@ -106,7 +107,7 @@ class Scene:
 
     def leave(self, session: Session) -> bool:
         """The client that has it ends."""
-        offer = self.opener().offer(session.certificate)
+        offer = self._trust(CONFIG).offer(session.certificate)
         left = handover.park(session, offer, self.store)  # type: ignore[arg-type]
         session.close()
         return left
@@ -116,11 +117,18 @@ class Scene:
     ) -> Session | None:
         """What the next client makes of that."""
         self.store.start_again()
-        trust: Any = SimpleNamespace(settings=self._settings, check=check)
+        trust = self._trust(config)
+        trust.check = check  # type: ignore[method-assign, assignment]
         session = handover.resume(self.store, self.opener(config), trust)  # type: ignore[arg-type]
         if session is not None:
             self._sessions.append(session)
         return session
+
+    def _trust(self, config: ClientConfig) -> Trust:
+        """Without any files."""
+        trust = Trust.__new__(Trust)
+        trust._config, trust.settings = config, self._settings
+        return trust
 
     def take_up_all(self) -> Session:
         """The session, which must go on."""
