@@ -399,6 +399,9 @@ def revoke(fleet: Fleet) -> None:
 def test_a_robot_gets_another_name(ready: Fleet) -> None:
     """Renamed from the laptop, over the tunnel; whoever is logged in stays so until the old name goes."""
     with laptop(ready):
+        ready.machine.run(f"rm {hands.HOME}/*.deb")
+        hands.on_the_laptop(ready, commands.block("upgrading: laptop"))  # as far as it goes without a new one
+        assert ready.machine.run(f"ls {hands.HOME}/*.deb").stdout.endswith("/shadow-tunnel_0.1.0_all.deb\n")
         hands.on_the_laptop(ready, commands.block("renaming: laptop"))
         with visited(ready) as session:
             hands.as_root(ready, commands.block("renaming: robot"))
