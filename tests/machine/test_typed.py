@@ -378,13 +378,15 @@ def laptop(fleet: Fleet) -> Iterator[None]:
     """The operator's ssh is set up as OPERATING.md says; the CA is put back as it was."""
     fleet.machine.run(f"cp -a {CA} /srv/kept")
     config = commands.block("laptop: ssh config").written
-    with hands.ssh_agrees(fleet):
-        fleet.machine.run("cat >>~/.ssh/config", user=OPERATOR, stdin=config)
+    fleet.machine.run("cp ~/.ssh/config ~/.ssh/kept; cat >>~/.ssh/config", user=OPERATOR, stdin=config)
+    try:
         yield
-    fleet.machine.run(f"rm -rf {CA} {ETC}/ca.crl; mv /srv/kept {CA}")
-    fleet.machine.run(["systemctl", "restart", SERVER, CLIENT, "shadow-client@012"])
-    for robot in ("011", "012"):
-        fleet.wait_for_robot(robot)
+    finally:
+        fleet.machine.run("mv ~/.ssh/kept ~/.ssh/config", user=OPERATOR)
+        fleet.machine.run(f"rm -rf {CA} {ETC}/ca.crl; mv /srv/kept {CA}")
+        fleet.machine.run(["systemctl", "restart", SERVER, CLIENT, "shadow-client@012"])
+        for robot in ("011", "012"):
+            fleet.wait_for_robot(robot)
 
 
 def revoke(fleet: Fleet) -> None:
