@@ -72,8 +72,8 @@ types: setup ## type checker, strict
 	$(call phase,types,$(VENV)/mypy; $(VENV)/mypy $(SCRIPTS))
 
 .PHONY: unit
-unit: setup ## the tests alone
-	$(call phase,unit,$(VENV)/python $(PYTEST))
+unit: setup ## the tests alone, in two minutes: without those that wait for a clock
+	$(call phase,unit,$(VENV)/python $(PYTEST) -m 'not long')
 
 # COVERAGE_PROCESS_START: the daemons that tests start are measured too, some of which run as somebody else.
 .PHONY: coverage

@@ -25,6 +25,7 @@ ROUNDS = {
 }
 
 
+@pytest.mark.long
 def test_a_real_run(tmp_path: Path) -> None:
     words = ["--rounds=1", "--scale=0.01", f"--output={tmp_path}", "--questions", "bulk", "ask-1", "visits"]
     done = subprocess.run(
@@ -43,6 +44,7 @@ def test_a_real_run(tmp_path: Path) -> None:
     assert "One visitor sends" in done.stdout
 
 
+@pytest.mark.long
 def test_a_fleet(tmp_path: Path) -> None:
     words = ["--robots=5", "--keepalive=1", "--window=1", f"--output={tmp_path}"]
     done = subprocess.run(

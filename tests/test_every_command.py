@@ -104,6 +104,7 @@ def test_nobody_can_be_told(command: str, redirection: str, folder: Path, tunnel
     assert (done.returncode, done.stdout, done.stderr) == (74, b"", b"")
 
 
+@pytest.mark.long
 def test_a_robot_that_has_something_to_say(folder: Path, tunnel: Tunnel) -> None:
     for redirection, status in ((">/dev/full", 74), (">&-", 74), ("| true", 0)):
         done = run("shadowctl connect 011", folder, tunnel, f"< <(echo hello; sleep 1) {redirection}")
@@ -111,6 +112,7 @@ def test_a_robot_that_has_something_to_say(folder: Path, tunnel: Tunnel) -> None
         assert done.stderr.count(b"\n") == (status > 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("encoding", ["C", "POSIX", "Latin 1"])
 @pytest.mark.parametrize("command", [command for command in PRINTING if "--version" not in command])
 def test_every_encoding(command: str, encoding: str, folder: Path, tunnel: Tunnel) -> None:

@@ -64,6 +64,7 @@ def hear_refusal(peer: Peer) -> dict[str, Any]:
     return refusal
 
 
+@pytest.mark.long
 def test_without_a_signer_the_session_ends_with_the_certificate(own: Authority, tunnel: Tunnel) -> None:
     tunnel.authority = own
     server = tunnel.start_server("--keepalive=0.5")
@@ -80,6 +81,7 @@ def test_without_a_signer_the_session_ends_with_the_certificate(own: Authority, 
     wait_for(lambda: not tunnel.socket_path().exists(), "the socket to vanish")
 
 
+@pytest.mark.long
 def test_with_a_signer_it_may_be_renewed_for_a_while(
     own: Authority, tunnel: Tunnel, signer: SignerSocket
 ) -> None:
@@ -109,6 +111,7 @@ def test_with_a_signer_it_may_be_renewed_for_a_while(
     assert server.log.count("is connected, but its certificate expired") == 1
 
 
+@pytest.mark.long
 def test_the_while_is_over_some_day(own: Authority, tunnel: Tunnel, signer: SignerSocket) -> None:
     tunnel.authority = own
     server = tunnel.start_server("--keepalive=0.5", f"--signer={signer.path}")

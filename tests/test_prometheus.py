@@ -149,6 +149,7 @@ def test_when_an_alert_fires(tmp_path: Path, alert: str, given: str, at: str, la
     alerts(tmp_path, given, at, alert, *labels)
 
 
+@pytest.mark.long
 def test_it_scrapes_and_evaluates(target: str, tmp_path: Path) -> None:
     port = free_port()
     config = tmp_path / "prometheus.yml"

@@ -92,6 +92,7 @@ def test_a_command_over_ssh(ssh: tuple[Sshd, list[str]]) -> None:
     )
 
 
+@pytest.mark.long
 def test_a_hundred_mebibytes_by_scp_and_back_by_sftp(ssh: tuple[Sshd, list[str]], tmp_path: Path) -> None:
     sshd, options = ssh
     source, there, back = tmp_path / "source", tmp_path / "there", tmp_path / "back"

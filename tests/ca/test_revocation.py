@@ -134,6 +134,7 @@ def test_who_has_ended_leaves_the_list(authority: Pair, tmp_path: Path) -> None:
     assert len(next_list(tmp_path, authority, when=now() + 37 * DAY).revoked) == 2
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_entries(authority: Pair, tmp_path: Path) -> None:
     known = {serial << 130: now().replace(microsecond=0) for serial in range(1, 100_001)}
     fleet = _sign(authority, 1, Validity(now(), now() + DAY), known)

@@ -634,6 +634,7 @@ def killed(step: int, words: list[str]) -> bool:
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quick_disk")
 def test_a_revocation_that_is_killed_at_any_step(run: Run, tmp_path: Path) -> None:
     good(run("--dir=whole", "init"))
@@ -653,6 +654,7 @@ def test_a_revocation_that_is_killed_at_any_step(run: Run, tmp_path: Path) -> No
     assert step > 4
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quick_disk")
 @pytest.mark.parametrize("words", [["robot", "011", "--renew"], ["robot", "011"]])
 def test_issuing_that_is_killed_at_any_step(run: Run, tmp_path: Path, words: list[str]) -> None:

@@ -86,6 +86,7 @@ def test_when_the_ca_is_at_fault_only_its_own_log_says_how(own: Authority, folde
     assert f"shadow-ca-signer: CA key {folder / 'ca.key'}: No such file or directory" in log
 
 
+@pytest.mark.long
 def test_the_robot_hears_that_somebody_is_at_work_in_the_folder(own: Authority, folder: Path) -> None:
     """And the log of the CA hears who; the robot tries again."""
     with locked(folder):

@@ -423,6 +423,7 @@ def test_pings_are_answered_and_sent(tunnel: Tunnel) -> None:
         wait_for(lambda: seen.count(PING) >= 5, "five pings")
 
 
+@pytest.mark.long
 def test_a_session_that_is_over_opens_no_more_channels(tunnel: Tunnel) -> None:
     client = start(tunnel, "--standby=4")
     for _ in range(3):
@@ -521,6 +522,7 @@ def test_a_burst_of_visitors_who_leave_costs_nothing_for_long(tunnel: Tunnel) ->
             assert exchange(visitor, b"as before") == b"as before"
 
 
+@pytest.mark.long
 def test_a_server_that_starts_what_cannot_be_started_does_not_keep_us_busy(tunnel: Tunnel) -> None:
     began: list[float] = []
     failed = []

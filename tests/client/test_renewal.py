@@ -81,6 +81,7 @@ def start_robot(tunnel: Tunnel, *more: str) -> Daemon:
 RENEWED = r"robot 011 has a new certificate, ([0-9a-f]{40}), valid until"
 
 
+@pytest.mark.long
 def test_a_certificate_renews_itself_again_and_again_under_a_running_stream(
     own: Authority, tunnel: Tunnel, signer: SignerSocket
 ) -> None:
@@ -135,6 +136,7 @@ raise SystemExit(signer.main())
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("step", "after"), STEPS)
 def test_a_signer_that_is_killed_at_any_step(
     own: Authority, tunnel: Tunnel, signer: SignerSocket, step: str, *, after: bool
@@ -183,6 +185,7 @@ raise SystemExit(client.main())
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", ROBOT_STEPS)
 def test_a_robot_that_is_killed_behind_any_step(
     own: Authority, tunnel: Tunnel, signer: SignerSocket, step: str
@@ -214,6 +217,7 @@ def stored(tunnel: Tunnel) -> set[str]:
     return {path.name for path in (tunnel.folder / "state").iterdir()}
 
 
+@pytest.mark.long
 def test_a_server_without_a_signer_is_not_asked(own: Authority, tunnel: Tunnel) -> None:
     short_lived(own, 30, 25)
     server = tunnel.start_server("--keepalive=0.2")
@@ -224,6 +228,7 @@ def test_a_server_without_a_signer_is_not_asked(own: Authority, tunnel: Tunnel) 
     assert not (tunnel.folder / "state").exists()
 
 
+@pytest.mark.long
 def test_a_new_ca_takes_over_from_the_old_one(own: Authority, tunnel: Tunnel, tmp_path: Path) -> None:
     """CA ROLL-OVER in shadow-ca(1): both are trusted, the new one signs, and nobody is visited.
 
@@ -257,6 +262,7 @@ def test_a_new_ca_takes_over_from_the_old_one(own: Authority, tunnel: Tunnel, tm
         server.wait_for_log("robot 011 connected")
 
 
+@pytest.mark.long
 def test_a_renewed_certificate_is_used_after_a_restart(
     own: Authority, tunnel: Tunnel, signer: SignerSocket
 ) -> None:
@@ -270,6 +276,7 @@ def test_a_renewed_certificate_is_used_after_a_restart(
     server.wait_for_log("robot 011 connected", 3)
 
 
+@pytest.mark.long
 def test_a_signer_on_another_machine_is_reached_through_the_tunnel_itself(
     own: Authority, tunnel: Tunnel, signer: SignerSocket
 ) -> None:
@@ -297,6 +304,7 @@ def test_a_robot_that_is_revoked_cannot_renew(own: Authority, tunnel: Tunnel, si
     assert not (signer.folder / "issued").exists()
 
 
+@pytest.mark.long
 def test_a_robot_that_comes_late_renews_over_the_session_that_it_has(
     own: Authority, tunnel: Tunnel, signer: SignerSocket
 ) -> None:
@@ -315,6 +323,7 @@ def test_a_robot_that_comes_late_renews_over_the_session_that_it_has(
             assert visitor.recv(1) == b"x"
 
 
+@pytest.mark.long
 def test_another_certificate_is_chosen_when_the_one_in_use_has_ended(own: Authority, tunnel: Tunnel) -> None:
     """At the next connection, without a reload: nobody is there to do one."""
     short_lived(own, 8)

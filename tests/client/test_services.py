@@ -43,6 +43,7 @@ def test_an_unresolvable_service(tunnel: Tunnel) -> None:
     server.wait_for_log("the robot could not connect it .'unreachable': 'cannot resolve no-such-host")
 
 
+@pytest.mark.long
 def test_a_service_that_does_not_answer(tunnel: Tunnel) -> None:
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))

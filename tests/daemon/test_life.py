@@ -82,6 +82,7 @@ def test_the_server_is_ready_when_it_accepts(tunnel: Tunnel, manager: Manager) -
     manager.wait_for("^STOPPING=1")
 
 
+@pytest.mark.long
 def test_the_client_is_ready_while_offline_and_says_so(tunnel: Tunnel, manager: Manager) -> None:
     client = tunnel.daemon(tunnel.client_arguments("--lport=9"), manager.environment)
     manager.wait_for("^READY=1\n")

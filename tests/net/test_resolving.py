@@ -188,6 +188,7 @@ def test_a_stop_waits_for_no_resolver(tunnel: Tunnel, tmp_path: Path) -> None:
         sys.stderr.write(log.read_text())  # for whoever reads why it failed
 
 
+@pytest.mark.long
 def test_a_camera_whose_name_hangs_takes_ssh_from_nobody(tunnel: Tunnel, tmp_path: Path) -> None:
     tunnel.start_server()
     log = tmp_path / "log"

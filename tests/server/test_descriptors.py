@@ -44,6 +44,7 @@ def visit(tunnel: Tunnel, name: str) -> None:
         assert visitor.recv(1) == b"x", f"{name}: turned away"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("limit", "robots"), [(40, 1), (60, 6)])
 def test_a_crowd_that_has_left_leaves_nothing_behind(
     tunnel: Tunnel, service: Service, limit: int, robots: int
@@ -126,6 +127,7 @@ def test_channels_that_came_for_visitors_who_have_left_are_closed(tunnel: Tunnel
         assert facts(tunnel)["connected"]
 
 
+@pytest.mark.long
 def test_a_burst_of_visitors_leaves_no_standbys_behind(tunnel: Tunnel, service: Service) -> None:
     server = tunnel.start_server_with_api("--keepalive=3")
     tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1")

@@ -277,6 +277,7 @@ def test_too_many_channels_standing_by_are_refused(tunnel: Tunnel) -> None:
             peer.sock.close()
 
 
+@pytest.mark.long
 def test_a_reader_that_pauses_keeps_its_stream(tunnel: Tunnel) -> None:
     """As in ``ssh robot cat file | less``: longer than any keepalive, and nothing is lost."""
     data = random_bytes(20_000_000, 8)

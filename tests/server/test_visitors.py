@@ -4,6 +4,8 @@ import contextlib
 import select
 import time
 
+import pytest
+
 from shadow.server.visitors import Numbers
 from tests.support import DEADLINE, Tunnel, echo, exchange, serving
 from tests.support.peer import DIAL, START, STARTED, connect, frame, stand_by
@@ -132,6 +134,7 @@ def test_a_robot_that_does_not_dial_costs_the_visitor_its_patience_only(tunnel: 
         server.wait_for_log(r"turned away: the robot opened no channel within 0\.5 s", count=2)
 
 
+@pytest.mark.long
 def test_a_robot_that_is_slow_serves_everybody_in_turn(tunnel: Tunnel) -> None:
     """The patience is for one channel and not for all that come before it."""
     server = tunnel.start_server("--start-timeout=5")

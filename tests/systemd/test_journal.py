@@ -136,6 +136,7 @@ raise SystemExit(main())
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["pipe", "journald"])
 def test_a_log_that_nobody_reads_stops_nobody(tunnel: Tunnel, what: str) -> None:
     """Nor does it keep the server from stopping."""

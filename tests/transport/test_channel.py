@@ -138,6 +138,7 @@ def test_a_peer_that_does_not_read_is_given_up(authority: Authority) -> None:
     with_ends(authority, body)
 
 
+@pytest.mark.long
 def test_what_the_socket_does_not_take_at_once_follows(authority: Authority) -> None:
     async def body(ends: Ends) -> None:
         ends.say(HELLO)
