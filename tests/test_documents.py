@@ -381,6 +381,19 @@ def test_the_readme_stays_short() -> None:
     assert len(INDEX.read_text().splitlines()) <= README_LINES
 
 
+@pytest.mark.parametrize("document", ["README.md", "docs/OPERATING.md"])
+def test_steps_say_on_which_machine_they_are_typed(document: str) -> None:
+    """Each block that has a mark: in the heading above it, or between the block before and itself."""
+    parts = re.split(
+        r"^(?=##)|^(<!-- [^\n]+ -->)\n```\n.*?^```$", (CHECKOUT / document).read_text(), flags=re.M | re.S
+    )
+    texts, marks = parts[::2], parts[1::2]
+    steps = [(mark, text) for mark, text in zip(marks, texts, strict=False) if mark]
+    assert len(steps) > 3
+    where = re.compile("on (the|each) (laptop|server|robot|operator)", re.I)
+    assert [mark for mark, text in steps if not where.search(text)] == []
+
+
 def targets(document: Path) -> list[str]:
     """Where a document's links lead, but for those out of here."""
     return re.findall(r"\]\((?!https?:)([^)]+)\)", document.read_text())
