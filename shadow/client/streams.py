@@ -16,7 +16,6 @@ from ..net.lines import Lines
 from ..relay.durable import DurableStreams
 from ..relay.ending import Ending, Words, log_end
 from ..relay.flow import Pump
-from ..relay.pool import OnEnd
 from ..text import many, printable
 from ..transport.link import Link
 from ..wire.frames import Start
@@ -83,10 +82,12 @@ class Streams:
         """
         stream = Stream(start.stream[:64], start.service or "default", self._loop.time())
         try:
-            pump = self._durable.start(sock, link, asdict(stream), self._report_end)
+            pump = self._durable.relay.make(sock, link)
+            self._durable.keep(pump, asdict(stream))
         except BaseException:
             link.abort()
             raise
+        self._durable.relay.adopt(pump, self._report_end)
         self._have(pump, stream)
         logged = self._log.log(
             Event.STREAM_STARTED,
@@ -104,10 +105,10 @@ class Streams:
         """Go on with what the client before us has left; ``check`` says whether its link may."""
         self._durable.resume(functools.partial(self._take_in, check))
 
-    def _take_in(self, check: Check, pump: Pump, facts: Mapping[str, Any]) -> OnEnd:
+    def _take_in(self, check: Check, pump: Pump, facts: Mapping[str, Any]) -> None:
         check(pump.link)
         self._have(pump, Stream(str(facts["id"])[:64], str(facts["service"]), float(facts["since"])))
-        return self._report_end
+        self._durable.relay.adopt(pump, self._report_end)
 
     def _have(self, pump: Pump, stream: Stream) -> None:
         pump.line = self.lines.of(pump.link.sock)

@@ -23,10 +23,10 @@ from ..events import Event
 from ..net import tcp
 from ..systemd import bundle
 from ..systemd.fdstore import Store
-from ..transport.link import KernelLink, Link, remembered
+from ..transport.link import KernelLink, remembered
 from . import progress, splice
 from .flow import Pump, Side, StreamCut
-from .pool import OnEnd, Relay
+from .pool import Relay
 from .progress import ProgressTable
 
 _TABLE = "ledger"  # as the versions before have called it
@@ -35,8 +35,8 @@ _TRIES = 2  # times a stream may bring the daemon down by being resumed
 _DESCRIPTORS = 6  # of a stream: two sockets, two pipes
 _RESERVE = 16  # of the store, one part in so many is for the mailbox
 
-TakeIn = Callable[[Pump, Mapping[str, Any]], OnEnd]
-"""Takes in a stream that goes on, with the facts it was kept with; returns who is told of its end.
+TakeIn = Callable[[Pump, Mapping[str, Any]], object]
+"""Takes in a stream that goes on, with the facts it was kept with; has the relay adopt it, last of all.
 
 Raises:
     ShadowError, KeyError, TypeError, ValueError: these facts are no stream of ours.
@@ -44,10 +44,10 @@ Raises:
 
 
 class DurableStreams:
-    """Starts streams, and keeps those that can be kept.
+    """Keeps streams that can be kept, and has those go on that were.
 
     Attributes:
-        relay: moves their bytes.
+        relay: moves the bytes of all.
         store: where they are kept.
         protected: streams that go on without us.
         unprotected: streams over kernel TLS that are not kept, for there is no store or it is full.
@@ -74,36 +74,33 @@ class DurableStreams:
             f" ({self.unprotected} not kept over a restart)" if self.store.limit and self.unprotected else ""
         )
 
-    def start(self, plain: socket.socket, link: Link, facts: Mapping[str, Any], on_end: OnEnd) -> Pump:
-        """Begin a stream, as ``Relay.start`` does, and keep it if possible.
+    def keep(self, pump: Pump, facts: Mapping[str, Any]) -> None:
+        """Have a stream kept: after ``Relay.make`` and before ``Relay.adopt``, so before its first byte.
+
+        One that cannot be kept runs all the same, and ends with us. Should anything be raised, which is a
+        bug, nothing of the stream is left open but its sockets, which are the caller's.
 
         Args:
-            plain: the visitor's or the service's socket.
-            link: the TLS connection.
+            pump: it; ``ended`` must be called when it is over.
             facts: what ``resume`` is to tell about it; fit for JSON.
-            on_end: called from a relay's thread; ``ended`` must then be called from the event loop's.
-
-        Raises:
-            LocalError: no descriptors left; the sockets are still the caller's.
         """
-        slot = self._take_slot() if link.in_kernel else None
-        if self._table is None or slot is None:
-            return self._start_unprotected(plain, link, on_end)
+        if not isinstance(pump.link, KernelLink):
+            return
+        slot = self._take_slot(pump)
+        if slot is None:
+            return
         try:
-            return self.relay.start(
-                plain, link, on_end, self._table.entry(slot), lambda pump: self._keep(pump, slot, facts)
-            )
-        except LocalError:
-            self._table.give_back(slot)
+            with bundle.pack({**facts, "slot": slot, **pump.link.record}, pump.descriptors) as box:
+                self.store.add(f"{_PREFIX}{slot}", box.fileno())
+        except LocalError as error:
+            self._not_kept(f"streams will not outlive this daemon: {error}")
+        except BaseException:
+            pump.close_stores()
+            self._give_back(self._slots.pop(pump))
             raise
-
-    def _start_unprotected(self, plain: socket.socket, link: Link, on_end: OnEnd) -> Pump:
-        try:
-            return self.relay.start(plain, link, on_end)
-        except LocalError:
-            if link.in_kernel:
-                self.unprotected -= 1
-            raise
+        else:
+            pump.kept = True
+            self.protected += 1
 
     def ended(self, pump: Pump) -> None:
         """A stream is over: what is kept of it can go."""
@@ -116,7 +113,7 @@ class DurableStreams:
         if slot is not None:
             self._give_back(slot)
 
-    def resume(self, welcome: TakeIn) -> int:
+    def resume(self, take_in: TakeIn) -> int:
         """Go on with all streams that the daemon before us has left; how many there were.
 
         Whatever is wrong with one ends that one, and is said once for all that have it.
@@ -125,7 +122,7 @@ class DurableStreams:
         for name, descriptor in self.store.take(_is_stream):
             self.store.count(1)
             try:
-                self._resume(name, descriptor, welcome)
+                self._resume(name, descriptor, take_in)
                 count += 1
             except Exception as error:  # noqa: BLE001 - what another version wrote may be anything
                 self._drop(name)
@@ -166,8 +163,8 @@ class DurableStreams:
         self.store.add(_TABLE, descriptor)
         return ProgressTable(descriptor)
 
-    def _take_slot(self) -> int | None:
-        """A place in the progress table for one more stream that is to be kept, if there is room for it."""
+    def _take_slot(self, pump: Pump) -> int | None:
+        """Have a stream note down in the progress table how far it is, if there is room for one more."""
         if self._table is None or self.store.free <= self.store.limit // _RESERVE:
             self._not_kept(
                 "the service manager keeps no more streams for us: further ones will not outlive this daemon "
@@ -175,30 +172,20 @@ class DurableStreams:
             )
             return None
         try:
-            return self._table.take()
+            slot, entry = self._table.take()
         except LocalError as error:
             self._not_kept(f"streams will not outlive this daemon: {error}")
             return None
+        pump.note_in(entry)
+        self._slots[pump] = slot
+        return slot
 
     def _not_kept(self, why: str) -> None:
         if self.store.limit and not self.unprotected:
             events.log(Event.STORE_FULL, logging.WARNING, why)
         self.unprotected += 1
 
-    def _keep(self, pump: Pump, slot: int, facts: Mapping[str, Any]) -> None:
-        """Have a stream kept; one that cannot be runs all the same, and ends with us."""
-        assert isinstance(pump.link, KernelLink)  # noqa: S101 - others are not kept
-        self._slots[pump] = slot
-        try:
-            with bundle.pack({**facts, "slot": slot, **pump.link.record}, pump.descriptors) as box:
-                self.store.add(f"{_PREFIX}{slot}", box.fileno())
-        except LocalError as error:
-            self._not_kept(f"streams will not outlive this daemon: {error}")
-        else:
-            pump.kept = True
-            self.protected += 1
-
-    def _resume(self, name: str, descriptor: int, welcome: TakeIn) -> None:
+    def _resume(self, name: str, descriptor: int, take_in: TakeIn) -> None:
         """Go on with one stream.
 
         Raises:
@@ -211,18 +198,17 @@ class DurableStreams:
         try:
             if pump.entry.tries >= _TRIES:
                 raise LocalError(f"the daemon ended {_TRIES} times when it went on")
-            on_end = welcome(pump, facts)
+            if pump.entry.cut:
+                pump.cut = StreamCut(Side.LINK, OSError(None, "it was being cut off when the daemon ended"))
+            pump.entry.tries += 1
+            pump.kept = True
+            take_in(pump, facts)
         except BaseException:
             pump.cut = StreamCut(Side.LINK, OSError(None, "given up"))
             pump.close()
             self._give_back(self._slots.pop(pump))
             raise
-        if pump.entry.cut:
-            pump.cut = StreamCut(Side.LINK, OSError(None, "it was being cut off when the daemon ended"))
-        pump.entry.tries += 1
-        pump.kept = True
         self.protected += 1
-        self.relay.resume(pump, on_end)
 
     def _assemble(self, slot: int, facts: Mapping[str, Any], descriptors: Sequence[int]) -> Pump:
         """A stream's pump; if that cannot be, its descriptors are closed."""

@@ -20,6 +20,7 @@ import select
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Protocol
 
 from ..errors import reason_of
 from ..net.lines import Line
@@ -194,6 +195,16 @@ class Flow(ABC):
             self.writable = False
 
 
+class Home(Protocol):
+    """The thread that a stream belongs to."""
+
+    def adopt(self, pump: "Pump") -> None:
+        """Move its bytes from now on."""
+
+    def cut(self, pump: "Pump", why: str) -> None:
+        """Cut it off."""
+
+
 class Pump:
     """Both directions of one stream, with the sockets they run between.
 
@@ -204,11 +215,12 @@ class Pump:
         down: link to plain.
         entry: what is known of it, in memory that may outlive the process.
         line: that of the link, if anybody knows it.
+        home: the thread that it belongs to for life; None while it belongs to nobody.
         kept: somebody else has copies of its descriptors, and will go on when this process ends.
         on_end: called once, from the relay's thread, when the stream is over and its sockets are closed.
     """
 
-    __slots__ = ("_cut", "_well", "down", "entry", "kept", "line", "link", "on_end", "plain", "up")
+    __slots__ = ("_cut", "_well", "down", "entry", "home", "kept", "line", "link", "on_end", "plain", "up")
 
     def __init__(self, plain: socket.socket, link: Link, up: Flow, down: Flow, entry: Entry) -> None:
         self.plain = plain
@@ -216,11 +228,16 @@ class Pump:
         self.up = up
         self.down = down
         self.entry = entry
+        self.home: Home | None = None
         self.line: Line | None = None
         self.kept = False
         self._cut: StreamCut | None = None
         self._well = False
         self.on_end: Callable[[Pump], object] | None = None
+
+    def note_in(self, entry: Entry) -> None:
+        """Note down in another place how far it is: before its first byte, while there is nothing to note."""
+        self.entry, self.up.record, self.down.record = entry, entry.up, entry.down
 
     @property
     def cut(self) -> StreamCut | None:

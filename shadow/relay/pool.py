@@ -24,7 +24,7 @@ from ..net.tcp import is_tcp
 from ..transport.link import Link, UserspaceLink
 from . import splice, userspace
 from .flow import Pump, Side, StreamCut
-from .progress import Entry, private_entry
+from .progress import private_entry
 
 _EVENTS = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _EVENTS_AT_ONCE = 256
@@ -59,54 +59,48 @@ class Relay:
         """How many streams are running."""
         return sum(worker.load for worker in self._workers)
 
-    def start(
-        self,
-        plain: socket.socket,
-        link: Link,
-        on_end: OnEnd,
-        entry: Entry | None = None,
-        before: Callable[[Pump], None] = lambda _pump: None,
-    ) -> Pump:
-        """Begin to move bytes between two non-blocking sockets, which belong to the relay from now on.
+    def make(self, plain: socket.socket, link: Link) -> Pump:
+        """A stream between two non-blocking sockets, of which no byte is moved before ``adopt``.
 
         Args:
             plain: the visitor's or the service's socket.
             link: the TLS connection, with nothing left to flush.
-            on_end: called from the relay's thread when the stream is over and its sockets are closed.
-            entry: where to note down how far it is, if that is to outlive the process.
-            before: called before the first byte is moved; what it raises is the caller's, as are the sockets
-                then.
+
+        Returns:
+            It; the sockets are the caller's until it is adopted, the rest is freed by ``Pump.close_stores``.
 
         Raises:
-            LocalError: no descriptors left; the sockets are still the caller's.
+            LocalError: no descriptors left, or the threads have ended.
         """
-        worker = self._idlest()
-        pump = worker.make_pump(plain, link, entry or private_entry())
-        try:
-            before(pump)
-        except BaseException:
-            pump.close_stores()
-            raise
-        self._adopt(worker, pump, on_end)
+        home = self._idlest()
+        pump = home.make_pump(plain, link)
+        pump.home = home
         return pump
 
-    def resume(self, pump: Pump, on_end: OnEnd) -> None:
-        """Go on with a stream over kernel TLS that another process has left."""
-        self._adopt(self._idlest(), pump, on_end)
+    def adopt(self, pump: Pump, on_end: OnEnd) -> None:
+        """Begin to move a stream's bytes, or go on; its sockets belong to the relay from now on.
+
+        Args:
+            pump: made by ``make``, or of a stream that another process has left.
+            on_end: called from the relay's thread when the stream is over and its sockets are closed.
+
+        Raises:
+            LocalError: the threads have ended; the pump is still the caller's.
+        """
+        pump.on_end = on_end
+        pump.home = pump.home or self._idlest()
+        pump.home.adopt(pump)
 
     def _idlest(self) -> "_Worker":
         if not self._workers:
             raise LocalError("the daemon is stopping")
         return min(self._workers, key=lambda worker: worker.load)
 
-    def _adopt(self, worker: "_Worker", pump: Pump, on_end: OnEnd) -> None:
-        pump.on_end = on_end
-        worker.adopt(pump)
-
     def cut(self, pump: Pump, why: str) -> None:
         """Cut a stream off from this side; harmless if it has ended meanwhile."""
-        for worker in self._workers:
-            worker.cut(pump, why)
+        home = pump.home
+        if home is not None and home in self._workers:
+            home.cut(pump, why)
 
     def ping(self) -> None:
         """Wake every thread, so that ``turning`` can tell whether they all still turn."""
@@ -185,10 +179,10 @@ class _Worker:
             self._close()
             raise
 
-    def make_pump(self, plain: socket.socket, link: Link, entry: Entry) -> Pump:
+    def make_pump(self, plain: socket.socket, link: Link) -> Pump:
         if isinstance(link, UserspaceLink):
             return userspace.make_pump(plain, link, self._scratch)
-        return splice.make_pump(plain, link, entry)
+        return splice.make_pump(plain, link, private_entry())
 
     def adopt(self, pump: Pump) -> None:
         with self._lock:

@@ -110,8 +110,8 @@ class ProgressTable:
         self._next = 0
         self._taken: set[int] = set()
 
-    def take(self) -> int:
-        """A free slot, cleared.
+    def take(self) -> tuple[int, Entry]:
+        """A free slot, and what is known of the stream in it: nothing yet.
 
         Raises:
             LocalError: there is none.
@@ -124,8 +124,9 @@ class ProgressTable:
             self._next += 1
         slot = self._free.pop()
         self._taken.add(slot)
-        self.entry(slot).clear()
-        return slot
+        entry = self.entry(slot)
+        entry.clear()
+        return slot, entry
 
     def retake(self, slot: int) -> Entry:
         """The entry of a stream that goes on.

@@ -8,7 +8,6 @@ from .. import events
 from ..errors import ConfigError, IdentityError, Refused
 from ..events import Event
 from ..relay.flow import Pump
-from ..relay.pool import OnEnd
 from ..text import shorten
 from ..transport.channel import Channel
 from ..transport.link import Link
@@ -57,11 +56,10 @@ class Admission:
         self._trust.check_again(link, renews=self._robots.signer.there)
         return self._robots.provide(self._trust.robot_of(link))
 
-    def resume_stream(self, pump: Pump, facts: Mapping[str, Any]) -> OnEnd:
+    def resume_stream(self, pump: Pump, facts: Mapping[str, Any]) -> None:
         """Take in a stream that the daemon before us has left; see ``durable.TakeIn``."""
-        visitor, on_end = self.readmit(pump.link).streams.resume(pump, facts)
+        visitor = self.readmit(pump.link).streams.resume(pump, facts)
         self._robots.numbers.note(visitor.stream)
-        return on_end
 
     def _forget_if_empty(self, name: str) -> None:
         robot = self._robots.get(name)

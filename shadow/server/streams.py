@@ -14,7 +14,6 @@ from ..net.lines import Lines
 from ..relay.durable import DurableStreams
 from ..relay.ending import Ending, Words, log_end
 from ..relay.flow import Pump
-from ..relay.pool import OnEnd
 from ..transport.link import Link
 from .visitor import Visitor, remembered
 
@@ -56,10 +55,12 @@ class Streams:
             LocalError: no descriptors left; the link is closed, the visitor is the caller's.
         """
         try:
-            pump = self._durable.start(visitor.sock, link, visitor.record, self._report_end)
+            pump = self._durable.relay.make(visitor.sock, link)
+            self._durable.keep(pump, visitor.record)
         except BaseException:
             link.abort()
             raise
+        self._durable.relay.adopt(pump, self._report_end)
         pump.line = self.lines.of(link.sock)
         self._visitors[pump] = visitor
         events.log(
@@ -73,11 +74,12 @@ class Streams:
             **visitor.facts,
         )
 
-    def resume(self, pump: Pump, facts: Mapping[str, Any]) -> tuple[Visitor, OnEnd]:
-        """Take in a stream that the daemon before us has left; see ``durable.TakeIn``."""
+    def resume(self, pump: Pump, facts: Mapping[str, Any]) -> Visitor:
+        """Go on with a stream that the daemon before us has left, and whose it is; see ``durable.TakeIn``."""
         pump.line = self.lines.of(pump.link.sock)
         visitor = self._visitors[pump] = remembered(pump.plain, facts)
-        return visitor, self._report_end
+        self._durable.relay.adopt(pump, self._report_end)
+        return visitor
 
     def cut(self, wanted: Callable[[Pump, Visitor], bool], why: str) -> int:
         """Cut off all streams that are ``wanted``, from our side; how many that are.

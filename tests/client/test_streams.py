@@ -11,9 +11,13 @@ from shadow.client.streams import Streams
 from shadow.errors import LocalError
 from shadow.events import Event
 from shadow.net.lines import Line
+from shadow.relay.durable import DurableStreams
+from shadow.relay.pool import Relay
 from shadow.transport.link import KernelLink
 from shadow.wire.frames import Start
-from tests.support import tcp_pair
+from tests.relay.test_durable import Ends, certificate_of
+from tests.support import Authority, tcp_pair
+from tests.support.store import Store
 
 
 class Pump:
@@ -27,15 +31,16 @@ class Pump:
 
 
 class Durable:
-    """A relay that moves nothing."""
+    """A relay that moves nothing, and a store that keeps nothing."""
 
     def __init__(self) -> None:
         self.pumps: list[Any] = []
+        self.relay: Any = SimpleNamespace(
+            make=lambda _plain, link: Pump(link), adopt=lambda pump, _on_end: self.pumps.append(pump)
+        )
 
-    def start(self, _plain: object, link: KernelLink, *_more: object) -> Pump:
-        pump = Pump(link)
-        self.pumps.append(pump)
-        return pump
+    def keep(self, pump: Pump, _facts: object) -> None:
+        assert pump not in self.pumps
 
     def ended(self, pump: Pump) -> None:
         assert pump in self.pumps
@@ -62,6 +67,29 @@ def test_each_has_the_line_of_its_channel() -> None:
             sock.close()
 
     asyncio.run(body())
+
+
+def test_it_is_in_the_store_before_its_first_byte_is_moved(authority: Authority) -> None:
+    added: list[int] = []
+
+    async def body() -> None:
+        class Watched(Store):
+            def add(self, name: str, descriptor: int) -> None:
+                added.append(relay.streams)
+                super().add(name, descriptor)
+
+        ends, store, relay = Ends(certificate_of(authority)), Watched(), Relay(threads=1)
+        durable = DurableStreams(relay, store)  # type: ignore[arg-type]
+        ends.near.sendall(b"early")
+        Streams("011", durable).begin(ends.plain, ends.link, Start("", "1"))
+        assert await asyncio.to_thread(ends.far.recv, 10) == b"early"
+        assert set(store.kept) == {"ledger", "s0"}
+        relay.stop()
+        ends.close()
+        store.close()
+
+    asyncio.run(body())
+    assert added == [0, 0], "the progress table and the stream, which nobody had yet"
 
 
 def test_one_that_began_without_a_line_ends_without_one(
@@ -94,7 +122,7 @@ def test_one_for_which_there_is_no_descriptor_left() -> None:
 
     async def body() -> None:
         durable: Any = Durable()
-        durable.start = lambda *_anything: (_ for _ in ()).throw(LocalError("no descriptors left"))
+        durable.relay.make = lambda *_anything: (_ for _ in ()).throw(LocalError("no descriptors left"))
         streams = Streams("011", durable)
         (near, far), (plain, other) = tcp_pair(), tcp_pair()
         with pytest.raises(LocalError):

@@ -20,7 +20,7 @@ SERVER_STEPS = {
     "accepted": ("before shadow.server.visitors Visitors came", "ended"),
     "START sent": ("after shadow.server.visitors Visitors expect_answer", "ended"),
     "STARTED received": ("before shadow.server.visitors Visitors _start_answered", "ended"),
-    "bundle stored": ("after shadow.relay.durable DurableStreams _keep", "whole"),
+    "bundle stored": ("after shadow.relay.durable DurableStreams keep", "whole"),
     "first byte up": ("after shadow.relay.splice UpFlow drain", "whole"),
     "first byte down": ("after shadow.relay.splice DownFlow drain", "whole"),
     "end heard": ("before shadow.relay.flow Flow end", "whole"),
@@ -34,7 +34,7 @@ SERVER_STEPS = {
 CLIENT_STEPS = {
     "START received": ("before shadow.client.services Services connect", "ended"),
     "service connected": ("before shadow.client.services Services _begin_stream", "ended"),
-    "STARTED sent": ("before shadow.relay.durable DurableStreams start", "ended"),
+    "STARTED sent": ("before shadow.relay.pool Relay make", "ended"),
 } | {step: how for step, how in SERVER_STEPS.items() if how[1] == "whole"}
 
 

@@ -8,7 +8,7 @@ import errno
 import gc
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -42,14 +42,17 @@ class Daemon:
         self.ended: list[Pump] = []
         self.count = self.durable.resume(self._welcome) if resume else 0
 
-    def _welcome(self, pump: Pump, facts: Mapping[str, Any]) -> Callable[[Pump], object]:
+    def _welcome(self, pump: Pump, facts: Mapping[str, Any]) -> None:
         if facts["robot"] == "unwanted":
             raise LocalError("nobody wants it")
         self.resumed.append((pump, facts))
-        return self.ended.append
+        self.relay.adopt(pump, self.ended.append)
 
     def start(self, ends: "Ends", **facts: object) -> Pump:
-        return self.durable.start(ends.plain, ends.link, {"robot": "011", **facts}, self.ended.append)
+        pump = self.relay.make(ends.plain, ends.link)
+        self.durable.keep(pump, {"robot": "011", **facts})
+        self.relay.adopt(pump, self.ended.append)
+        return pump
 
     def stop(self) -> None:
         self.relay.stop()
@@ -76,6 +79,12 @@ class Ends:
             end.close()
 
 
+def certificate_of(authority: Authority) -> x509.Certificate:
+    """A robot's."""
+    crt, _key = authority.robot()
+    return x509.load_pem_x509_certificate(crt.read_bytes())
+
+
 @pytest.fixture
 def store() -> Iterator[Store]:
     made = Store()
@@ -85,8 +94,7 @@ def store() -> Iterator[Store]:
 
 @pytest.fixture
 def ends(authority: Authority) -> Iterator[Ends]:
-    crt, _key = authority.robot()
-    made = Ends(x509.load_pem_x509_certificate(crt.read_bytes()))
+    made = Ends(certificate_of(authority))
     yield made
     made.close()
 
@@ -175,7 +183,7 @@ def test_past_the_limit_streams_run_unprotected(
     daemon.reap()
     assert daemon.durable.unprotected == 1
     # One that does not come about is none of them.
-    monkeypatch.setattr(daemon.durable.relay, "start", refuse)
+    monkeypatch.setattr(daemon.relay, "make", refuse)
     with pytest.raises(LocalError):
         daemon.start(four)
     assert daemon.durable.unprotected == 1
@@ -221,6 +229,26 @@ def test_a_stream_that_cannot_be_kept_runs_all_the_same(
     ends.far.close()
     daemon.reap()
     assert daemon.durable.unprotected == 0
+    daemon.stop()
+
+
+def test_a_bug_in_keeping_one_leaves_nothing_open_but_its_sockets(
+    store: Store, ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    daemon = Daemon(store)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "add", fail)
+        with pytest.raises(RuntimeError):
+            daemon.start(ends)
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert (daemon.durable.protected, daemon.durable.unprotected, daemon.relay.streams) == (0, 0, 0)
+    daemon.start(ends)  # the caller's sockets are as they were, and so is the place in the table
+    both_ways(ends)
+    assert set(store.kept) == {"ledger", "s0"}
     daemon.stop()
 
 

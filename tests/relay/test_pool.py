@@ -28,6 +28,7 @@ from shadow.transport.link import Link, UserspaceLink
 from tests.support import (
     DEADLINE,
     Authority,
+    begin,
     exchange_link,
     linked,
     open_descriptors,
@@ -62,7 +63,7 @@ class Stream:
         self.near.settimeout(DEADLINE)
         plain.setblocking(False)
         ours, self.far = asyncio.run(linked(authority, mode))
-        self.pump = self.relay.start(plain, ours, self.ended.append)
+        self.pump = begin(self.relay, plain, ours, self.ended.append)
 
     def __enter__(self) -> "Stream":
         return self
@@ -347,7 +348,7 @@ def test_a_busy_stream_does_not_starve_another(authority: Authority) -> None:
         near.settimeout(DEADLINE)
         plain.setblocking(False)
         ours, far = asyncio.run(linked(authority, Ktls.OFF))
-        busy.relay.start(plain, ours, busy.ended.append)
+        begin(busy.relay, plain, ours, busy.ended.append)
         threads = [in_background(pour), in_background(swallow)]
         for number in range(50):
             near.sendall(b"%d" % number)
@@ -370,7 +371,7 @@ def test_one_streams_bug_ends_that_stream_only(
         near.settimeout(DEADLINE)
         plain.setblocking(False)
         ours, far = asyncio.run(linked(authority, Ktls.OFF))
-        second = stream.relay.start(plain, ours, stream.ended.append)
+        second = begin(stream.relay, plain, ours, stream.ended.append)
         near.sendall(b"x")
         assert read_some(far) == b"x"
 
@@ -439,7 +440,7 @@ def test_a_stream_that_cannot_be_watched_ends_and_the_others_go_on(
         plain.setblocking(False)
         ours, far = asyncio.run(linked(authority, Ktls.OFF))
         monkeypatch.setattr("shadow.relay.pool._Worker._watch", refuse)
-        second = stream.relay.start(plain, ours, stream.ended.append)
+        second = begin(stream.relay, plain, ours, stream.ended.append)
         wait_for(lambda: second in stream.ended, "the stream's end")
         stream.near.sendall(b"still here")
         assert read_some(stream.far) == b"still here"
@@ -480,7 +481,7 @@ def test_a_thousand_streams_leave_nothing_behind(authority: Authority) -> None:
             near, plain = socket.socketpair()
             near.settimeout(DEADLINE)
             plain.setblocking(False)
-            relay.start(plain, ours, ended.append)
+            begin(relay, plain, ours, ended.append)
             streams.append((near, far))
         for near, far in streams:
             near.sendall(b"ping")
@@ -530,7 +531,7 @@ def test_a_renegotiation_attempt_ends_the_stream(
     relay, ended = Relay(threads=1), list[Pump]()
     near, plain = socket.socketpair()
     plain.setblocking(False)
-    relay.start(plain, ours, ended.append)
+    begin(relay, plain, ours, ended.append)
     assert isinstance(far, UserspaceLink)
     assert far.ssl.renegotiate()
     with contextlib.suppress(SSL.WantReadError):
@@ -541,3 +542,26 @@ def test_a_renegotiation_attempt_ends_the_stream(
     relay.stop()
     near.close()
     far.sock.close()
+
+
+def test_only_the_thread_that_has_a_stream_is_asked_to_cut_it(authority: Authority) -> None:
+    ends = socket.socketpair(), socket.socketpair()
+    for near, plain in ends:
+        near.settimeout(DEADLINE)
+        plain.setblocking(False)
+    links = [asyncio.run(linked(authority, Ktls.OFF)) for _ in ends]
+    relay, ended = Relay(threads=2), list[Pump]()
+    pumps = [
+        begin(relay, plain, ours, ended.append)
+        for (_near, plain), (ours, _far) in zip(ends, links, strict=True)
+    ]
+    assert pumps[0].home is not pumps[1].home
+    relay.cut(pumps[0], "because")
+    wait_for(lambda: ended, "the end")
+    assert ended == pumps[:1]
+    relay.stop()
+    relay.cut(pumps[1], "too late")  # whose thread's descriptors may be somebody else's by now
+    assert ended == pumps
+    for (near, _plain), (_ours, far) in zip(ends, links, strict=True):
+        near.close()
+        far.sock.close()

@@ -22,10 +22,9 @@ def no_ledger_is_left() -> Iterator[None]:
 def test_what_one_process_writes_the_next_one_reads() -> None:
     descriptor = create()
     table = ProgressTable(os.dup(descriptor))
-    slot = table.take()
+    slot, entry = table.take()
     pid = os.fork()
     if pid == 0:  # pragma: no cover - it is killed
-        entry = table.entry(slot)
         entry.up[MOVED], entry.down[STAGE], entry.up[MARK] = 2**40, Stage.ENDED, 7
         entry.cut, entry.tries = True, 2
         os.kill(os.getpid(), signal.SIGKILL)
@@ -37,7 +36,7 @@ def test_what_one_process_writes_the_next_one_reads() -> None:
 
 def test_slots_do_not_share_words() -> None:
     table = ProgressTable(create())
-    entries = [table.entry(table.take()) for _ in range(3)]
+    entries = [table.take()[1] for _ in range(3)]
     for number, entry in enumerate(entries):
         for record in (entry.up, entry.down):
             for word in (MOVED, STAGE, MARK):
@@ -49,20 +48,21 @@ def test_slots_do_not_share_words() -> None:
 
 def test_a_slot_is_cleared_when_it_is_taken_again() -> None:
     table = ProgressTable(create())
-    slot = table.take()
-    table.entry(slot).cut = True
+    slot, entry = table.take()
+    entry.cut = True
     table.give_back(slot)
-    assert table.take() == slot
-    assert not table.entry(slot).cut
+    again, entry = table.take()
+    assert again == slot
+    assert not entry.cut
 
 
 def test_slots_of_streams_that_go_on_are_not_given_to_others() -> None:
     descriptor = create()
     first = ProgressTable(os.dup(descriptor))
-    kept = [first.take() for _ in range(5)][3]
+    kept = [first.take()[0] for _ in range(5)][3]
     second = ProgressTable(descriptor)
     second.retake(kept)
-    assert kept not in {second.take() for _ in range(10)}
+    assert kept not in {second.take()[0] for _ in range(10)}
     with pytest.raises(LocalError, match=f"slot {kept} of the table is not to be had"):
         second.retake(kept)
     with pytest.raises(LocalError, match="slot -1"):

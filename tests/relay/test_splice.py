@@ -18,7 +18,7 @@ from shadow.relay.pool import Relay
 from shadow.relay.progress import private_entry
 from shadow.relay.splice import PAGE, RECORD_SLOTS, DownFlow, UpFlow, make_pipe, make_pump
 from shadow.transport import ktls
-from tests.support import DEADLINE, random_bytes, tcp_pair
+from tests.support import DEADLINE, begin, random_bytes, tcp_pair
 
 
 class PlainLink:
@@ -314,7 +314,7 @@ def test_urgent_data_is_data(tcp: bool) -> None:  # noqa: FBT001
         ends.near, ends.plain = tcp_pair()
         ends.plain.setblocking(False)
     relay = Relay(threads=1)
-    relay.start(ends.plain, ends.link, lambda _pump: None)
+    begin(relay, ends.plain, ends.link, lambda _pump: None)
     ends.far.settimeout(DEADLINE)
     for number in range(3):
         expected = b""

@@ -41,22 +41,31 @@ NAME = "011"
 
 
 class Stream:
-    """What a durable makes of a visitor; it has a line."""
+    """What a relay makes of a visitor; it has a line."""
 
     line: Line | None = None
 
 
 class DurableStreams:
-    """Takes streams and does nothing with them."""
+    """Takes streams and does nothing with them; its own relay."""
 
     def __init__(self) -> None:
         self.started: list[tuple[socket.socket, Link]] = []
         self.pumps: list[Stream] = []
 
-    def start(self, plain: socket.socket, link: Link, _facts: object, _on_end: object) -> object:
+    @property
+    def relay(self) -> "DurableStreams":
+        return self
+
+    def make(self, plain: socket.socket, link: Link) -> Stream:
         self.started.append((plain, link))
-        self.pumps.append(Stream())
-        return self.pumps[-1]
+        return Stream()
+
+    def keep(self, _pump: Stream, _facts: object) -> None:
+        pass
+
+    def adopt(self, pump: Stream, _on_end: object) -> None:
+        self.pumps.append(pump)
 
 
 class ServerSide:

@@ -17,7 +17,9 @@ from shadow.server.streams import Streams
 from shadow.server.visitor import Visitor, make_visitor
 from shadow.systemd.fdstore import Store
 from shadow.transport.link import Link
+from tests.relay.test_durable import Ends, certificate_of
 from tests.support import DEADLINE, Authority, linked, read_some, tcp_pair
+from tests.support import store as support
 
 
 async def begin(streams: Streams, authority: Authority, number: str) -> tuple[socket.socket, Link]:
@@ -35,7 +37,7 @@ async def wait_until_left(streams: Streams, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_each_has_the_line_of_its_link(authority: Authority) -> None:
+def test_each_has_the_line_of_its_link(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     """So has one that goes on after a restart: what the session hears, it knows."""
 
     class Resumed:
@@ -54,7 +56,9 @@ def test_each_has_the_line_of_its_link(authority: Authority) -> None:
             near, far = tcp_pair()
             resumed: Any = Resumed(visitor, near)
             made = make_visitor(visitor, "", "2", asyncio.get_running_loop().time())
-            streams.resume(resumed, made.record)
+            with monkeypatch.context() as patched:
+                patched.setattr(relay, "adopt", lambda _pump, _on_end: None)
+                assert streams.resume(resumed, made.record).stream == "2"
             assert resumed.line is line
             streams._visitors.pop(resumed)
             near.close()
@@ -67,6 +71,30 @@ def test_each_has_the_line_of_its_link(authority: Authority) -> None:
         theirs.abort()
 
     asyncio.run(scenario())
+
+
+def test_each_is_in_the_store_before_its_first_byte_is_moved(authority: Authority) -> None:
+    added: list[int] = []
+
+    async def scenario() -> None:
+        class Watched(support.Store):
+            def add(self, name: str, descriptor: int) -> None:
+                added.append(relay.streams)
+                super().add(name, descriptor)
+
+        ends, store, relay = Ends(certificate_of(authority)), Watched(), Relay(threads=1)
+        durable = DurableStreams(relay, store)  # type: ignore[arg-type]
+        ends.near.sendall(b"early")
+        streams = Streams("011", durable, lambda: None)
+        streams.begin(make_visitor(ends.plain, "", "1", asyncio.get_running_loop().time()), ends.link)
+        assert await asyncio.to_thread(ends.far.recv, 10) == b"early"
+        assert set(store.kept) == {"ledger", "s0"}
+        relay.stop()
+        ends.close()
+        store.close()
+
+    asyncio.run(scenario())
+    assert added == [0, 0], "the progress table and the stream, which nobody had yet"
 
 
 def test_only_what_is_wanted_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,8 @@ from OpenSSL import SSL
 from bench.processes import free_port
 from shadow.errors import CertificateRefused
 from shadow.pki.certificates import Purpose, load_credentials
+from shadow.relay.flow import Pump
+from shadow.relay.pool import OnEnd, Relay
 from shadow.transport import context as contexts
 from shadow.transport import handshake
 from shadow.transport.context import make_context
@@ -588,3 +590,10 @@ def exchange_link(link: Link, data: bytes) -> bytes:
         write_all(link, data[position:])
         link.send_close_notify()
     return bytes(received)
+
+
+def begin(relay: Relay, plain: socket.socket, link: Link, on_end: OnEnd) -> Pump:
+    """Have a relay move what comes, as for a stream that is not kept."""
+    pump = relay.make(plain, link)
+    relay.adopt(pump, on_end)
+    return pump
