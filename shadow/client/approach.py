@@ -8,11 +8,9 @@ of the time.
 
 import asyncio
 import errno
-import functools
 import logging
 import math
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from .. import events
@@ -32,8 +30,6 @@ _LOOKUP_PART = 10  # of the time, for a lookup that can be done without: a visit
 _ADDRESSES_MAX = 8  # addresses that are tried in one go; those behind them are the first of the next
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # no address is to blame for these
 
-Welcomed = Callable[[Target, Channel, Welcome], None]
-
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -42,16 +38,31 @@ class Call:
     Attributes:
         settings: how to do the handshake.
         hello: what to say.
-        welcomed: called with the address, the channel and WELCOME as it is read; see ``hello.greet``.
         interval: seconds; keepalive until the server says what it wants.
         reach: seconds for a TCP connection, if less than the others have.
     """
 
     settings: context.Settings
     hello: Hello
-    welcomed: Welcomed
     interval: float
     reach: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What has come of a call.
+
+    Attributes:
+        target: the address that led there.
+        channel: paused; see ``hello.greet``.
+        welcome: what the server said.
+        took: seconds that its server took for that, once it was connected to.
+    """
+
+    target: Target
+    channel: Channel
+    welcome: Welcome
+    took: float
 
 
 class Approach:
@@ -65,8 +76,8 @@ class Approach:
         self._failed: dict[Target, float] = {}  # when; the latest is the last
         self._loop = asyncio.get_running_loop()
 
-    async def call(self, call: Call, known: Target | None = None) -> float:
-        """Have a connection welcomed; how many seconds its server took for that, once it was connected to.
+    async def call(self, call: Call, known: Target | None = None) -> Arrival:
+        """Have a connection welcomed.
 
         Args:
             call: what it is for.
@@ -95,7 +106,7 @@ class Approach:
         found = self._found
         return found if known is None or known in found else [*found, known]
 
-    async def _try_all(self, line: list[Target], call: Call, known: Target | None) -> float:
+    async def _try_all(self, line: list[Target], call: Call, known: Target | None) -> Arrival:
         why: PeerError | None = None
         while line:
             try:
@@ -105,8 +116,9 @@ class Approach:
                 continue
             line.remove(target)
             began = self._loop.time()
+            within = self._patience / min(len(line) + 1, _PARTS_MAX)
             try:
-                await self._greet(sock, target, call, self._patience / min(len(line) + 1, _PARTS_MAX))
+                channel, welcome = await self._greet(sock, call, within)
             except Refused:
                 if target != known:  # there may be another server behind the next one
                     self._note_failure(target)
@@ -118,7 +130,7 @@ class Approach:
                 self._note_failure(target)
             else:
                 self._failed.pop(target, None)
-                return self._loop.time() - began
+                return Arrival(target, channel, welcome, self._loop.time() - began)
         assert why is not None  # noqa: S101 - a name resolves to one address at least
         raise why
 
@@ -144,7 +156,7 @@ class Approach:
         finally:
             line[:] = [target for target in line if target not in gone]
 
-    async def _greet(self, sock: socket.socket, target: Target, call: Call, within: float) -> None:
+    async def _greet(self, sock: socket.socket, call: Call, within: float) -> tuple[Channel, Welcome]:
         try:
             watch_for_death(sock, call.interval)
             async with asyncio.timeout(within):
@@ -158,7 +170,7 @@ class Approach:
         except BaseException:
             sock.close()
             raise
-        await greet(link, call.hello, functools.partial(call.welcomed, target), within)
+        return await greet(link, call.hello, within)
 
     def _in_order(self, targets: list[Target]) -> list[Target]:
         """Those that have not failed lately, then the others, the latest failure last."""
@@ -205,15 +217,12 @@ class Door:
         self._interval = interval
         self._target = target
 
-    async def open(self, welcomed: Callable[[Channel], None]) -> None:
-        """Have a data channel welcomed; ``welcomed`` is called with it as WELCOME is read.
+    async def open(self) -> Channel:
+        """A data channel, welcomed and paused.
 
         Raises:
             PeerError: it did not come about.
         """
-
-        def came(target: Target, channel: Channel, _welcome: Welcome) -> None:
-            self._target = target
-            welcomed(channel)
-
-        await self._approach.call(Call(self.settings, self._hello, came, self._interval), self._target)
+        arrival = await self._approach.call(Call(self.settings, self._hello, self._interval), self._target)
+        self._target = arrival.target
+        return arrival.channel

@@ -4,11 +4,10 @@ import math
 
 from .. import __version__
 from ..daemon.config import ClientConfig
-from ..net.address import Target
 from ..transport.channel import Channel
 from ..transport.context import Settings
 from ..wire.conversation import CONTROL, DATA
-from ..wire.frames import PROTOCOL_VERSION, Hello, Welcome
+from ..wire.frames import PROTOCOL_VERSION, Hello
 from .approach import Approach, Call, Door
 from .services import Services
 from .session import Agreed, Session
@@ -41,21 +40,12 @@ class Opener:
             ShadowError: it did not come about.
         """
         config = self._config
-        made: list[Session] = []
-
-        def welcomed(target: Target, channel: Channel, welcome: Welcome) -> None:
-            made.append(self.session(channel, Agreed.at_welcome(welcome, target), settings))
-            made[0].begin()
-
         hello = Hello(PROTOCOL_VERSION, CONTROL, config.robot, tuple(config.services), software=SOFTWARE)
-        try:
-            took = await self._approach.call(Call(settings, hello, welcomed, config.connect_timeout, reach))
-        except BaseException:
-            for session in made:
-                session.close()
-            raise
-        (session,) = made
-        session.stand_by(took)
+        arrival = await self._approach.call(Call(settings, hello, config.connect_timeout, reach))
+        agreed = Agreed.at_welcome(arrival.welcome, arrival.target)
+        session = self.session(arrival.channel, agreed, settings)
+        session.begin()
+        session.stand_by(arrival.took)
         return session
 
     def stop(self) -> None:

@@ -101,8 +101,7 @@ class Session:
         self._timer: asyncio.TimerHandle | None = None
         self._signed: asyncio.Future[bytes] | None = None
         self._heard()
-        channel.on_frame = self._control_frame
-        channel.on_lost = self._control_lost
+        channel.hear(self._control_frame, self._control_lost)
 
     def __repr__(self) -> str:
         agreed, left = self.agreed, self._keepalive.deadline - self._loop.time()

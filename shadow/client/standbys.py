@@ -41,7 +41,7 @@ class Standbys:
         self,
         robot: str,
         wanted: int,
-        open_one: Callable[[Callable[[Channel], None]], Awaitable[None]],
+        open_one: Callable[[], Awaitable[Channel]],
         on_start: Callable[[Channel, Start, OnOutcome], None],
     ) -> None:
         """Have ``wanted`` channels stand by.
@@ -49,7 +49,7 @@ class Standbys:
         Args:
             robot: our name, for the log.
             wanted: how many are to stand by if no visitors come.
-            open_one: has a channel opened and given to what it is called with; raises ShadowError.
+            open_one: a channel that has been welcomed and is paused; raises ShadowError.
             on_start: called with a channel that is asked to serve a visitor, which is then its own.
         """
         self._robot = robot
@@ -100,8 +100,7 @@ class Standbys:
             channel.close()
             return
         self._channels[channel] = self._loop.time()
-        channel.on_frame = lambda frame: self._heard(channel, frame)
-        channel.on_lost = lambda _error: self._lost(channel)
+        channel.hear(lambda frame: self._heard(channel, frame), lambda _error: self._lost(channel))
         self._trim_later()
 
     def take(self) -> list[Channel]:
@@ -167,13 +166,14 @@ class Standbys:
     async def _open(self, *, asked: bool) -> None:
         began = self._loop.time()
         try:
-            await self._open_one(self.add)
+            channel = await self._open_one()
         except ShadowError as error:
             self._failed(error)
         else:
             now = self._loop.time()
             self._window.took(now - began, now)
             self._due = max(0, self._due - asked)
+            self.add(channel)
 
     def _opened(self, task: asyncio.Task[None]) -> None:
         del self._opening[task]

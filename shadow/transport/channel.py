@@ -40,6 +40,7 @@ class Channel:
     __slots__ = (
         "_budget",
         "_decoder",
+        "_hears",
         "_live",
         "_loop",
         "_watches_write",
@@ -66,6 +67,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._watches_write = False
         self._live = True
+        self._hears = True  # lives, and is not paused
         self._loop.add_reader(link.sock, self._readable)
 
     @property
@@ -98,6 +100,16 @@ class Channel:
             self._loop.call_soon(self._lose, _lost(error))
             return
         self._watch_write()
+
+    def pause(self) -> None:
+        """Hear no more, for a moment: what the peer says from now on waits for ``hear``."""
+        self._hears = False
+
+    def hear(self, on_frame: OnFrame, on_lost: OnLost) -> None:
+        """From now on tell a new owner what the peer says, after this turn of the event loop."""
+        self.on_frame, self.on_lost = on_frame, on_lost
+        self._hears = self._live
+        self._loop.call_soon(self._readable)  # it may be inside OpenSSL already, where no selector sees it
 
     def release(self) -> Link:
         """Stop watching; the link is the caller's.
@@ -159,7 +171,7 @@ class Channel:
 
     def _stop_watching(self) -> None:
         STEPS.debug("%r ends or is a stream's from now on", self)
-        self._live = False
+        self._live = self._hears = False
         self._loop.remove_reader(self.link.sock)
         self._loop.remove_writer(self.link.sock)
 
@@ -185,7 +197,7 @@ class Channel:
         now = self._loop.time()
         try:
             for _ in range(_READS_AT_ONCE):
-                if not self._live:
+                if not self._hears:
                     return
                 data = self.link.read(self._decoder.wanted)
                 if not data:
@@ -199,17 +211,13 @@ class Channel:
                     STEPS.debug("%r hears %s", self, type(frame).__name__)
                     self.on_frame(frame)
             # More may be there already, inside OpenSSL, where no selector sees it.
-            self._loop.call_soon(self._readable_if_live)
+            self._loop.call_soon(self._readable)
         except BlockingIOError:
             return
         except OSError as error:
             self._lose(_lost(error))
         except PeerError as error:
             self._lose(error)
-
-    def _readable_if_live(self) -> None:
-        if self._live:
-            self._readable()
 
     def _hung_up(self) -> None:
         cut = None if self._decoder.idle else FrameError("the peer hung up in the middle of a frame")

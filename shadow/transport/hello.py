@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 
 from ..errors import PeerError, Refused
 from ..wire.conversation import Party
@@ -10,29 +9,30 @@ from ..wire.frames import PROTOCOL_VERSION, Frame, Hello, Refusal, Welcome
 from .channel import Channel
 from .link import Link
 
-OnWelcome = Callable[[Channel, Welcome], None]
 
+async def greet(link: Link, hello: Hello, timeout: float) -> tuple[Channel, Welcome]:  # noqa: ASYNC109
+    """Say HELLO, and wait for WELCOME.
 
-async def greet(link: Link, hello: Hello, welcomed: OnWelcome, timeout: float) -> None:  # noqa: ASYNC109
-    """Say HELLO, wait for WELCOME and call ``welcomed`` with it.
-
-    It is called as the frame is read, not when this coroutine comes around: START may be right behind
-    WELCOME, and must find the channel with its new owner.
+    Returns:
+        The channel, and what the server said. The channel is paused: START may be right behind WELCOME, and
+        has to find it with its new owner, who calls ``hear``.
 
     Raises:
         Refused: the server said no.
         PeerError: the connection broke, or it took too long.
     """
-    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    answer: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
 
     def on_frame(frame: Frame) -> None:
-        if isinstance(frame, Refusal) and not answer.done():
+        if answer.done():
+            return
+        if isinstance(frame, Refusal):
             answer.set_exception(Refused(frame.code, frame.text, frame.retry))
         elif isinstance(frame, Welcome) and frame.version != PROTOCOL_VERSION:
             answer.set_exception(PeerError(f"the server speaks protocol version {frame.version}"))
-        elif isinstance(frame, Welcome) and not answer.done():
-            answer.set_result(None)
-            welcomed(channel, frame)
+        elif isinstance(frame, Welcome):
+            channel.pause()
+            answer.set_result(frame)
 
     def on_lost(error: PeerError | None) -> None:
         if not answer.done():
@@ -41,14 +41,16 @@ async def greet(link: Link, hello: Hello, welcomed: OnWelcome, timeout: float) -
     channel = Channel(link, Party.ROBOT, on_frame, on_lost)
     try:
         channel.send(hello)
-        # Not wait_for() or timeout(): both may come too late by the time that `welcomed` has been called.
+        # Not wait_for() or timeout(): on a machine that stood still both would forget what has been heard.
         await asyncio.wait([answer], timeout=timeout)
         if not answer.done():
             raise PeerError(f"no WELCOME within {timeout:g} s")
-        answer.result()
-    finally:
-        if not (answer.done() and not answer.cancelled() and answer.exception() is None):
-            channel.abort()
+        return channel, answer.result()
+    except BaseException:
+        channel.abort()
+        with contextlib.suppress(Exception):
+            answer.exception()  # nobody else asks for it
+        raise
 
 
 async def hear_hello(link: Link) -> tuple[Channel, Hello]:

@@ -98,14 +98,14 @@ class World:
             raise IdentityError("the server's certificate is for others")
         return sock
 
-    async def _greet(self, link: Any, _hello: Hello, welcomed: Callable[..., None], within: float) -> None:
+    async def _greet(self, link: Any, _hello: Hello, within: float) -> tuple[Any, Any]:
         assert within == self._within
         who = self.at[link.target]
         if who == "mute":
             raise PeerError("no WELCOME")
         if who == "full":
             raise Refused("limit", "full")
-        welcomed(link, None)
+        return link, None
 
     def run(self, *calls: Target | None, reach: float = math.inf) -> list[ShadowError | None]:
         """Make these calls one after the other; what they raised."""
@@ -115,13 +115,13 @@ class World:
             way._loop = SimpleNamespace(time=lambda: self.now)  # type: ignore[assignment]
             settings: Any = None
             hello = Hello(1, CONTROL, "011")
-            call = Call(
-                settings, hello, lambda target, _link, _welcome: self.welcomed.append(target), 9.0, reach
-            )
+            call = Call(settings, hello, 9.0, reach)
             raised: list[ShadowError | None] = []
             for known in calls:
                 try:
-                    self.took.append(await way.call(call, known))
+                    arrival = await way.call(call, known)
+                    self.welcomed.append(arrival.target)
+                    self.took.append(arrival.took)
                     raised.append(None)
                 except ShadowError as error:
                     raised.append(error)

@@ -4,11 +4,9 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
-from shadow.client.approach import Call
+from shadow.client.approach import Arrival, Call
 from shadow.net.address import Target
-from shadow.wire.frames import Dial, Welcome
+from shadow.wire.frames import Welcome
 from tests.support import Authority
 from tests.support.robot_session import CONFIG, Scene, play
 
@@ -16,20 +14,16 @@ WELCOME = Welcome(1, "an id", 20.0, renews=True)
 
 
 class Approach:
-    """Leads to a server that welcomes us, and then fails if a test wants that."""
+    """Leads to a server that welcomes us."""
 
-    def __init__(self, scene: Scene, error: BaseException | None = None) -> None:
+    def __init__(self, scene: Scene) -> None:
         self.calls: list[Call] = []
         self._scene = scene
-        self._error = error
 
-    async def call(self, call: Call, known: Target | None = None) -> float:
+    async def call(self, call: Call, known: Target | None = None) -> Arrival:
         self.calls.append(call)
         channel, self._scene.control = self._scene.channel(call.hello.role)
-        call.welcomed(known or Target(2, ("198.51.100.1", 4242)), channel, WELCOME)
-        if self._error is not None:
-            raise self._error
-        return 0.0
+        return Arrival(known or Target(2, ("198.51.100.1", 4242)), channel, WELCOME, 0.0)
 
 
 def test_there_is_no_session_before_it_is_welcomed(authority: Authority) -> None:
@@ -49,26 +43,13 @@ def test_there_is_no_session_before_it_is_welcomed(authority: Authority) -> None
         await asyncio.sleep(0)
         data = approach.calls[1]
         assert (data.hello.role, data.hello.session, data.interval) == ("data", "an id", 20.0)
-        # They do as a reload says.
+        # They shake hands as a reload says.
         others: Any = SimpleNamespace(fingerprint="decaf")
         session.use(others)
-        await scene.control.say(Dial(2))  # on the data channel it would be refused
+        session.standbys.dial(1)
+        await asyncio.sleep(0)
+        assert approach.calls[2].settings is others
+        assert session.certificate == "c0ffee"
         session.close()
-
-    play(authority, body)
-
-
-@pytest.mark.parametrize("error", [asyncio.CancelledError(), ValueError("a bug")])
-def test_what_is_welcomed_and_not_wanted_any_more_is_closed(
-    authority: Authority, error: BaseException
-) -> None:
-    async def body(scene: Scene) -> None:
-        opener = scene.opener()
-        approach: Any = Approach(scene, error)
-        opener._approach = approach
-        settings: Any = SimpleNamespace(fingerprint="c0ffee")
-        with pytest.raises(type(error)):
-            await opener.open(settings)
-        await scene.control.hears_the_end()
 
     play(authority, body)

@@ -31,6 +31,9 @@ class Link:
     def __init__(self, server: "Server") -> None:
         self.server = server
 
+    def hear(self, on_frame: Callable[[Any], None], on_lost: Callable[[Any], None]) -> None:
+        self.on_frame, self.on_lost = on_frame, on_lost
+
     def close(self) -> None:
         self.server.hung_up(self)
 
@@ -55,7 +58,7 @@ class Server:
         self.work, self.latency = 0.0, 0.05  # seconds of our CPU, and of the line, for a handshake
         self.robot = Standbys("011", wanted, self._open, self._started)
 
-    async def _open(self, welcomed: Callable[[Any], None]) -> None:
+    async def _open(self) -> Any:
         self.opened.append(self.loop.time())
         try:
             async with asyncio.timeout(PATIENCE):
@@ -64,8 +67,8 @@ class Server:
             self.failed += 1
             raise PeerError("no handshake within 10 s") from None
         link: Any = Link(self)
-        welcomed(link)
-        self.welcome(link)
+        self.loop.call_soon(self.welcome, link)  # once it has its owner
+        return link
 
     async def _shake_hands(self) -> None:
         await asyncio.sleep(self.latency)
@@ -347,7 +350,7 @@ def test_dialling_for_nothing_goes_at_a_walking_pace() -> None:
 
 def test_failures_are_said_and_counted(said: list[tuple[Event, str]]) -> None:
     async def body(server: Server) -> None:
-        async def refuse(_welcomed: object) -> None:
+        async def refuse() -> Any:
             server.opened.append(server.loop.time())
             raise Refused("limit", "full")
 

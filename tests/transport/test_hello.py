@@ -12,24 +12,24 @@ from shadow.transport.hello import greet
 from shadow.transport.link import KernelLink
 from shadow.wire.conversation import DATA
 from shadow.wire.frames import Hello, Refusal, Start, Welcome
-from tests.support import tcp_pair
+from tests.support import DEADLINE, tcp_pair
 from tests.support.frame_end import FrameEnd
 
 HELLO = Hello(1, DATA, "011", session="an id")
 
 
 async def _greet(end: FrameEnd, link: KernelLink, *answers: Welcome | Refusal | Start) -> list[object]:
-    heard: list[object] = []
-
-    def welcomed(channel: Channel, welcome: Welcome) -> None:
-        heard.append(welcome)
-        channel.on_frame = heard.append
-
     async def serve() -> None:
         assert await end.hear() == HELLO
         await end.say(*answers)
 
-    await asyncio.gather(greet(link, HELLO, welcomed, 0.5), serve())
+    (channel, welcome), _none = await asyncio.gather(greet(link, HELLO, 0.5), serve())
+    heard: list[object] = [welcome]
+    await asyncio.sleep(0.05)  # the new owner takes its time
+    channel.hear(heard.append, heard.append)
+    async with asyncio.timeout(DEADLINE):
+        while len(heard) < len(answers):
+            await asyncio.sleep(0.001)
     return heard
 
 
@@ -77,3 +77,29 @@ def test_another_version() -> None:
 def test_no_answer() -> None:
     with pytest.raises(PeerError, match=r"no WELCOME within 0\.5 s"):
         play()
+
+
+def test_whoever_does_not_want_it_any_more_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even in the moment in which it is welcomed."""
+    pause = Channel.pause
+
+    async def run() -> None:
+        near, far = tcp_pair()
+        near.setblocking(False)
+        far.setblocking(False)
+        end = FrameEnd(far)
+        greeting = asyncio.create_task(greet(KernelLink(near, "", []), HELLO, DEADLINE))
+
+        def pause_and_cancel(channel: Channel) -> None:
+            pause(channel)
+            greeting.cancel()
+
+        monkeypatch.setattr(Channel, "pause", pause_and_cancel)
+        assert await end.hear() == HELLO
+        await end.say(Welcome(1, "an id"))
+        with pytest.raises(asyncio.CancelledError):
+            await greeting
+        await end.hears_the_end()
+        far.close()
+
+    asyncio.run(run())
