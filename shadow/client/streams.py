@@ -1,7 +1,4 @@
-"""The robot's view of its streams: for which service each is, since when, and how it ends.
-
-Everything runs in the event loop's thread; the relay's threads report ends through ``call_soon_threadsafe``.
-"""
+"""The robot's view of its streams: for which service each is, since when, and how it ends."""
 
 import asyncio
 import functools
@@ -12,10 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..events import Event
-from ..net.lines import Lines
 from ..relay.durable import DurableStreams
 from ..relay.ending import Ending, Words, log_end
 from ..relay.flow import Pump
+from ..relay.roster import Roster
 from ..text import many, printable
 from ..transport.link import Link
 from ..wire.frames import Start
@@ -30,7 +27,7 @@ Check = Callable[[Link], None]
 """Raises ShadowError if the server behind the link would not be trusted today."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Stream:
     """What is known of a running stream."""
 
@@ -47,12 +44,11 @@ class Streams:
     """
 
     def __init__(self, robot: str, durable: DurableStreams) -> None:
-        self.lines = Lines()
         self._robot = robot
-        self._durable = durable
         self._loop = asyncio.get_running_loop()
-        self._streams: dict[Pump, Stream] = {}
-        self._unlogged: set[Pump] = set()  # those that have begun without a line, and end without one
+        self._roster: Roster[Stream] = Roster(durable, self._ended)
+        self.lines = self._roster.lines
+        self._unlogged: set[Stream] = set()  # those that have begun without a line, and end without one
         self._log = Sparing(self._loop.time, _STARTS_AT_ONCE, _STARTS_A_MINUTE)
 
     def __repr__(self) -> str:
@@ -61,18 +57,18 @@ class Streams:
     def describe(self) -> Iterator[str]:
         """A line about all of them, and one about each, for who debugs."""
         yield repr(self)
-        for pump, stream in list(self._streams.items()):
+        for pump, stream in list(self._roster.items()):
             age = self._loop.time() - stream.since
             yield f"<Stream {stream.id!r} to {stream.service!r} for {age:.1f} s, {pump!r}>"
 
     def __len__(self) -> int:
         """How many run."""
-        return len(self._streams)
+        return len(self._roster)
 
     @property
     def remark(self) -> str:
         """How many there are, for a status line."""
-        return f"{many(len(self), 'stream')}{self._durable.remark}"
+        return f"{many(len(self), 'stream')}{self._roster.durable.remark}"
 
     def begin(self, sock: socket.socket, link: Link, start: Start) -> None:
         """Let the relay have a visitor and the connection to the service.
@@ -81,14 +77,7 @@ class Streams:
             LocalError: no descriptors left; the link is closed, the socket is the caller's.
         """
         stream = Stream(start.stream[:64], start.service or "default", self._loop.time())
-        try:
-            pump = self._durable.relay.make(sock, link)
-            self._durable.keep(pump, asdict(stream))
-        except BaseException:
-            link.abort()
-            raise
-        self._durable.relay.adopt(pump, self._report_end)
-        self._have(pump, stream)
+        self._roster.begin(sock, link, stream, asdict(stream))
         logged = self._log.log(
             Event.STREAM_STARTED,
             logging.INFO,
@@ -99,29 +88,20 @@ class Streams:
             ktls="yes" if link.in_kernel else "no",
         )
         if not logged:
-            self._unlogged.add(pump)
+            self._unlogged.add(stream)
 
     def resume(self, check: Check) -> None:
         """Go on with what the client before us has left; ``check`` says whether its link may."""
-        self._durable.resume(functools.partial(self._take_in, check))
+        self._roster.durable.resume(functools.partial(self._take_in, check))
 
     def _take_in(self, check: Check, pump: Pump, facts: Mapping[str, Any]) -> None:
         check(pump.link)
-        self._have(pump, Stream(str(facts["id"])[:64], str(facts["service"]), float(facts["since"])))
-        self._durable.relay.adopt(pump, self._report_end)
+        stream = Stream(str(facts["id"])[:64], str(facts["service"]), float(facts["since"]))
+        self._roster.go_on(pump, stream)
 
-    def _have(self, pump: Pump, stream: Stream) -> None:
-        pump.line = self.lines.of(pump.link.sock)
-        self._streams[pump] = stream
-
-    def _report_end(self, pump: Pump) -> None:
-        self._loop.call_soon_threadsafe(self._ended, pump)
-
-    def _ended(self, pump: Pump) -> None:
-        self._durable.ended(pump)
-        stream = self._streams.pop(pump)
-        if pump in self._unlogged:
-            self._unlogged.remove(pump)
+    def _ended(self, pump: Pump, stream: Stream) -> None:
+        if stream in self._unlogged:
+            self._unlogged.remove(stream)
             return
         duration = self._loop.time() - stream.since
         moved = (pump.down.moved, pump.up.moved)

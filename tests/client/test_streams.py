@@ -107,7 +107,7 @@ def test_one_that_began_without_a_line_ends_without_one(
         unlogged = 1000 - len(said)
         assert repr(streams) == f"<Streams of 011: 1000, {unlogged} of them not in the log>"
         for pump in durable.pumps:
-            streams._ended(pump)
+            streams._roster._ended(pump)
         assert repr(streams) == "<Streams of 011: 0, 0 of them not in the log>"
         near.close()
         far.close()

@@ -45,6 +45,9 @@ class Stream:
 
     line: Line | None = None
 
+    def __init__(self, link: Link) -> None:
+        self.link = link
+
 
 class DurableStreams:
     """Takes streams and does nothing with them; its own relay."""
@@ -59,7 +62,7 @@ class DurableStreams:
 
     def make(self, plain: socket.socket, link: Link) -> Stream:
         self.started.append((plain, link))
-        return Stream()
+        return Stream(link)
 
     def keep(self, _pump: Stream, _facts: object) -> None:
         pass

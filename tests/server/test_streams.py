@@ -60,7 +60,7 @@ def test_each_has_the_line_of_its_link(authority: Authority, monkeypatch: pytest
                 patched.setattr(relay, "adopt", lambda _pump, _on_end: None)
                 assert streams.resume(resumed, made.record).stream == "2"
             assert resumed.line is line
-            streams._visitors.pop(resumed)
+            streams._roster._known.pop(resumed)
             near.close()
             far.close()
         finally:

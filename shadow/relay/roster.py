@@ -1,0 +1,82 @@
+"""The streams of one robot, and what is known of each: the same on both sides.
+
+Everything runs in the event loop's thread; the relay's threads report ends through ``call_soon_threadsafe``.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, ItemsView, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from ..net.lines import Lines
+from ..transport.link import Link
+from .durable import DurableStreams
+from .flow import Pump
+
+Known = TypeVar("Known")
+
+
+class Roster(Generic[Known]):
+    """Who is on it runs.
+
+    Attributes:
+        durable: what keeps them.
+        lines: over which the robot is connected to its server.
+    """
+
+    def __init__(self, durable: DurableStreams, on_end: Callable[[Pump, Known], None]) -> None:
+        """Without any; ``on_end`` is called after the end of each."""
+        self.durable = durable
+        self.lines = Lines()
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._known: dict[Pump, Known] = {}
+
+    def __len__(self) -> int:
+        """How many run."""
+        return len(self._known)
+
+    def __iter__(self) -> Iterator[Pump]:
+        """Their pumps."""
+        return iter(self._known)
+
+    def items(self) -> ItemsView[Pump, Known]:
+        """Their pumps, and what is known of them."""
+        return self._known.items()
+
+    def begin(self, plain: socket.socket, link: Link, known: Known, facts: Mapping[str, Any]) -> None:
+        """Let the relay have a stream.
+
+        Args:
+            plain: the visitor's or the service's socket.
+            link: the TLS connection.
+            known: what is known of it.
+            facts: of that what the next process is to be told; fit for JSON.
+
+        Raises:
+            LocalError: no descriptors left; the link is closed, the socket is the caller's.
+        """
+        try:
+            pump = self.durable.relay.make(plain, link)
+            self.durable.keep(pump, facts)
+        except BaseException:
+            link.abort()
+            raise
+        self.go_on(pump, known)
+
+    def go_on(self, pump: Pump, known: Known) -> None:
+        """Let the relay have a stream that has been made already.
+
+        Raises:
+            LocalError: the relay has ended; the pump is still the caller's.
+        """
+        pump.line = self.lines.of(pump.link.sock)
+        self.durable.relay.adopt(pump, self._report_end)
+        self._known[pump] = known
+
+    def _report_end(self, pump: Pump) -> None:
+        self._loop.call_soon_threadsafe(self._ended, pump)
+
+    def _ended(self, pump: Pump) -> None:
+        self.durable.ended(pump)
+        self._on_end(pump, self._known.pop(pump))
