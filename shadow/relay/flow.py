@@ -97,6 +97,13 @@ class Flow(ABC):
         self.ended = record[STAGE] >= Stage.ENDED
         self.done = record[STAGE] == Stage.DONE
 
+    def __repr__(self) -> str:
+        """As the theory has it."""
+        state = "done" if self.done else "draining" if self.ended else "moving"
+        waits = "" if self.readable or self.ended else ", source empty"
+        waits += "" if self.writable else ", sink full"
+        return f"<{self.source} to {self.sink} {state}, {self.moved} bytes{waits}>"
+
     def end(self) -> None:
         """Note down that the source has said end of file.
 
@@ -234,6 +241,11 @@ class Pump:
         self._cut: StreamCut | None = None
         self._well = False
         self.on_end: Callable[[Pump], object] | None = None
+
+    def __repr__(self) -> str:
+        """For any thread: what it tells may be of different moments."""
+        cut, kept = f", cut by {self._cut}" if self._cut is not None else "", ", kept" if self.kept else ""
+        return f"<Pump {self.up!r} {self.down!r}{cut}{kept}, {self.link!r}>"
 
     def note_in(self, entry: Entry) -> None:
         """Note down in another place how far it is: before its first byte, while there is nothing to note."""

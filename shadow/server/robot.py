@@ -7,7 +7,7 @@ All in the event loop's thread.
 import asyncio
 import functools
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,6 +77,24 @@ class Robot:
         self._registry = registry
         self._loop = asyncio.get_running_loop()
         self._hasty_takeovers = 0
+
+    def __repr__(self) -> str:
+        session, starting = self.session, len(self.visitors.starting)
+        state = "not connected"
+        if session is not None:
+            state = f"{len(session.board.standbys)} standing by, {len(session.board.visitors)} waiting"
+        return f"<Robot {self.name}: {state}, {starting} starting, {len(self.streams)} running>"
+
+    def describe(self) -> Iterator[str]:
+        """A line about it, and one about all that it has, for who debugs."""
+        yield repr(self)
+        if self.session is not None:
+            yield f"  {self.session!r} over {self.session.channel!r}"
+            yield from (f"  {visitor!r} waits" for visitor in list(self.session.board.visitors))
+        yield from (
+            f"  {who!r} starts on {channel!r}" for who, channel in list(self.visitors.starting.items())
+        )
+        yield from (f"  {visitor!r} has {pump!r}" for pump, visitor in list(self.streams.items()))
 
     # Sessions
 

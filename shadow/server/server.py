@@ -140,10 +140,7 @@ class Server:
         """See ``life.Role``."""
         yield f"server: {self.status}"
         for robot in list(self.robots.values()):
-            yield repr(robot)
-            if robot.session is not None:
-                yield f"  {robot.session!r}"
-            yield from (f"  {visitor!r} {pump!r}" for pump, visitor in list(robot.streams.items()))
+            yield from robot.describe()
 
     @property
     def terms(self) -> list[Term]:

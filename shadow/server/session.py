@@ -6,6 +6,7 @@ import enum
 import logging
 import math
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,6 +80,13 @@ class Session:
     def __post_init__(self) -> None:
         since, self.until = validity(self.channel.link.certificate)
         self.warned_from = expiry.warned_from(since, self.until)
+
+    def __repr__(self) -> str:
+        now = time.monotonic()
+        left, age = self.keepalive.deadline - now, now - self.since
+        counts = f"{len(self.board.standbys)} standing by, {len(self.board.visitors)} waiting"
+        times = f"{age:.1f} s, given up in {left:.1f} s if unheard"
+        return f"<Session {self.id[:8]!r} with {self.peer}, {times}, {counts}>"
 
     @property
     def expired(self) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import select
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,12 @@ class Visitor:
     timer: asyncio.TimerHandle | None = None
     waited: bool = False  # no channel stood by when it came
     on_settled: Callable[[], object] | None = None  # has its stream, or never will
+
+    def __repr__(self) -> str:
+        who, age = f"uid {self.uid}, pid {self.pid}", time.monotonic() - self.since
+        return (
+            f"<Visitor {self.stream} of {self.service or 'default'}, {who}, {age:.1f} s, tries: {self.tries}>"
+        )
 
     @property
     def facts(self) -> dict[str, str | float]:

@@ -70,6 +70,10 @@ class Channel:
         self._hears = True  # lives, and is not paused
         self._loop.add_reader(link.sock, self._readable)
 
+    def __repr__(self) -> str:
+        said = f"{self.conversation.role or 'new'} {self.conversation.state}"
+        return f"<Channel {said}{'' if self._live else ', let go'}, {self.link!r}>"
+
     @property
     def live(self) -> bool:
         """True until the channel is closed, lost or released."""

@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
+from ..net.address import describe
 from ..net.tcp import check_connection, reset
 from ..pki.chains import openssl_reason
 from . import ktls
@@ -58,6 +59,14 @@ class Link(ABC):
         self.suite = suite
         self.chain = chain
         self._unsent = b""
+
+    def __repr__(self) -> str:
+        unsent = f", {self.unsent} bytes unsent" if self._unsent else ""
+        try:
+            peer = f"with {describe(self.sock.getpeername())}"
+        except OSError:
+            peer = "that is gone"
+        return f"<{type(self).__name__} {peer}{unsent}>"
 
     @property
     def certificate(self) -> x509.Certificate:

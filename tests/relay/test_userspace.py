@@ -1,9 +1,10 @@
 """Userspace TLS in the relay: what backpressure keeps, and what was read together with the last frame."""
 
 import contextlib
+import errno
 import socket
 
-from shadow.relay.flow import CALL_COST, TURN_BUDGET
+from shadow.relay.flow import CALL_COST, TURN_BUDGET, Side, StreamCut
 from shadow.relay.userspace import Scratch, make_pump
 from tests.support import Authority, random_bytes, read_some, userspace_linked, wait_for, write_all
 
@@ -77,3 +78,32 @@ def test_tiny_records_are_charged_and_bounded(authority: Authority) -> None:
         assert turns >= len(sent) * CALL_COST / TURN_BUDGET
         ours.sock.close()
         far.sock.close()
+
+
+def test_a_streams_life_in_its_own_words(authority: Authority) -> None:
+    """Moving, draining, done, in each direction by itself; then the rest of the world."""
+    server, robot = userspace_linked(authority)
+    near, plain = socket.socketpair()
+    plain.setblocking(False)
+    pump = make_pump(plain, server, Scratch())
+    link = f"<UserspaceLink with 127.0.0.1:{robot.sock.getsockname()[1]}>"
+    assert repr(pump) == f"<Pump <plain to link moving, 0 bytes> <link to plain moving, 0 bytes>, {link}>"
+    near.sendall(b"12345")
+    pump.turn()
+    waits = "5 bytes, source empty> <link to plain moving, 0 bytes, source empty>"
+    assert repr(pump) == f"<Pump <plain to link moving, {waits}, {link}>"
+    near.shutdown(socket.SHUT_WR)
+    pump.up.writable = False
+    pump.up.end()
+    assert repr(pump.up) == "<plain to link draining, 5 bytes, sink full>"
+    pump.up.writable = True
+    pump.turn()
+    assert repr(pump.up) == "<plain to link done, 5 bytes>"
+    pump.kept = True  # which this one would not be
+    pump.cut = StreamCut(Side.LINK, ConnectionResetError(errno.ECONNRESET, "x"))
+    pump.close()
+    done = "<plain to link done, 5 bytes> <link to plain moving, 0 bytes, source empty>"
+    cut = "cut by link: Connection reset by peer, kept"
+    assert repr(pump) == f"<Pump {done}, {cut}, <UserspaceLink that is gone>>"
+    near.close()
+    robot.sock.close()

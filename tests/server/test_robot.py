@@ -2,16 +2,20 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import stat
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from shadow.wire.frames import Dial, Start, Started
 from tests.support import (
     DEADLINE,
+    Authority,
     Service,
     Tunnel,
     echo,
@@ -24,6 +28,7 @@ from tests.support import (
 from tests.support.peer import DIAL, REFUSED, START, STARTED, WELCOME, Peer, connect, frame, stand_by
 
 # Sockets.
+from .test_handover import Scene, play, until
 
 
 def test_sockets_come_and_go_with_the_robot(tunnel: Tunnel) -> None:
@@ -290,3 +295,70 @@ def test_a_reader_that_pauses_keeps_its_stream(tunnel: Tunnel) -> None:
             while part := visitor.recv(1_000_000):
                 received += part
         assert received == data
+
+
+# What it says of itself, to whoever debugs.
+
+
+def test_a_robots_life_in_its_own_words(authority: Authority, tmp_path: Path) -> None:
+    async def body(scene: Scene) -> None:
+        await scene.begin()
+        robot = scene.before.robot
+        assert repr(robot) == "<Robot 011: 0 standing by, 0 waiting, 0 starting, 0 running>"
+
+        visitor = scene.visit()
+        assert await scene.control.hear() == Dial(1)
+        assert repr(robot) == "<Robot 011: 0 standing by, 1 waiting, 0 starting, 0 running>"
+
+        channel = await scene.stand_by()
+        assert isinstance(await channel.hear(), Start)
+        assert repr(robot) == "<Robot 011: 0 standing by, 0 waiting, 1 starting, 0 running>"
+
+        await scene.stand_by()
+        assert repr(robot) == "<Robot 011: 1 standing by, 0 waiting, 1 starting, 0 running>"
+
+        await channel.say(Started())
+        await until(lambda: len(robot.streams))
+        assert repr(robot) == "<Robot 011: 1 standing by, 0 waiting, 0 starting, 1 running>"
+
+        scene.control.sock.close()
+        await until(lambda: robot.session is None)
+        assert repr(robot) == "<Robot 011: not connected, 0 starting, 1 running>"
+        visitor.close()
+
+    play(authority, tmp_path, body)
+
+
+def test_all_that_a_robot_has_in_a_few_lines(authority: Authority, tmp_path: Path) -> None:
+    async def body(scene: Scene) -> None:
+        await scene.begin()
+        robot = scene.before.robot
+        channel = await scene.stand_by()
+        scene.visit()
+        assert isinstance(await channel.hear(), Start)
+        scene.visit()
+        assert await scene.control.hear() == Dial(1)
+        session = robot.session
+        assert session is not None
+        told = "\n".join(robot.describe())
+        assert session.id not in told, "who knows it opens channels"
+        for what, word in (
+            (r"\d+\.\d s", "N s"),
+            (r"127\.0\.0\.1:\d+", "ADDRESS"),
+            (session.id[:8], "ID"),
+            (f"uid {os.getuid()}, pid {os.getpid()}", "WHO"),
+        ):
+            told = re.sub(what, word, told)
+        control = "<Channel control open, <KernelLink with ADDRESS>>"
+        data = "<Channel data starting, <KernelLink with ADDRESS>>"
+        times = "N s, given up in N s if unheard"
+        assert told.split("\n") == [
+            "<Robot 011: 0 standing by, 1 waiting, 1 starting, 0 running>",
+            f"  <Session 'ID' with 198.51.100.7:1234, {times}, 0 standing by, 1 waiting> over {control}",
+            "  <Visitor 2 of default, WHO, N s, tries: 0> waits",
+            f"  <Visitor 1 of default, WHO, N s, tries: 1> starts on {data}",
+        ]
+        session.channel.close()
+        assert repr(session.channel) == "<Channel control open, let go, <KernelLink that is gone>>"
+
+    play(authority, tmp_path, body)

@@ -41,6 +41,8 @@ def test_what_is_not_taken_at_once_waits(authority: Authority) -> None:
     data = bytes(10_000_000)
     server.write(data)
     assert not server.flushed
+    port = robot.sock.getsockname()[1]
+    assert repr(server) == f"<UserspaceLink with 127.0.0.1:{port}, {server.unsent} bytes unsent>"
     assert server.unsent > 0
     received = 0
     while received < len(data):
