@@ -61,6 +61,8 @@ def test_how_much_is_logged(tunnel: Tunnel, level: str, *, steps: bool, lines: b
     server = tunnel.start_server()
     client = tunnel.daemon(tunnel.client_arguments("--lport=9", f"--log-level={level}"))
     wait_for(tunnel.socket_path().exists, "the robot's socket")
+    if lines:  # the server has the socket before the client has heard that it is welcome
+        client.wait_for_log("connected to")
     assert client.stop() == 0
     assert ("DEBUG: " in client.log) is steps
     assert ("connected to" in client.log) is lines
