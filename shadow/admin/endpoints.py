@@ -33,7 +33,7 @@ class AdminEndpoints:
                 endpoint = make(server)
                 self._open.append(endpoint)
                 for sock in sockets:
-                    endpoint.listen(sock, server.robots.descriptors.ran_out)
+                    endpoint.listen(sock, server.robots.descriptors)
 
     async def close(self) -> None:
         """Close them all."""

@@ -4,13 +4,13 @@ import asyncio
 import logging
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 from .. import events
 from ..events import Event
 from ..net.acceptor import Acceptor
 from ..net.address import source_of
 from ..net.unix import peer_credentials
+from ..server.descriptors import Descriptors
 from .seats import Guest, Seats
 
 _SILENCE = 60.0  # seconds between two lines of the log about crowds
@@ -33,9 +33,9 @@ class TaskServer(ABC):
         self._quiet_until = 0.0
         self._sent_away = 0
 
-    def listen(self, sock: socket.socket, on_exhausted: Callable[[OSError], None]) -> None:
-        """Answer on a listening socket; ``on_exhausted`` hears of it when accepting has to pause."""
-        self._listening.append((sock, Acceptor(sock, self._accepted, on_exhausted)))
+    def listen(self, sock: socket.socket, descriptors: Descriptors) -> None:
+        """Answer on a listening socket; it is told to ``descriptors`` when accepting has to pause."""
+        self._listening.append((sock, Acceptor(sock, self._accepted, descriptors.ran_out)))
 
     async def close(self) -> None:
         """Answer nobody any more."""

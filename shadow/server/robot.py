@@ -7,7 +7,7 @@ All in the event loop's thread.
 import asyncio
 import functools
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,13 +16,13 @@ from ..daemon.config import ServerConfig
 from ..errors import PeerError, Refused
 from ..relay.durable import DurableStreams
 from ..transport.channel import Channel
-from ..transport.link import Link
 from ..wire.frames import PROTOCOL_VERSION, Frame, Hello, Ping, Pong, Refusal, Sign, Welcome
 from .descriptors import Descriptors
 from .session import Cause, Session, new_session
 from .signer import Signer
 from .sockets import Sockets
 from .streams import Streams
+from .trust import Trust
 from .visitors import Numbers, Visitors
 
 _STANDBYS_MAX = 128  # channels one robot may keep standing by
@@ -38,6 +38,7 @@ class Surroundings:
     durable: DurableStreams
     signer: Signer
     descriptors: Descriptors
+    trust: Trust
 
 
 class Registry(Protocol):
@@ -234,20 +235,22 @@ class Robot:
 
     # Both
 
-    def cut_off(self, is_bad: Callable[[Link], str | None]) -> int:
-        """End what goes over a link of which ``is_bad`` says why; how many sessions and streams that were."""
-        count = 0
+    def cut_off_revoked(self) -> int:
+        """End what goes over links with revoked certificates; how many sessions and streams that were."""
+        count, revocation = 0, self._around.trust.revocation
         session = self.session
-        if session is not None and (why := is_bad(session.channel.link)):
+        if session is not None and (why := revocation(session.channel.link)):
             count += 1
             self.end_session(why, Cause.REVOKED, Refusal("revoked", why))
         elif session is not None:
-            for standby in [other for other in session.board.standbys if is_bad(other.link)]:
+            for standby in [other for other in session.board.standbys if revocation(other.link)]:
                 session.board.channel_left(standby)
                 standby.close()
-        self.visitors.cut_off(is_bad)
+        for visitor, channel in list(self.visitors.starting.items()):
+            if why := revocation(channel.link):
+                self.visitors.take_back(visitor, channel, why)
         revoked = "the robot's certificate was revoked"
-        return count + self.streams.cut(lambda pump, _visitor: bool(is_bad(pump.link)), revoked)
+        return count + self.streams.cut(lambda pump, _visitor: bool(revocation(pump.link)), revoked)
 
     def report_if_empty(self) -> None:
         """Tell the registry if there is neither session nor stream any more."""

@@ -1,15 +1,15 @@
 """All robots of a server: the registry that makes them, counts them and forgets them."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, ValuesView
+from collections.abc import Iterator, Mapping, ValuesView
 
 from ..daemon.config import ServerConfig
 from ..relay.durable import DurableStreams
-from ..transport.link import Link
 from .descriptors import Descriptors
 from .robot import Robot, Surroundings
 from .signer import Signer
 from .sockets import check_folder
+from .trust import Trust
 from .visitors import Numbers
 
 
@@ -22,17 +22,18 @@ class Robots(Mapping[str, Robot]):
         signer: where robots have their certificates renewed.
     """
 
-    def __init__(self, config: ServerConfig, durable: DurableStreams, of_visitor: int) -> None:
-        """None yet; ``of_visitor``: descriptors that serving one takes besides its own.
+    def __init__(self, config: ServerConfig, durable: DurableStreams, trust: Trust) -> None:
+        """None yet.
 
         Raises:
             ConfigError: the folder for their sockets is none.
         """
         check_folder(config.ldir)
         self.numbers = Numbers()
-        self.descriptors = Descriptors(self._give_up_standbys, of_visitor)
+        # A visitor needs a channel, and with kernel TLS two pipes.
+        self.descriptors = Descriptors(self._give_up_standbys, 1 if trust.no_ktls else 5)
         self.signer = Signer(config.signer)
-        self._around = Surroundings(config, durable, self.signer, self.descriptors)
+        self._around = Surroundings(config, durable, self.signer, self.descriptors, trust)
         self._robots: dict[str, Robot] = {}
         self._connected: set[str] = set()
 
@@ -70,9 +71,9 @@ class Robots(Mapping[str, Robot]):
         if self._robots.get(robot.name) is robot:
             del self._robots[robot.name]
 
-    def cut_off(self, is_bad: Callable[[Link], str | None]) -> int:
-        """See ``Robot.cut_off``; for all of them."""
-        return sum(_cut_off(robot, is_bad) for robot in list(self.values()))
+    def cut_off_revoked(self) -> int:
+        """See ``Robot.cut_off_revoked``; for all of them."""
+        return sum(map(_cut_off_revoked, list(self.values())))
 
     def look_after_sockets(self) -> None:
         """See ``Robot.look_after_sockets``; for all of them."""
@@ -93,9 +94,9 @@ class Robots(Mapping[str, Robot]):
         return given_up
 
 
-def _cut_off(robot: Robot, is_bad: Callable[[Link], str | None]) -> int:
+def _cut_off_revoked(robot: Robot) -> int:
     try:
-        return robot.cut_off(is_bad)
+        return robot.cut_off_revoked()
     except Exception:  # the others are locked out all the same
         logging.getLogger("shadow").exception("robot %s: its connections cannot be cut off", robot.name)
         return 0

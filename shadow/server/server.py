@@ -62,8 +62,7 @@ class Server:
         self.resumed = {"streams": 0, "sessions": 0}
         self._config = config
         self._trust = trust = Trust(config)
-        # A visitor needs a channel, and with kernel TLS two pipes.
-        self.robots = Robots(config, durable, 1 if trust.no_ktls else 5)
+        self.robots = Robots(config, durable, trust)
         self._admission = Admission(self.robots, trust, config.max_robots)
         self.handshakes = Handshakes(config, trust, self._admission.dispatch, self.robots.descriptors)
         self._open_endpoints = open_endpoints
@@ -109,7 +108,7 @@ class Server:
             ShadowError: a file is broken; the old ones stay in use.
         """
         self._trust.load()
-        ended = self.robots.cut_off(self._trust.revocation)
+        ended = self.robots.cut_off_revoked()
         if ended:
             text = f"cut off robots with revoked certificates: {ended} sessions and streams ended"
             events.log(Event.REVOKED, logging.WARNING, text)

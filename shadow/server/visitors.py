@@ -7,7 +7,6 @@ import asyncio
 import functools
 import logging
 import socket
-from collections.abc import Callable
 from typing import Protocol
 
 from .. import events
@@ -16,7 +15,6 @@ from ..errors import LocalError, PeerError
 from ..events import Event
 from ..text import shorten
 from ..transport.channel import Channel
-from ..transport.link import Link
 from ..wire.frames import Failed, Frame, Start, Started
 from .descriptors import Descriptors
 from .session import Session
@@ -190,11 +188,9 @@ class Visitors:
             self.seat(visitor, again=True)
         self._host.report_if_empty()
 
-    def cut_off(self, is_bad: Callable[[Link], str | None]) -> None:
-        """Take back what was said on a channel of whose link ``is_bad`` says why."""
-        for visitor, channel in list(self.starting.items()):
-            if why := is_bad(channel.link):
-                self._start_failed(visitor, channel, PeerError(why))
+    def take_back(self, visitor: Visitor, channel: Channel, why: str) -> None:
+        """Give up the channel that START was said on; the visitor gets another, if there is one."""
+        self._start_failed(visitor, channel, PeerError(why))
 
     def _begin_stream(self, visitor: Visitor, channel: Channel) -> None:
         try:

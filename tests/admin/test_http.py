@@ -12,7 +12,7 @@ import pytest
 from shadow import events
 from shadow.admin import http
 from shadow.admin.http import MetricsServer, Page
-from tests.support import DEADLINE, read_all
+from tests.support import DEADLINE, PLENTY, read_all
 
 T = TypeVar("T")
 ACCEPT = b"GET /metrics HTTP/1.1\r\nHost: x\r\nACCEPT:  a/b \r\n\r\n"
@@ -29,7 +29,7 @@ def exhibited(shown: Page | None, visit: Callable[[int], T]) -> T:
         listening = socket.create_server(("127.0.0.1", 0))
         listening.setblocking(False)
         server = MetricsServer(shown)
-        server.listen(listening, lambda _error: None)
+        server.listen(listening, PLENTY)
         try:
             return await asyncio.to_thread(visit, listening.getsockname()[1])
         finally:
@@ -113,7 +113,7 @@ def test_who_takes_nothing_loses_its_place(monkeypatch: pytest.MonkeyPatch) -> N
         listening = socket.create_server(("127.0.0.1", 0))
         listening.setblocking(False)
         server = MetricsServer(long)
-        server.listen(listening, lambda _error: None)
+        server.listen(listening, PLENTY)
         with socket.create_connection(listening.getsockname(), timeout=DEADLINE) as sock:
             sock.sendall(ACCEPT)
             await asyncio.to_thread(sock.recv, 1)

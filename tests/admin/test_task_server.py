@@ -11,7 +11,7 @@ from shadow.admin import task_server
 from shadow.admin.seats import Guest
 from shadow.admin.task_server import TaskServer, guest_of
 from shadow.events import Event
-from tests.support import DEADLINE, tcp_pair
+from tests.support import DEADLINE, PLENTY, tcp_pair
 
 
 class Waiter(TaskServer):
@@ -43,7 +43,7 @@ def answered(at_once: int, visit: Callable[[int], list[socket.socket]], kind: ty
         listening = socket.create_server(("127.0.0.1", 0))
         listening.setblocking(False)
         waiter = kind("waiters", at_once)
-        waiter.listen(listening, lambda _error: None)
+        waiter.listen(listening, PLENTY)
         try:
             return await asyncio.to_thread(visit, listening.getsockname()[1])
         finally:

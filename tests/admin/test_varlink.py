@@ -20,7 +20,7 @@ from shadow import events
 from shadow.admin import varlink
 from shadow.admin.methods import make_service
 from shadow.admin.varlink import Api
-from tests.support import CHECKOUT, Daemon, Tunnel, echo, serving, wait_for
+from tests.support import CHECKOUT, PLENTY, Daemon, Tunnel, echo, serving, wait_for
 from tests.support.call import INTERFACE, Call
 
 T = TypeVar("T")
@@ -290,7 +290,7 @@ def answered(path: Path, handler: object, talk: Callable[[], T]) -> T:
         listening.bind(str(path))
         listening.listen()
         listening.setblocking(False)
-        made.listen(listening, lambda _error: None)
+        made.listen(listening, PLENTY)
         try:
             return await asyncio.to_thread(talk)
         finally:

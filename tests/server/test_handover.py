@@ -87,7 +87,8 @@ class ServerSide:
         config: Any = SimpleNamespace(
             ldir=ldir, keepalive=30.0, start_timeout=10.0, max_streams=100, signer=None
         )
-        self.robots = Robots(config, self.durable, 5)  # type: ignore[arg-type]
+        trust: Any = SimpleNamespace(no_ktls=None)
+        self.robots = Robots(config, self.durable, trust)  # type: ignore[arg-type]
 
     def admit(self, link: Link) -> Robot:
         if self.refuses:

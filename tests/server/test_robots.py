@@ -57,7 +57,8 @@ def make(folder: Path) -> Robots:
         ldir=folder, signer=None, keepalive=30.0, start_timeout=10.0, max_streams=100
     )
     durable: Any = SimpleNamespace()
-    return Robots(config, durable, 5)
+    trust: Any = SimpleNamespace(no_ktls=None)
+    return Robots(config, durable, trust)
 
 
 def connect(robots: Robots, name: str, standbys: int = 0) -> Robot:
@@ -154,7 +155,7 @@ def test_a_robot_that_cannot_be_cut_off_keeps_nobody_else_connected(
 ) -> None:
     cut: list[str] = []
 
-    def cut_off(robot: Robot, _is_bad: object) -> int:
+    def cut_off_revoked(robot: Robot) -> int:
         if robot.name == "012":
             raise RuntimeError
         cut.append(robot.name)
@@ -163,9 +164,9 @@ def test_a_robot_that_cannot_be_cut_off_keeps_nobody_else_connected(
     def body(robots: Robots) -> None:
         for name in ("011", "012", "013"):
             connect(robots, name)
-        assert robots.cut_off(lambda _link: "bad") == 4
+        assert robots.cut_off_revoked() == 4
 
-    monkeypatch.setattr(Robot, "cut_off", cut_off)
+    monkeypatch.setattr(Robot, "cut_off_revoked", cut_off_revoked)
     play(tmp_path, body)
     assert cut == ["011", "013"]
     assert "robot 012: its connections cannot be cut off" in caplog.text

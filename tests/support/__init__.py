@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 from cryptography import x509
@@ -56,6 +56,10 @@ def wait_for(condition: Callable[[], object], what: str, deadline: float = DEADL
         if time.monotonic() > end:
             raise AssertionError(f"waited {deadline:g} s in vain for {what}")
         time.sleep(0.01)
+
+
+PLENTY: Any = SimpleNamespace(ran_out=lambda _error: None)
+"""Descriptors that do not run out, for who tells when they do."""
 
 
 class Authority:
