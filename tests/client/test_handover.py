@@ -261,3 +261,37 @@ def test_a_robot_whose_certificate_expired_lately_keeps_its_session(
 
     with contextlib.nullcontext() if left else pytest.raises(ConfigError, match="expired"):
         play(authority, body)
+
+
+def test_a_client_that_is_stopped_leaves_what_it_has_been_left(
+    authority: Authority, said: list[tuple[Event, str]]
+) -> None:
+    """Its one task ends first, and must not take the session with it."""
+    crt, key = authority.robot()
+    config = replace(CONFIG, server_name="localhost", ca=authority.ca, crt=crt, key=key)
+
+    async def live(scene: Scene) -> None:
+        """One client after another, in the very same session."""
+        scene.store.start_again()
+        relay = Relay(1)
+        try:
+            client = Client(config, DurableStreams(relay, scene.store))  # type: ignore[arg-type]
+            await client.start()
+            assert isinstance(await scene.control.hear(), Ping)
+            assert client.status.startswith("Connected to 198.51.100.1:4242 since ")
+            await client.stop()
+        finally:
+            relay.stop()
+
+    async def body(scene: Scene) -> None:
+        scene.fingerprint = load_certificates(crt, "robot")[0].fingerprint(hashes.SHA256()).hex()
+        assert scene.leave(scene.begin())
+        for _ in range(2):
+            said.clear()
+            await live(scene)
+            assert (Event.STOPPING, "robot 011: the session is left for the next start") in said
+            assert scene.control.is_silent
+            assert scene.standby.is_silent
+        assert scene.take_up() is not None
+
+    play(authority, body)
