@@ -6,6 +6,7 @@ How a session begins, lives and ends is in test_session.py and test_client.py.
 import asyncio
 import contextlib
 import json
+import math
 import os
 import socket
 from dataclasses import replace
@@ -26,7 +27,7 @@ from shadow.systemd.bundle import Letter
 from shadow.systemd.mailbox import Mailbox
 from shadow.transport.link import Link
 from shadow.wire.frames import Ping, Start
-from tests.support import Authority
+from tests.support import DEADLINE, Authority
 from tests.support.robot_session import CONFIG, Scene, play
 
 
@@ -278,6 +279,9 @@ def test_a_client_that_is_stopped_leaves_what_it_has_been_left(
             client = Client(config, DurableStreams(relay, scene.store))  # type: ignore[arg-type]
             await client.start()
             assert isinstance(await scene.control.hear(), Ping)
+            async with asyncio.timeout(DEADLINE):
+                while client._attempts.reach(1) == math.inf:  # until its task has the session
+                    await asyncio.sleep(0.001)
             assert client.status.startswith("Connected to 198.51.100.1:4242 since ")
             await client.stop()
         finally:
