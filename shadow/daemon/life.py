@@ -91,11 +91,11 @@ async def _live(make_role: Callable[[DurableStreams], Role], on_start: Callable[
         stopped = _stop_on_signals()
         page = Page(role.describe)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, page.write)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reporter.reload)
         await role.start()
         on_start(store)
         _drop_unknown(store)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reporter.reload)
-        notifier.ready(reporter.status)
+        reporter.start()
         background.append(asyncio.create_task(reporter.run()))
         if interval is not None:
             background.append(asyncio.create_task(_feed_watchdog(relay, notifier, interval)))
@@ -170,12 +170,23 @@ class _Reporter:
         self._role = role
         self._notifier = notifier
         self._calendar = Calendar()
+        self._started = self._asked = False
+
+    def start(self) -> None:
+        """The role has started; do what it was asked for meanwhile."""
+        self._started = True
+        self._notifier.ready(self.status)
+        if self._asked:
+            self.reload()
 
     @property
     def status(self) -> str:
         return f"{self._role.status}{self._calendar.remark}"
 
     def reload(self) -> None:
+        if not self._started:  # it has read its files, but they may have changed since
+            self._asked = True
+            return
         self._notifier.reloading()
         try:
             with contextlib.suppress(ShadowError):

@@ -249,3 +249,25 @@ def test_no_thread_per_connection(tunnel: Tunnel) -> None:
             assert threads <= 2 + (os.cpu_count() or 1)
         for visitor in visitors:
             visitor.close()
+
+
+ASKED_EARLY = """
+import os, signal
+from shadow.server.server import Server
+start = Server.start
+async def start_slowly(server):
+    os.kill(os.getpid(), signal.SIGHUP)
+    await start(server)
+Server.start = start_slowly
+from shadow.cli.server import main
+raise SystemExit(main())
+"""
+
+
+def test_a_reload_that_comes_during_the_start_ends_nothing_and_is_done_then(tunnel: Tunnel) -> None:
+    (tunnel.folder / "asked_early.py").write_text(ASKED_EARLY)
+    arguments = ["asked_early", *tunnel.server_arguments()[1:]]
+    server = tunnel.daemon(arguments, {"PYTHONPATH": str(tunnel.folder)})
+    server.wait_for_log("reloaded: new connections use the new certificates")
+    assert server.log.index("accepting robots") < server.log.index("reloaded: ")
+    assert server.log.count("reloaded: ") == 1
