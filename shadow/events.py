@@ -1,4 +1,4 @@
-"""What happens: every event has a message id, and its facts travel as journal fields.
+"""What happens: each kind of event has a message id, and its facts travel as journal fields.
 
 So ``journalctl ROBOT=011`` and ``journalctl -x`` work. The standard ``logging`` module carries events to
 whoever wants them: the journal or a terminal (``systemd.journal``), metrics, those who watch. Nothing else in
@@ -7,8 +7,10 @@ Shadow prints.
 See systemd.journal-fields(7).
 """
 
-import enum
 import logging
+import re
+from dataclasses import dataclass, fields
+from typing import ClassVar, dataclass_transform
 
 from .text import printable
 
@@ -19,111 +21,341 @@ events, and while nobody asks cost as much as a function that does nothing."""
 STEPS.setLevel(logging.INFO)
 
 
-class Event(enum.StrEnum):
-    """What happened, as a MESSAGE_ID= (128 bits in hexadecimal); never change one that was released."""
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class Event:
+    """Something that happened; a subclass says what, and its fields are the facts.
 
-    SERVER_READY = "ff9c565bbf384981aa67044c3dd1b2fc"
+    A field ``robot`` becomes the journal's ``ROBOT=``, one that is None becomes nothing.
+
+    Attributes:
+        MESSAGE_ID: 128 bits in hexadecimal, of the kind; never change one that was released.
+    """
+
+    MESSAGE_ID: ClassVar[str]
+
+    def __init_subclass__(cls, message_id: str) -> None:
+        """Make a dataclass of it."""
+        cls.MESSAGE_ID = message_id
+        dataclass(frozen=True, kw_only=True)(cls)
+
+    @classmethod
+    def kind(cls) -> str:
+        """What it is called by whoever watches: ``robot-connected``."""
+        return re.sub("(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+
+    @property
+    def facts(self) -> dict[str, str | float]:
+        """The fields that say something."""
+        named = ((each.name, getattr(self, each.name)) for each in fields(self))  # type: ignore[arg-type]
+        return {name: value for name, value in named if value is not None}
+
+
+class ServerReady(Event, message_id="ff9c565bbf384981aa67044c3dd1b2fc"):
     """The server accepts robots."""
-    CLIENT_READY = "508e7f5f0f8a42c285c9c664850aa528"
+
+
+class ClientReady(Event, message_id="508e7f5f0f8a42c285c9c664850aa528"):
     """The client has checked its configuration and begins to dial."""
-    STOPPING = "6d97d48be35d484e8254ffa283c2d48e"
+
+    robot: str
+
+
+class Stopping(Event, message_id="6d97d48be35d484e8254ffa283c2d48e"):
     """The daemon was asked to stop."""
-    RELOADED = "dc63db709d8d408f9899351c0e5016ee"
+
+    robot: str | None = None
+    robots: int | None = None
+
+
+class Reloaded(Event, message_id="dc63db709d8d408f9899351c0e5016ee"):
     """Certificates and CA were read again."""
-    RELOAD_FAILED = "561c137747004cfd8774541433c7163e"
+
+
+class ReloadFailed(Event, message_id="561c137747004cfd8774541433c7163e"):
     """A reload found a broken file; the old ones stay in use."""
-    KTLS_UNAVAILABLE = "851a7b7932114f0ab2467738f8e86470"
+
+
+class KtlsUnavailable(Event, message_id="851a7b7932114f0ab2467738f8e86470"):
     """The kernel has no TLS; streams are encrypted in the daemon."""
-    ROBOT_CONNECTED = "9b548fc309e84c8da3e286db5005a984"
+
+    robot: str | None = None
+
+
+class RobotConnected(Event, message_id="9b548fc309e84c8da3e286db5005a984"):
     """A robot's session began."""
-    ROBOT_DISCONNECTED = "79184d6587f04e88b7cc05bba0d6d138"
+
+    robot: str
+    peer: str
+    session: str
+    suite: str
+    software: str
+
+
+class RobotDisconnected(Event, message_id="79184d6587f04e88b7cc05bba0d6d138"):
     """A robot's session ended."""
-    ROBOT_TAKEN_OVER = "1757ac04ae47464f976a33f9250e259d"
+
+    robot: str
+    peer: str
+    session: str
+    cause: str
+    duration: float
+
+
+class RobotTakenOver(Event, message_id="1757ac04ae47464f976a33f9250e259d"):
     """A robot's new session replaced one that was still connected."""
-    REVOKED = "bcdc3e46a63941a3bf18933cc32adc2d"
+
+    robot: str
+    peer: str
+
+
+class Revoked(Event, message_id="bcdc3e46a63941a3bf18933cc32adc2d"):
     """A reload has cut off robots whose certificates are revoked."""
-    LIST_TOO_OLD = "346fb9bdb8124a7da006e22764de6682"
+
+
+class ListTooOld(Event, message_id="346fb9bdb8124a7da006e22764de6682"):
     """A reload found an older list of revoked certificates than that in use."""
-    EXPIRES = "92089ff28c3e410194fcdb7dec41342b"
+
+
+class Expires(Event, message_id="92089ff28c3e410194fcdb7dec41342b"):
     """Something that the daemon uses expires soon, or has."""
-    ROBOT_EXPIRED = "699fe6d0dbd44554a9468d3065456d1d"
+
+    expires: str
+    days: int
+
+
+class RobotExpired(Event, message_id="699fe6d0dbd44554a9468d3065456d1d"):
     """The certificate of a robot that is connected has expired."""
-    CERTIFICATE_ISSUED = "4d9ff408207e48c9b43ccde14aae1149"
+
+    robot: str
+    expires: str
+
+
+class CertificateIssued(Event, message_id="4d9ff408207e48c9b43ccde14aae1149"):
     """The CA's signer has renewed a robot's certificate."""
-    RENEWED = "52eac60c71344c2eba0e8c1006b6d3fc"
+
+    robot: str
+    serial: str
+    expires: str
+
+
+class Renewed(Event, message_id="52eac60c71344c2eba0e8c1006b6d3fc"):
     """A robot has a new certificate."""
-    RENEWAL_FAILED = "0ba2830eb1174d8ba75e8e4d37dd8672"
+
+    robot: str
+    serial: str
+    expires: str
+
+
+class RenewalFailed(Event, message_id="0ba2830eb1174d8ba75e8e4d37dd8672"):
     """A robot's certificate could not be renewed; it will be tried again."""
-    ROBOT_REFUSED = "0345d37e47a44e9fbd72571cca5d0f4e"
+
+    code: str
+    robot: str | None = None
+
+
+class RobotRefused(Event, message_id="0345d37e47a44e9fbd72571cca5d0f4e"):
     """A robot with a good certificate was refused."""
-    HANDSHAKE_FAILED = "db5955ad3ec64c2c9b53739867ec7f72"
+
+    robot: str
+    peer: str
+    code: str
+
+
+class HandshakeFailed(Event, message_id="db5955ad3ec64c2c9b53739867ec7f72"):
     """Somebody connected and TLS did not come about."""
-    CROWDED = "63b627524b7d4772b32dec04fa6aafb1"
+
+    peer: str
+    cause: str
+
+
+class Crowded(Event, message_id="63b627524b7d4772b32dec04fa6aafb1"):
     """Connections were sent away, for too many wait to say who they are."""
-    SOCKET_FAILED = "426f44b57fd7473d8173fb55b0e4a5e3"
+
+    peer: str
+    dropped: int
+
+
+class SocketFailed(Event, message_id="426f44b57fd7473d8173fb55b0e4a5e3"):
     """A robot's unix socket could not be made."""
-    SOCKET_RESTORED = "116904b665a147e8b611dbd9f4734b59"
+
+    robot: str
+
+
+class SocketRestored(Event, message_id="116904b665a147e8b611dbd9f4734b59"):
     """A robot's unix socket was gone, and has been made again."""
-    STREAM_STARTED = "808e53f6632f4ea1aef5ee2b854639a9"
+
+    robot: str
+
+
+class StreamStarted(Event, message_id="808e53f6632f4ea1aef5ee2b854639a9"):
     """A visitor reached a service."""
-    STREAM_ENDED = "2643c48ee01e4c65b1ae73a1b8a7e384"
+
+    robot: str
+    service: str
+    stream: str
+    ktls: str
+    standby: str | None = None
+    wait: float | None = None
+    visitor_uid: int | None = None
+    visitor_pid: int | None = None
+
+
+class StreamEnded(Event, message_id="2643c48ee01e4c65b1ae73a1b8a7e384"):
     """A stream ended in order."""
-    STREAM_ABORTED = "bf5b09a5aa864c3c922b4f8d9c62287c"
+
+    robot: str
+    service: str
+    stream: str
+    duration: float
+    bytes_to_robot: int
+    bytes_from_robot: int
+    visitor_uid: int | None = None
+    visitor_pid: int | None = None
+
+
+class StreamAborted(Event, message_id="bf5b09a5aa864c3c922b4f8d9c62287c"):
     """A stream was cut off by one of its ends."""
-    STREAMS_RESUMED = "02d50218d0a848469cc2be26bdd4aec6"
+
+    robot: str
+    service: str
+    stream: str
+    duration: float
+    bytes_to_robot: int
+    bytes_from_robot: int
+    visitor_uid: int | None = None
+    visitor_pid: int | None = None
+
+
+class StreamsResumed(Event, message_id="02d50218d0a848469cc2be26bdd4aec6"):
     """Streams of a daemon that has ended go on in this one."""
-    STREAM_GIVEN_UP = "518d021be1a549ea84fab3d33b23c4a6"
+
+    streams: int
+
+
+class StreamGivenUp(Event, message_id="518d021be1a549ea84fab3d33b23c4a6"):
     """A stream of a daemon that has ended cannot go on."""
-    SESSIONS_RESUMED = "197337d598734dcebf04dc4e1abd8211"
+
+
+class SessionsResumed(Event, message_id="197337d598734dcebf04dc4e1abd8211"):
     """Robots that were connected to a daemon that has ended remain connected to this one."""
-    SESSION_GIVEN_UP = "22d623d5a813434ea46913242a0ec312"
+
+    robot: str | None = None
+    robots: int | None = None
+
+
+class SessionGivenUp(Event, message_id="22d623d5a813434ea46913242a0ec312"):
     """Something that belonged to a robot's session cannot go on in the next daemon."""
-    STORE_FULL = "e7c3407764f04dbfb5d7becda6f7fc14"
+
+    robot: str | None = None
+
+
+class StoreFull(Event, message_id="e7c3407764f04dbfb5d7becda6f7fc14"):
     """The service manager keeps no more streams for us."""
-    VISITOR_FAILED = "622b825f2940457589df9c73926ea027"
+
+
+class VisitorFailed(Event, message_id="622b825f2940457589df9c73926ea027"):
     """A visitor could not be served."""
-    SERVICE_FAILED = "d2b23739173b4988b0a05f53701b2754"
+
+    robot: str
+    service: str
+    stream: str
+    visitor_uid: int
+    visitor_pid: int
+
+
+class ServiceFailed(Event, message_id="d2b23739173b4988b0a05f53701b2754"):
     """The robot could not connect to a local service."""
-    SESSION_STARTED = "dd21377bb30148c392ca82a24243d065"
+
+    robot: str
+    service: str
+    stream: str
+    visitor_uid: int | None = None
+    visitor_pid: int | None = None
+
+
+class SessionStarted(Event, message_id="dd21377bb30148c392ca82a24243d065"):
     """The client is connected to its server."""
-    SESSION_LOST = "3e983511c6bc4dbd81ad265493b43f1f"
+
+    robot: str
+    peer: str
+    session: str
+    suite: str
+
+
+class SessionLost(Event, message_id="3e983511c6bc4dbd81ad265493b43f1f"):
     """The client lost its server, or did not reach it, and will try again."""
-    ADDRESS_FAILED = "60bbbb14084c461198cf0ee79805788b"
+
+    robot: str
+
+
+class AddressFailed(Event, message_id="60bbbb14084c461198cf0ee79805788b"):
     """One of several addresses does not lead the client to its server; it tries the others."""
-    API_UNAVAILABLE = "1ed797ae4aad4028bd941d0b5d312acc"
+
+    robot: str
+    peer: str
+
+
+class ApiUnavailable(Event, message_id="1ed797ae4aad4028bd941d0b5d312acc"):
     """There is a socket for the API, and no library to answer with."""
-    METRICS_UNAVAILABLE = "26b139dd28294a23a37467d7982592d9"
+
+
+class MetricsUnavailable(Event, message_id="26b139dd28294a23a37467d7982592d9"):
     """There is a socket for metrics, and no library to answer with."""
-    CALLERS_CROWDED = "4b3e6c799049486ea1fcc6aa14101968"
+
+
+class CallersCrowded(Event, message_id="4b3e6c799049486ea1fcc6aa14101968"):
     """More callers or scrapers came than are answered at once; some had to leave."""
-    ACCEPT_PAUSED = "a63116895daa4282829e2ffac5828775"
+
+
+class AcceptPaused(Event, message_id="a63116895daa4282829e2ffac5828775"):
     """No descriptors or memory left; accepting pauses."""
-    ACCEPT_RESUMED = "b686d87184d642d2a6bb201cbfafb194"
+
+
+class AcceptResumed(Event, message_id="b686d87184d642d2a6bb201cbfafb194"):
     """There are descriptors again; accepting goes on."""
-    LOG_LOST = "0916627610da4d099f6ac2044de3d0f4"
+
+
+class LogLost(Event, message_id="0916627610da4d099f6ac2044de3d0f4"):
     """Nobody took the lines of the log for a while, and some were lost."""
-    CLOCK_WRONG = "afa7830ff7af4e0ca910bd862c21275d"
+
+
+class ClockWrong(Event, message_id="afa7830ff7af4e0ca910bd862c21275d"):
     """A certificate is not valid yet; most likely this machine's clock is wrong."""
-    UNKNOWN_SETTING = "c572d9555f5d48f286cbdf4688673f8d"
+
+    robot: str
+
+
+class UnknownSetting(Event, message_id="c572d9555f5d48f286cbdf4688673f8d"):
     """A variable looks like a setting of ours and is none."""
-    SETTINGS_CHANGED = "cb7e024b44f540c8a8010589a2bd87bb"
+
+
+class SettingsChanged(Event, message_id="cb7e024b44f540c8a8010589a2bd87bb"):
     """A reload finds settings that only a restart takes."""
-    DESCRIBED = "264e283f980d4ca7bcb5db78a52ac1d8"
+
+
+class Described(Event, message_id="264e283f980d4ca7bcb5db78a52ac1d8"):
     """Part of a page about all that the daemon does, which somebody has asked for with SIGUSR1."""
-    FAILED = "15fa5bc3e54b49128c7fbb93d468f959"
+
+
+class Failed(Event, message_id="15fa5bc3e54b49128c7fbb93d468f959"):
     """The daemon cannot go on."""
 
 
-def log(event: Event, level: int, text: str, **facts: str | float) -> None:
+def log(event: Event, level: int, text: str) -> None:
     """Log one event.
 
     Args:
-        event: its kind.
+        event: what happened.
         level: a level of ``logging``; becomes the journal's PRIORITY=.
         text: one line for a human.
-        facts: journal fields in lower case (``robot="011"`` becomes ``ROBOT=011``).
     """
-    LOGGER.log(level, "%s", text, extra={"event": event, "facts": facts}, stacklevel=2)
+    LOGGER.log(level, "%s", text, extra={"event": event}, stacklevel=2)
+
+
+def event_of(record: logging.LogRecord) -> Event | None:
+    """The event that a record tells of, if it does."""
+    event = getattr(record, "event", None)
+    return event if isinstance(event, Event) else None
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, str]:
@@ -131,8 +363,8 @@ def fields_of(record: logging.LogRecord) -> dict[str, str]:
 
     Some are a peer's own words, and ``journalctl -x`` puts fields into lines that people paste.
     """
-    facts: dict[str, str | float] = getattr(record, "facts", {})
-    return {name.upper(): printable(str(value)) for name, value in facts.items()}
+    event = event_of(record)
+    return {name.upper(): printable(str(value)) for name, value in event.facts.items()} if event else {}
 
 
 def priority_of(record: logging.LogRecord) -> int:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from shadow import events
-from shadow.events import Event
 from tests.support import Authority, Tunnel, wait_for
+from tests.support.log import Said
 
 # How long an example takes says how busy the machine is, and nothing of the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -34,10 +34,10 @@ def tunnel(authority: Authority, tmp_path: Path) -> Iterator[Tunnel]:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Event, str]]:
+def said(monkeypatch: pytest.MonkeyPatch) -> Said:
     """What is logged in this process."""
-    lines: list[tuple[Event, str]] = []
-    monkeypatch.setattr(events, "log", lambda event, _level, text, **_facts: lines.append((event, text)))
+    lines: Said = []
+    monkeypatch.setattr(events, "log", lambda event, _level, text: lines.append((type(event), text)))
     return lines
 
 

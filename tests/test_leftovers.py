@@ -22,14 +22,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shadow import events
 from shadow.daemon import life
-from shadow.events import Event
 from shadow.relay import progress
 from shadow.systemd import bundle
 from shadow.systemd.bundle import Letter
 from tests.relay.test_durable import Daemon, Ends, both_ways
 from tests.server import test_handover as test_parking
 from tests.support import Authority, mutations, robot_session, tcp_pair
+from tests.support.log import Said
 from tests.support.store import Store
 
 SUITE = "ECDHE-ECDSA-AES128-GCM-SHA256"
@@ -133,7 +134,7 @@ def test_streams_beside_whatever_lies_there(authority: Authority, data: st.DataO
 
 
 @pytest.mark.parametrize("kind", ["size", "no memory", "two", "none", "state", "moved"])
-def test_a_ledger_of_another_version(authority: Authority, said: list[tuple[Event, str]], kind: str) -> None:
+def test_a_ledger_of_another_version(authority: Authority, said: Said, kind: str) -> None:
     store, ends = Store(), Ends(certificate_of(authority))
     first = Daemon(store)
     pump = first.start(ends, **STREAM)
@@ -149,7 +150,7 @@ def test_a_ledger_of_another_version(authority: Authority, said: list[tuple[Even
     second = Daemon(store)
     assert second.count == 0
     assert set(store.kept) == {"ledger"}
-    assert {event for event, _text in said} == {Event.STREAM_GIVEN_UP}
+    assert {event for event, _text in said} == {events.StreamGivenUp}
     with pytest.raises(ConnectionResetError):  # and nobody takes it for whole
         ends.far.recv(1)
     other = Ends(certificate_of(authority))
@@ -174,9 +175,7 @@ def damage_ledger(store: Store, kind: str) -> None:
         os.close(other)
 
 
-def test_many_streams_of_another_version_are_said_in_one_line(
-    authority: Authority, said: list[tuple[Event, str]]
-) -> None:
+def test_many_streams_of_another_version_are_said_in_one_line(authority: Authority, said: Said) -> None:
     store, first = Store(), None
     ends = [Ends(certificate_of(authority)) for _ in range(4)]
     first = Daemon(store)
@@ -191,10 +190,10 @@ def test_many_streams_of_another_version_are_said_in_one_line(
     assert second.count == 1
     assert said == [
         (
-            Event.STREAM_GIVEN_UP,
+            events.StreamGivenUp,
             "3 streams of the daemon before this one cannot go on and end: a letter is not of version 1",
         ),
-        (Event.STREAMS_RESUMED, "resumed 1 stream of the daemon before this one"),
+        (events.StreamsResumed, "resumed 1 stream of the daemon before this one"),
     ]
     both_ways(ends[3])
     second.stop()
@@ -309,12 +308,12 @@ def test_no_value_of_a_session_is_believed(
     test_parking.play(authority, tmp_path, body)
 
 
-def test_what_nobody_knows_is_dropped_and_said(said: list[tuple[Event, str]]) -> None:
+def test_what_nobody_knows_is_dropped_and_said(said: Said) -> None:
     names = ["q1", "q2\x1b[31m", *(f"q{number}" for number in range(3, 10))]
     store: Any = SimpleNamespace(close_rest=lambda: names)
     life._drop_unknown(store)
     text = "dropped 9 descriptors that this version has no use for: q1, q2?[31m, q3, q4, q5"
-    assert said == [(Event.STREAM_GIVEN_UP, text)]
+    assert said == [(events.StreamGivenUp, text)]
 
 
 # Sessions of the client

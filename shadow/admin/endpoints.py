@@ -7,7 +7,6 @@ whoever asks.
 import logging
 
 from .. import events
-from ..events import Event
 from ..server.server import Server
 from ..systemd import fdstore
 from . import varlink
@@ -46,7 +45,7 @@ def _make_api(server: Server) -> TaskServer:
         from .methods import Methods, make_service  # noqa: PLC0415 - it needs what may be missing
     except ImportError:  # Debian 12 has it in backports only
         why = "the Python library varlink is missing (Debian: python3-varlink)"
-        events.log(Event.API_UNAVAILABLE, logging.WARNING, f"shadowctl cannot ask this server: {why}")
+        events.log(events.ApiUnavailable(), logging.WARNING, f"shadowctl cannot ask this server: {why}")
         return varlink.Api(None)
     return varlink.Api(make_service(Methods(server)))
 
@@ -58,6 +57,6 @@ def _make_metrics(server: Server) -> TaskServer:
         from .metrics import Metrics  # noqa: PLC0415 - it needs what may be missing
     except ImportError:
         why = "the Python library prometheus_client is missing (Debian: python3-prometheus-client)"
-        events.log(Event.METRICS_UNAVAILABLE, logging.WARNING, f"nobody can scrape this server: {why}")
+        events.log(events.MetricsUnavailable(), logging.WARNING, f"nobody can scrape this server: {why}")
         return MetricsServer(None)
     return MetricsServer(Metrics(server).page)

@@ -10,7 +10,7 @@ import collections
 import datetime as dt
 import heapq
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,6 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from .. import __version__, events
-from ..events import Event
 from ..relay.pool import TURN_BUCKETS
 from ..server.greeting import Failure
 from ..server.server import Server
@@ -32,11 +31,9 @@ _VERSIONS_EVER = 128  # the same, since we started: Prometheus keeps each series
 _ROBOTS_SHOWN = 100  # of those whose certificates expire soon
 _SLICE = 500  # robots and streams that are looked at without a pause; takes a millisecond or so
 
-_HOW = ("in order", "cut off")
-_BY = ("server", "robot")
+_IN_ORDER, _CUT_OFF = "in order", "cut off"
+_BY_SERVER, _BY_ROBOT = "server", "robot"
 _RENEWED = "ok"
-
-Facts = Mapping[str, Any]
 
 
 @dataclass
@@ -75,7 +72,7 @@ class Metrics(logging.Handler):
         self._named: set[str] = set()  # software
         self._summing = asyncio.Lock()
         self.registry = CollectorRegistry()
-        self._counting = self._make_counters()
+        self._make_counters()
         self.registry.register(self)
         self._relay.measure_turns()
         events.LOGGER.addHandler(self)
@@ -89,63 +86,87 @@ class Metrics(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Count one event; from whatever thread."""
-        count = self._counting.get(getattr(record, "event", None))
-        if count is not None:
-            count(getattr(record, "facts", {}))
+        event = events.event_of(record)
+        if event is not None:
+            self._count_sessions(event)
+            self._count_visits(event)
 
     # What happens
 
-    def _make_counters(self) -> dict[Event | None, Callable[[Facts], object]]:
-        ended = self._counter(
+    def _make_counters(self) -> None:
+        self._begun = self._counter("shadow_sessions_started", "Sessions of robots that have begun.")
+        self._ended = self._counter(
             "shadow_sessions_ended", "Sessions of robots that have ended, by cause.", "cause"
         )
-        failed = self._counter(
+        self._failed = self._counter(
             "shadow_handshakes_failed", "Connections that did not pass, by cause.", "cause"
         )
-        refused = self._counter("shadow_robots_refused", "Robots that were refused, by code.", "code")
-        streams = self._counter("shadow_streams_ended", "Streams that have ended, by how.", "how")
-        visitors = self._counter(
+        self._refused = self._counter("shadow_robots_refused", "Robots that were refused, by code.", "code")
+        self._streams_ended = self._counter("shadow_streams_ended", "Streams that have ended, by how.", "how")
+        self._turned_away = self._counter(
             "shadow_visitors_turned_away", "Visitors who were not connected, by whom.", "by"
         )
-        renewals = self._counter(
+        self._renewals = self._counter(
             "shadow_renewals", "Robots' requests for their next certificate, by code of the answer.", "code"
         )
-        renewals.labels(_RENEWED)
-        started = self._counter("shadow_sessions_started", "Sessions of robots that have begun.")
         text = "Seconds until a visitor was connected, by whether a channel stood by."
-        wait = Histogram(
+        self._wait = Histogram(
             "shadow_visitor_wait_seconds", text, ["standby"], registry=self.registry, buckets=_WAITS
         )
-
         # What has never happened is 0 and not unknown.
-        for counter, labels in ((ended, Cause), (streams, _HOW), (visitors, _BY), (failed, Failure)):
+        for counter, labels in (
+            (self._ended, Cause),
+            (self._failed, Failure),
+            (self._streams_ended, (_IN_ORDER, _CUT_OFF)),
+            (self._turned_away, (_BY_SERVER, _BY_ROBOT)),
+            (self._renewals, (_RENEWED,)),
+            (self._wait, ("yes", "no")),
+        ):
             for label in labels:
                 counter.labels(label)
-        for standby in ("yes", "no"):
-            wait.labels(standby)
 
-        return {
-            Event.ROBOT_CONNECTED: lambda _facts: started.inc(),
-            Event.ROBOT_DISCONNECTED: lambda facts: ended.labels(facts["cause"]).inc(),
-            Event.ROBOT_TAKEN_OVER: lambda _facts: ended.labels(Cause.SUPERSEDED).inc(),
-            Event.ROBOT_REFUSED: lambda facts: refused.labels(facts["code"]).inc(),
-            Event.RENEWED: lambda _facts: renewals.labels(_RENEWED).inc(),
-            Event.RENEWAL_FAILED: lambda facts: renewals.labels(facts["code"]).inc(),
-            Event.HANDSHAKE_FAILED: lambda facts: failed.labels(facts["cause"]).inc(),
-            Event.STREAM_STARTED: lambda facts: wait.labels(facts["standby"]).observe(facts["wait"]),
-            Event.STREAM_ENDED: lambda facts: self._stream_ended(streams.labels(_HOW[0]), facts),
-            Event.STREAM_ABORTED: lambda facts: self._stream_ended(streams.labels(_HOW[1]), facts),
-            Event.VISITOR_FAILED: lambda _facts: visitors.labels(_BY[0]).inc(),
-            Event.SERVICE_FAILED: lambda _facts: visitors.labels(_BY[1]).inc(),
-        }
+    def _count_sessions(self, event: events.Event) -> None:
+        match event:
+            case events.RobotConnected():
+                self._begun.inc()
+            case events.RobotDisconnected():
+                self._ended.labels(event.cause).inc()
+            case events.RobotTakenOver():
+                self._ended.labels(Cause.SUPERSEDED).inc()
+            case events.RobotRefused():
+                self._refused.labels(event.code).inc()
+            case events.Renewed():
+                self._renewals.labels(_RENEWED).inc()
+            case events.RenewalFailed():
+                self._renewals.labels(event.code).inc()
+            case events.HandshakeFailed():
+                self._failed.labels(event.cause).inc()
+            case _:
+                pass  # not counted, or elsewhere
+
+    def _count_visits(self, event: events.Event) -> None:
+        match event:
+            case events.StreamStarted(standby=str(standby), wait=float(wait)):
+                self._wait.labels(standby).observe(wait)
+            case events.StreamEnded():
+                self._streams_ended.labels(_IN_ORDER).inc()
+                self._count_bytes(event.bytes_to_robot, event.bytes_from_robot)
+            case events.StreamAborted():
+                self._streams_ended.labels(_CUT_OFF).inc()
+                self._count_bytes(event.bytes_to_robot, event.bytes_from_robot)
+            case events.VisitorFailed():
+                self._turned_away.labels(_BY_SERVER).inc()
+            case events.ServiceFailed():
+                self._turned_away.labels(_BY_ROBOT).inc()
+            case _:
+                pass
+
+    def _count_bytes(self, to_robot: int, from_robot: int) -> None:
+        self._moved["to_robot"] += to_robot
+        self._moved["from_robot"] += from_robot
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
-
-    def _stream_ended(self, counter: Any, facts: Facts) -> None:
-        counter.inc()
-        self._moved["to_robot"] += facts["bytes_to_robot"]
-        self._moved["from_robot"] += facts["bytes_from_robot"]
 
     # How things are
 

@@ -6,7 +6,6 @@ import socket
 from abc import ABC, abstractmethod
 
 from .. import events
-from ..events import Event
 from ..net.acceptor import Acceptor
 from ..net.address import source_of
 from ..net.unix import peer_credentials
@@ -82,7 +81,7 @@ class TaskServer(ABC):
         if self._sent_away > 1:
             text += f" ({self._sent_away} times since this was said last)"
         self._sent_away = 0
-        events.log(Event.CALLERS_CROWDED, logging.WARNING, text)
+        events.log(events.CallersCrowded(), logging.WARNING, text)
 
     @abstractmethod
     async def _serve(self, guest: Guest, sock: socket.socket) -> None:

@@ -7,7 +7,6 @@ import logging
 from typing import Any
 
 from .. import events
-from ..events import Event
 from ..text import printable
 
 _EVENTS_MAX = 1000  # that a watcher may be behind
@@ -103,9 +102,9 @@ class Watcher:
 
 
 def _event(record: logging.LogRecord) -> dict[str, Any]:
-    kind: Event | None = getattr(record, "event", None)
+    event = events.event_of(record)
     return {
-        "event": kind.name.lower().replace("_", "-") if kind else "message",
+        "event": event.kind() if event else "message",
         "priority": events.priority_of(record),
         "message": printable(record.getMessage()),
         "fields": events.fields_of(record),

@@ -18,7 +18,6 @@ from OpenSSL import crypto
 
 from .. import events
 from ..errors import ConfigError, IdentityError, Refused
-from ..events import Event
 from ..names import check_robot_name
 from ..pki.certificates import (
     Purpose,
@@ -167,4 +166,4 @@ def _log(certificate: x509.Certificate, verb: str) -> None:
     end = validity(certificate)[1]
     text = f"robot {name}: certificate {serial} {verb}, valid until {moment(end)}"
     expires = end.isoformat()
-    events.log(Event.CERTIFICATE_ISSUED, logging.INFO, text, robot=name, serial=serial, expires=expires)
+    events.log(events.CertificateIssued(robot=name, serial=serial, expires=expires), logging.INFO, text)

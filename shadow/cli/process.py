@@ -23,13 +23,14 @@ from ..systemd import journal
 _OUTPUT = 1  # the descriptor
 EX_SOFTWARE = 70
 EX_SIGINT = 130  # 128 + SIGINT, as a shell reports it
+_FAILED = events.Failed()
 
 
 def run(program: str, body: Callable[[], int | None]) -> int:
     """Call ``body``; return the exit status it returns, or that of the error it raises."""
     output, status = _mend_streams(), EX_SOFTWARE
     for text in unknown_variables(os.environ):
-        _complain(f"{program}: {text}", Event.UNKNOWN_SETTING, logging.WARNING)
+        _complain(f"{program}: {text}", events.UnknownSetting(), logging.WARNING)
     try:
         status = _status(program, body)
         sys.stdout.flush()
@@ -112,7 +113,7 @@ def _mend_streams() -> _Output:
     return output
 
 
-def _complain(text: str, event: Event = Event.FAILED, level: int = logging.ERROR) -> None:
+def _complain(text: str, event: Event = _FAILED, level: int = logging.ERROR) -> None:
     if journal.is_journal(sys.stderr, os.environ.get("JOURNAL_STREAM", "")):
         with contextlib.suppress(LocalError):  # no thread for that: then as it is
             journal.setup()

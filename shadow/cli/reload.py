@@ -14,7 +14,6 @@ from pathlib import Path
 
 from .. import events
 from ..errors import LocalError, UsageError, reason
-from ..events import Event
 from ..options import PREFIX
 from ..systemd import journal
 from . import process
@@ -38,7 +37,7 @@ def _main() -> None:
     if names:
         journal.setup()
         text = f"a reload does not take {', '.join(names)}, changed since the start"
-        events.log(Event.SETTINGS_CHANGED, logging.WARNING, f"{text}: restart the unit for that")
+        events.log(events.SettingsChanged(), logging.WARNING, f"{text}: restart the unit for that")
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -20,7 +20,6 @@ from .. import events
 from .. import options as command_line
 from ..ca import signer
 from ..errors import FrameError, Refused, ShadowError, UsageError
-from ..events import Event
 from ..systemd import journal
 from ..wire.frames import Decoder, Frame, Sign, Signed, Unsigned, encode
 from . import process
@@ -70,7 +69,7 @@ def _serve(sock: socket.socket, options: argparse.Namespace) -> None:
         certificate = signer.renew(options.dir, request, dt.datetime.now(dt.UTC))
         answer: Frame = Signed(certificate.public_bytes(Encoding.DER))
     except Refused as refused:
-        events.log(Event.RENEWAL_FAILED, logging.WARNING, f"a request is {refused}", code=refused.code)
+        events.log(events.RenewalFailed(code=refused.code), logging.WARNING, f"a request is {refused}")
         answer = Unsigned(refused.code, refused.text[:500])
     except ShadowError:
         # Why is for the CA's own log, and the door writes it: it names files, and others read the answer.

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from .. import events
 from ..errors import PeerError, Refused, Unreachable, reason_of
-from ..events import Event
 from ..net.address import Endpoint, Target, dial
 from ..net.liveness import watch_for_death
 from ..net.resolving import resolve
@@ -189,7 +188,7 @@ class Approach:
 
     def _log(self, target: Target, error: PeerError, robot: str) -> None:
         text = f"{target} does not lead to {self._server}: {error}; trying its other addresses"
-        events.log(Event.ADDRESS_FAILED, logging.WARNING, text, robot=robot, peer=str(target))
+        events.log(events.AddressFailed(robot=robot, peer=str(target)), logging.WARNING, text)
 
 
 class Door:

@@ -29,7 +29,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from .. import events
 from ..errors import ConfigError, IdentityError, LocalError, PeerError, ShadowError, file_reason
-from ..events import Event
 from ..pki.certificates import (
     Credentials,
     Files,
@@ -137,7 +136,7 @@ class CertificateStore:
             text = f"robot {self._robot}: a renewed certificate is of no use: {error}"
             if text not in self._said:
                 self._said.add(text)
-                events.log(Event.RENEWAL_FAILED, logging.WARNING, text, robot=self._robot, code="unusable")
+                events.log(events.RenewalFailed(robot=self._robot, code="unusable"), logging.WARNING, text)
             return None
 
     def _load(self, crt: Path, key: Path, at: _Clock) -> LoadedPair:

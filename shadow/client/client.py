@@ -11,7 +11,6 @@ from typing import TypeAlias
 from .. import events
 from ..daemon.config import ClientConfig
 from ..errors import ClockError, LocalError, PeerError, ShadowError
-from ..events import Event
 from ..pki.expiry import Term
 from ..relay.durable import DurableStreams
 from . import handover
@@ -84,14 +83,11 @@ class Client:
             f"{name or 'default'} = {endpoint}" for name, endpoint in self._config.services.items()
         )
         text = f"robot {self._config.robot} dials {self._config.server} and offers {names}"
-        events.log(Event.CLIENT_READY, logging.INFO, text, robot=self._config.robot)
+        events.log(events.ClientReady(robot=self._config.robot), logging.INFO, text)
         if self._trust.no_ktls:
-            events.log(
-                Event.KTLS_UNAVAILABLE,
-                logging.WARNING,
-                f"encrypting in userspace: {self._trust.no_ktls}",
-                robot=self._config.robot,
-            )
+            event = events.KtlsUnavailable(robot=self._config.robot)
+            text = f"encrypting in userspace: {self._trust.no_ktls}"
+            events.log(event, logging.WARNING, text)
         self._streams.resume(self._trust.check)
         session = handover.resume(self._store, self._opener, self._trust)
         if session is not None:
@@ -121,7 +117,7 @@ class Client:
             session, self._trust.offer(session.certificate), self._store
         ):
             text = f"robot {self._config.robot}: the session is left for the next start"
-            events.log(Event.STOPPING, logging.INFO, text, robot=self._config.robot)
+            events.log(events.Stopping(robot=self._config.robot), logging.INFO, text)
         self._opener.stop()
         self._close_session()
 
@@ -248,7 +244,7 @@ class Client:
     def _report_loss(self, error: ShadowError, wait: float) -> None:
         retry = time.strftime("%H:%M:%S", time.localtime(time.time() + wait))
         self._enter(Waiting(error, retry))
-        event = Event.CLOCK_WRONG if isinstance(error, ClockError) else Event.SESSION_LOST
+        kind = events.ClockWrong if isinstance(error, ClockError) else events.SessionLost
         level = logging.ERROR if isinstance(error, ANSWERS) else logging.WARNING
         text = f"no session with {self._config.server}: {error}; next try in {wait:.1f} s"
-        events.log(event, level, text, robot=self._config.robot)
+        events.log(kind(robot=self._config.robot), level, text)

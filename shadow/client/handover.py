@@ -11,7 +11,6 @@ from typing import Any
 
 from .. import events
 from ..errors import LocalError
-from ..events import Event
 from ..systemd import mailbox
 from ..systemd.bundle import Letter
 from ..systemd.fdstore import Store
@@ -126,15 +125,15 @@ class _Resumption:
         """See ``mailbox.deal``."""
         if not self._has_changed:  # else one word for all, below: nothing is wrong
             text = f"a connection of the client before this one cannot go on and ends: {why}"
-            events.log(Event.SESSION_GIVEN_UP, logging.WARNING, text, robot=self._offer.robot)
+            events.log(events.SessionGivenUp(robot=self._offer.robot), logging.WARNING, text)
 
     def finish(self) -> None:
         """There are no more letters."""
         robot = self._offer.robot
         if self._has_changed:
             text = f"robot {robot} connects again: the settings have changed"
-            events.log(Event.SESSION_GIVEN_UP, logging.INFO, text, robot=robot)
+            events.log(events.SessionGivenUp(robot=robot), logging.INFO, text)
         if self.session is not None:
             text = f"robot {robot} remains connected to {self.session.agreed.target}"
-            events.log(Event.SESSIONS_RESUMED, logging.INFO, text, robot=robot)
+            events.log(events.SessionsResumed(robot=robot), logging.INFO, text)
             self.session.go_on()

@@ -10,7 +10,6 @@ import random
 
 from .. import events
 from ..errors import HandshakeError, LocalError, Refused, ShadowError
-from ..events import Event
 from ..pki.certificates import moment, serial_of, validity
 from ..pki.request import known_code, make_request
 from .certificate_store import CertificateStore, LoadedPair
@@ -68,7 +67,7 @@ class Renewer:
         serial, end = serial_of(pair.certificate), validity(pair.certificate)[1]
         text = f"robot {self._name} has a new certificate, {serial}, valid until {moment(end)}"
         expires = end.isoformat()
-        events.log(Event.RENEWED, logging.INFO, text, robot=self._name, serial=serial, expires=expires)
+        events.log(events.Renewed(robot=self._name, serial=serial, expires=expires), logging.INFO, text)
 
     def failed(self, error: ShadowError) -> None:
         """There is no new pair, or it is no good: rest for a while."""
@@ -81,7 +80,7 @@ class Renewer:
         self._failures += 1
         text = f"certificate of robot {self._name} not renewed: {error}; next try in {pause:.0f} s"
         code = known_code(error.code) if isinstance(error, Refused) else "failed"
-        events.log(Event.RENEWAL_FAILED, logging.WARNING, text, robot=self._name, code=code)
+        events.log(events.RenewalFailed(robot=self._name, code=code), logging.WARNING, text)
         self._due = self._loop.time() + pause + self._pause
 
     def _drop(self) -> LocalError | None:

@@ -7,8 +7,8 @@ import logging
 import socket
 from collections.abc import Callable, Mapping
 
+from .. import events
 from ..errors import LocalError, PeerError, Unreachable
-from ..events import Event
 from ..net.address import Endpoint, dial
 from ..net.liveness import keep_probing
 from ..net.resolving import resolve
@@ -115,14 +115,11 @@ class Services:
         channel.close()
 
     def _log_failure(self, start: Start, text: str) -> None:
-        self._log.log(
-            Event.SERVICE_FAILED,
-            logging.WARNING,
-            f"robot {self._robot}: visitor not connected: {text}",
-            robot=self._robot,
-            service=start.service[:64] or "default",
-            stream=start.stream[:64],
+        event = events.ServiceFailed(
+            robot=self._robot, service=start.service[:64] or "default", stream=start.stream[:64]
         )
+        text = f"robot {self._robot}: visitor not connected: {text}"
+        self._log.log(event, logging.WARNING, text)
 
 
 def _ignore_frame(frame: Frame) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from .. import events
 from ..errors import PeerError, Refused
-from ..events import Event
 from ..net.address import Target, remembered_target
 from ..net.lines import Lines
 from ..net.liveness import watch_for_death
@@ -118,15 +117,11 @@ class Session:
         self._timer = self._loop.call_later(self.agreed.interval, self._keep_alive)
         watch_for_death(link.sock, self.agreed.interval)
         encryption = "kernel TLS" if link.in_kernel else "userspace TLS"
-        events.log(
-            Event.SESSION_STARTED,
-            logging.INFO,
-            f"robot {self._robot} connected to {target} ({encryption}, {link.suite})",
-            robot=self._robot,
-            peer=target,
-            suite=link.suite,
-            session=self.agreed.id[:8],
+        event = events.SessionStarted(
+            robot=self._robot, peer=target, suite=link.suite, session=self.agreed.id[:8]
         )
+        text = f"robot {self._robot} connected to {target} ({encryption}, {link.suite})"
+        events.log(event, logging.INFO, text)
 
     def stand_by(self, took: float) -> None:
         """Have channels stand by; later, if it took so long to be welcomed: first a session for every robot.

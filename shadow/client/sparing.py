@@ -16,14 +16,13 @@ class Sparing:
         self._pace = Pace(a_minute / 60, at_once)
         self._left_out = 0
 
-    def log(self, event: Event, level: int, text: str, **facts: str | float) -> bool:
+    def log(self, event: Event, level: int, text: str) -> bool:
         """Log one event like ``events.log``, if that may be, and how many were left out since the last one.
 
         Args:
             event: see there, as for the rest.
             level: see there.
             text: see there.
-            facts: see there.
 
         Returns:
             True if it was logged.
@@ -32,7 +31,5 @@ class Sparing:
             self._left_out += 1
             return False
         others, self._left_out = self._left_out, 0
-        events.log(
-            event, level, f"{text} ({others} more before it were not logged)" if others else text, **facts
-        )
+        events.log(event, level, f"{text} ({others} more before it were not logged)" if others else text)
         return True

@@ -15,8 +15,8 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 
+from .. import events
 from ..errors import Refused, ShadowError
-from ..events import Event
 from ..transport.channel import Channel
 from ..wire.frames import Frame, Refusal, Start
 from ..wire.timing import Backoff, Pace, Window
@@ -187,7 +187,7 @@ class Standbys:
         wait = self._backoff.wait(error.retry_after if isinstance(error, Refused) else 0.0)
         self._not_before = self._rest_until = now + wait
         text = f"cannot open a data channel: {error}; next try in {wait:.1f} s"
-        self._log.log(Event.SESSION_LOST, logging.WARNING, text, robot=self._robot)
+        self._log.log(events.SessionLost(robot=self._robot), logging.WARNING, text)
 
     # Standing by
 

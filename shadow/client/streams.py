@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..events import Event
+from .. import events
 from ..relay.durable import DurableStreams
 from ..relay.ending import Ending, Words, log_end
 from ..relay.flow import Pump
@@ -78,15 +78,14 @@ class Streams:
         """
         stream = Stream(start.stream[:64], start.service or "default", self._loop.time())
         self._roster.begin(sock, link, stream, asdict(stream))
-        logged = self._log.log(
-            Event.STREAM_STARTED,
-            logging.INFO,
-            f"robot {self._robot}: stream {printable(stream.id)} to service {stream.service} started",
+        event = events.StreamStarted(
             robot=self._robot,
             service=stream.service,
             stream=stream.id,
             ktls="yes" if link.in_kernel else "no",
         )
+        text = f"robot {self._robot}: stream {printable(stream.id)} to service {stream.service} started"
+        logged = self._log.log(event, logging.INFO, text)
         if not logged:
             self._unlogged.add(stream)
 

@@ -23,7 +23,6 @@ from pathlib import Path
 from types import FrameType
 
 from .. import __version__, events
-from ..events import Event
 from ..text import many, printable
 
 _LINES = 40  # in one message of the log
@@ -58,7 +57,7 @@ class Page:
 
 def _log(lines: list[str]) -> None:
     text = "\n".join(printable(line) for line in lines)
-    events.log(Event.DESCRIBED, logging.INFO, text)
+    events.log(events.Described(), logging.INFO, text)
 
 
 def _descriptors() -> str:

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 from .. import events
 from .. import text as texts
 from ..errors import ShadowError
-from ..events import Event
 from ..pki.expiry import Calendar, Term
 from ..relay.durable import DurableStreams
 from ..relay.pool import Relay
@@ -104,7 +103,7 @@ async def _live(make_role: Callable[[DurableStreams], Role], on_start: Callable[
         if failure is None:
             streams = texts.many(durable.protected, "stream")
             kept = f": {streams} left for the next start" if durable.protected else ""
-            events.log(Event.STOPPING, logging.INFO, f"stopping{kept}")
+            events.log(events.Stopping(), logging.INFO, f"stopping{kept}")
         await role.stop()
         if failure is not None:
             raise failure
@@ -123,7 +122,7 @@ def _drop_unknown(store: Store) -> None:
     if names:
         what = texts.many(len(names), "descriptor")
         text = f"dropped {what} that this version has no use for: {printable(', '.join(names[:5]))}"
-        events.log(Event.STREAM_GIVEN_UP, logging.WARNING, text)
+        events.log(events.StreamGivenUp(), logging.WARNING, text)
 
 
 async def _until_stopped(role: Role, stopped: asyncio.Event) -> ShadowError | None:
@@ -157,10 +156,10 @@ def reload(read_again: Callable[[], str]) -> None:
             logging.getLogger("shadow").exception("a reload failed in a way nobody thought of")
             failure = ShadowError(f"internal error: {error!r}")
         text = f"reload failed, the old files stay in use: {failure}"
-        events.log(Event.RELOAD_FAILED, logging.ERROR, text)
+        events.log(events.ReloadFailed(), logging.ERROR, text)
         raise failure from error
     text = "reloaded: new connections use the new certificates"
-    events.log(Event.RELOADED, logging.INFO, f"{text}; {remark}" if remark else text)
+    events.log(events.Reloaded(), logging.INFO, f"{text}; {remark}" if remark else text)
 
 
 class _Reporter:

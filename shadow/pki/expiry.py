@@ -14,7 +14,6 @@ from cryptography import x509
 from .. import events
 from .. import text as texts
 from ..errors import IdentityError
-from ..events import Event
 from .certificates import Credentials, common_name, moment, validity
 
 _DAY = dt.timedelta(days=1)
@@ -119,4 +118,4 @@ def _warn(term: Term, stage: int, now: dt.datetime) -> None:
     days = _days(term, now)
     level = logging.WARNING if stage < len(_STAGES) else logging.ERROR
     text = f"{term.what} {_when(days)} ({moment(term.until)}): {term.advice}"
-    events.log(Event.EXPIRES, level, text, expires=term.until.isoformat(), days=days)
+    events.log(events.Expires(expires=term.until.isoformat(), days=days), level, text)

@@ -19,7 +19,6 @@ from typing import Any
 from .. import events
 from .. import text as texts
 from ..errors import LocalError, brief
-from ..events import Event
 from ..net import tcp
 from ..systemd import bundle
 from ..systemd.fdstore import Store
@@ -131,10 +130,10 @@ class DurableStreams:
             what = "a stream" if number == 1 else f"{number} streams"
             verb = "cannot go on and ends" if number == 1 else "cannot go on and end"
             text = f"{what} of the daemon before this one {verb}: {why}"
-            events.log(Event.STREAM_GIVEN_UP, logging.ERROR, text)
+            events.log(events.StreamGivenUp(), logging.ERROR, text)
         if count:
             text = f"resumed {texts.many(count, 'stream')} of the daemon before this one"
-            events.log(Event.STREAMS_RESUMED, logging.INFO, text, streams=count)
+            events.log(events.StreamsResumed(streams=count), logging.INFO, text)
         return count
 
     # --- inside ---
@@ -158,7 +157,7 @@ class DurableStreams:
             self.store.count(1)
             self.store.remove(_TABLE)
             text = f"the progress table of the daemon before this one cannot be read: {why}; its streams end"
-            events.log(Event.STREAM_GIVEN_UP, logging.ERROR, text)
+            events.log(events.StreamGivenUp(), logging.ERROR, text)
         descriptor = progress.create()
         self.store.add(_TABLE, descriptor)
         return ProgressTable(descriptor)
@@ -182,7 +181,7 @@ class DurableStreams:
 
     def _not_kept(self, why: str) -> None:
         if self.store.limit and not self.unprotected:
-            events.log(Event.STORE_FULL, logging.WARNING, why)
+            events.log(events.StoreFull(), logging.WARNING, why)
         self.unprotected += 1
 
     def _resume(self, name: str, descriptor: int, take_in: TakeIn) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from .. import events
 from ..errors import reason_of
-from ..events import Event
 from ..text import printable
 from .flow import Pump, Side
 
@@ -30,6 +29,8 @@ class Ending:
         to_robot: bytes to the robot's service.
         from_robot: bytes from it.
         duration: seconds.
+        visitor_uid: who the visitor was, where that is known.
+        visitor_pid: its process.
     """
 
     robot: str
@@ -38,24 +39,29 @@ class Ending:
     to_robot: int
     from_robot: int
     duration: float
+    visitor_uid: int | None = None
+    visitor_pid: int | None = None
 
 
-def log_end(pump: Pump, ending: Ending, words: Words, **facts: str | float) -> None:
-    """Log the end of a stream; ``facts`` are further journal fields."""
-    event, how = Event.STREAM_ENDED, "ended"
+def log_end(pump: Pump, ending: Ending, words: Words) -> None:
+    """Log the end of a stream."""
+    kind: type[events.StreamEnded] | type[events.StreamAborted] = events.StreamEnded
+    how = "ended"
     if pump.cut is not None:
         who = {Side.PLAIN: f" by the {words.plain}", Side.LINK: f" by the {words.link}", None: ""}
-        event, how = Event.STREAM_ABORTED, f"cut off{who[pump.cut.side]} ({reason_of(pump.cut.error)})"
-    events.log(
-        event,
-        logging.INFO,
-        f"robot {ending.robot}: stream {printable(ending.stream)} {how}: {ending.to_robot} bytes to the "
-        f"{words.target}, {ending.from_robot} bytes from it, {ending.duration:.1f} s",
+        kind, how = events.StreamAborted, f"cut off{who[pump.cut.side]} ({reason_of(pump.cut.error)})"
+    event = kind(
         robot=ending.robot,
         service=ending.service,
         stream=ending.stream,
         bytes_to_robot=ending.to_robot,
         bytes_from_robot=ending.from_robot,
         duration=round(ending.duration, 3),
-        **facts,
+        visitor_uid=ending.visitor_uid,
+        visitor_pid=ending.visitor_pid,
     )
+    text = (
+        f"robot {ending.robot}: stream {printable(ending.stream)} {how}: {ending.to_robot} bytes to the "
+        f"{words.target}, {ending.from_robot} bytes from it, {ending.duration:.1f} s"
+    )
+    events.log(event, logging.INFO, text)

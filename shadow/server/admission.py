@@ -6,7 +6,6 @@ from typing import Any
 
 from .. import events
 from ..errors import ConfigError, IdentityError, Refused
-from ..events import Event
 from ..relay.flow import Pump
 from ..text import shorten
 from ..transport.channel import Channel
@@ -39,7 +38,7 @@ class Admission:
         except Refused as refused:
             level = logging.INFO if refused.code == "no-session" else logging.WARNING
             text = f"robot {shorten(hello.robot)} from {peer} {refused}"
-            events.log(Event.ROBOT_REFUSED, level, text, robot=hello.robot[:64], peer=peer, code=refused.code)
+            events.log(events.RobotRefused(robot=hello.robot[:64], peer=peer, code=refused.code), level, text)
             channel.send(Refusal(refused.code, refused.text, refused.retry_after))
             channel.close()
             self._forget_if_empty(hello.robot)

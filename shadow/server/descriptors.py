@@ -17,7 +17,6 @@ from pathlib import Path
 
 from .. import events
 from ..errors import reason
-from ..events import Event
 
 _OURS = Path("/proc/self/fd")
 _RESERVE_PART = 5  # one descriptor in so many is of the reserve
@@ -122,12 +121,12 @@ class Descriptors:
         if self._since is None:
             self._since = self._said = now
             text = f"accepting pauses: {why} (LimitNOFILE= of the unit may be too low)"
-            events.log(Event.ACCEPT_PAUSED, logging.ERROR, text)
+            events.log(events.AcceptPaused(), logging.ERROR, text)
             self._timer = self._loop.call_later(_CALM, self._look)
         elif now - self._said >= _REMINDER:
             self._said = now
             text = f"accepting still pauses, for {now - self._since:.0f} s now: {why}"
-            events.log(Event.ACCEPT_PAUSED, logging.ERROR, text)
+            events.log(events.AcceptPaused(), logging.ERROR, text)
 
     def _look(self) -> None:
         assert self._since is not None  # noqa: S101 - whoever set the timer has set it
@@ -137,6 +136,6 @@ class Descriptors:
             return
         text = f"accepting goes on: for {self._last - self._since:.0f} s there were too few descriptors; "
         text += f"{self._given_up} standby channels were given up, {self._refused} refused"
-        events.log(Event.ACCEPT_RESUMED, logging.WARNING, text)
+        events.log(events.AcceptResumed(), logging.WARNING, text)
         self._since = self._timer = None
         self._given_up = self._refused = 0

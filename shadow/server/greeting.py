@@ -17,7 +17,6 @@ from ..errors import (
     ShadowError,
     reason_of,
 )
-from ..events import Event
 from ..net.address import describe
 from ..net.liveness import watch_for_death
 from ..transport import handshake
@@ -91,7 +90,7 @@ def _log_failure(peer: str, why: str, cause: Failure) -> None:
     # To leave without a word is a check whether the port is open, and mostly no more: not for the log.
     level = logging.DEBUG if cause is Failure.SILENT else logging.WARNING
     text = f"no handshake with {peer}: {why}"
-    events.log(Event.HANDSHAKE_FAILED, level, text, peer=peer, cause=cause.value)
+    events.log(events.HandshakeFailed(peer=peer, cause=cause.value), level, text)
 
 
 class _LeftWithoutAWord(PeerError):

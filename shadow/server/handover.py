@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from .. import events
 from .. import text as texts
 from ..errors import LocalError
-from ..events import Event
 from ..systemd.fdstore import Store
 from ..systemd.mailbox import Mailbox, collect, deal
 from ..text import printable
@@ -41,7 +40,7 @@ def leave(robots: Iterable[Robot], store: Store, offer: Offer) -> None:
             robot.end_session("the server is stopping", Cause.STOPPING)
     if parked:
         text = f"{texts.many(parked, 'session')} left for the next start"
-        events.log(Event.STOPPING, logging.INFO, text, robots=parked)
+        events.log(events.Stopping(robots=parked), logging.INFO, text)
 
 
 def park(robot: Robot, mailbox: Mailbox, offer: Offer) -> bool:
@@ -126,7 +125,7 @@ def _or_else(robot: Robot, end: Callable[[], object]) -> Iterator[None]:
     except LocalError as error:
         end()
         text = f"robot {robot.name}: a visitor or channel ends with this daemon: {error}"
-        events.log(Event.SESSION_GIVEN_UP, logging.WARNING, text, robot=robot.name)
+        events.log(events.SessionGivenUp(robot=robot.name), logging.WARNING, text)
 
 
 # Going on
@@ -160,18 +159,18 @@ def resume(store: Store, robots: Mapping[str, Robot], admit: Admit, offer: Offer
     if heir.anew:
         whose = texts.many(len(heir.anew), "robot")
         text = f"{whose} to connect again: the server has another certificate or --keepalive now"
-        events.log(Event.SESSION_GIVEN_UP, logging.INFO, text)
+        events.log(events.SessionGivenUp(), logging.INFO, text)
     connected = sum(robot.session is not None for robot in robots.values())
     if connected:
         text = f"resumed {texts.many(connected, 'session')} of the daemon before this one"
-        events.log(Event.SESSIONS_RESUMED, logging.INFO, text, robots=connected)
+        events.log(events.SessionsResumed(robots=connected), logging.INFO, text)
     return connected
 
 
 def _give_up(facts: Facts, why: str) -> None:
     what, name = _word(facts, "kind"), _word(facts, "robot")
     text = f"robot {name}: a {what} of the daemon before this one cannot go on and ends: {why}"
-    events.log(Event.SESSION_GIVEN_UP, logging.WARNING, text, robot=name)
+    events.log(events.SessionGivenUp(robot=name), logging.WARNING, text)
 
 
 def _word(facts: Facts, name: str) -> str:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 
 from .. import events
 from ..daemon.config import ServerConfig
-from ..events import Event
 from ..net.acceptor import Acceptor
 from ..net.address import describe, source_of
 from ..transport.channel import Channel
@@ -109,7 +108,7 @@ class Handshakes:
             with contextlib.suppress(OSError):
                 peer = describe(sock.getpeername())
             text = f"too many connections wait to say who they are: {self._unreported} sent away, as {peer}"
-            events.log(Event.CROWDED, logging.WARNING, text, peer=peer, dropped=self._unreported)
+            events.log(events.Crowded(peer=peer, dropped=self._unreported), logging.WARNING, text)
             self._reported, self._unreported = now, 0
         sock.close()
 

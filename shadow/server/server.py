@@ -10,7 +10,6 @@ from .. import events
 from .. import text as texts
 from ..daemon.config import ServerConfig
 from ..errors import ShadowError
-from ..events import Event
 from ..pki.expiry import Term
 from ..relay.durable import DurableStreams
 from . import handover, listening
@@ -88,13 +87,11 @@ class Server:
         text = f"accepting robots on {listening.where(self._sockets)}, sockets in {self._config.ldir}"
         if self._config.crl is not None:
             text += f"; {self._trust.who_is_revoked}"
-        events.log(Event.SERVER_READY, logging.INFO, text)
+        events.log(events.ServerReady(), logging.INFO, text)
         if self._trust.no_ktls:
-            events.log(
-                Event.KTLS_UNAVAILABLE,
-                logging.WARNING,
-                f"encrypting in userspace: {self._trust.no_ktls}",
-            )
+            event = events.KtlsUnavailable()
+            text = f"encrypting in userspace: {self._trust.no_ktls}"
+            events.log(event, logging.WARNING, text)
 
     def reload(self) -> str:
         """Read certificates, CA and revocations again, for new connections; cut off who has been revoked.
@@ -111,7 +108,7 @@ class Server:
         ended = self.robots.cut_off_revoked()
         if ended:
             text = f"cut off robots with revoked certificates: {ended} sessions and streams ended"
-            events.log(Event.REVOKED, logging.WARNING, text)
+            events.log(events.Revoked(), logging.WARNING, text)
         self.robots.look_after_sockets()
         return self._trust.who_is_revoked
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from .. import events
 from ..errors import ConfigError, Refused
-from ..events import Event
 from ..names import DEFAULT_SERVICE, check_service_name, clean_software
 from ..net.lines import Line, Lines
 from ..pki import expiry
@@ -115,7 +114,7 @@ class Session:
             text = f"robot {robot} is connected, but {why}: it opens no channels for visitors any more; "
             text += f"it may have it renewed until {moment(last)}, then its session ends"
             expires = self.until.isoformat()
-            events.log(Event.ROBOT_EXPIRED, logging.ERROR, text, robot=robot, expires=expires)
+            events.log(events.RobotExpired(robot=robot, expires=expires), logging.ERROR, text)
         return ""
 
     def tell(self, lines: Lines, now: float) -> None:
@@ -202,16 +201,15 @@ class Session:
         link = self.channel.link
         encryption = "kernel TLS" if link.in_kernel else "userspace TLS"
         what = f", {self.software}" if self.software else ""
-        events.log(
-            Event.ROBOT_CONNECTED,
-            logging.INFO,
-            f"robot {robot} connected from {self.peer} ({encryption}, {link.suite}{what})",
+        event = events.RobotConnected(
             robot=robot,
             peer=self.peer,
             suite=link.suite,
             software=self.software or "unknown",
             session=self.id[:8],
         )
+        text = f"robot {robot} connected from {self.peer} ({encryption}, {link.suite}{what})"
+        events.log(event, logging.INFO, text)
 
     def log_takeover(self, robot: str, peer: str, *, fight: bool) -> None:
         """Log that another one, from ``peer``, takes its place; ``fight``: suspiciously often."""
@@ -219,20 +217,15 @@ class Session:
         if fight:
             level = logging.WARNING
             text = f"robot {robot}: two devices seem to fight over this name, at {self.peer} and {peer}"
-        events.log(Event.ROBOT_TAKEN_OVER, level, text, robot=robot, peer=peer)
+        events.log(events.RobotTakenOver(robot=robot, peer=peer), level, text)
 
     def log_end(self, robot: str, why: str, cause: Cause, duration: float) -> None:
         """Log that it has ended, after so many seconds."""
-        events.log(
-            Event.ROBOT_DISCONNECTED,
-            logging.INFO,
-            f"robot {robot} disconnected: {why}",
-            robot=robot,
-            peer=self.peer,
-            session=self.id[:8],
-            duration=round(duration, 3),
-            cause=cause.value,
+        event = events.RobotDisconnected(
+            robot=robot, peer=self.peer, session=self.id[:8], duration=round(duration, 3), cause=cause.value
         )
+        text = f"robot {robot} disconnected: {why}"
+        events.log(event, logging.INFO, text)
 
 
 def new_session(channel: Channel, hello: Hello, peer: str, interval: float, now: float) -> Session:

@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from .. import events
 from ..errors import IdentityError, PeerError, reason
-from ..events import Event
 from ..pki.certificates import moment, parse_certificate, serial_of, validity
 from ..pki.request import known_code
 from ..text import printable, shorten
@@ -119,14 +118,14 @@ def _log(robot: str, answer: Signed | Unsigned) -> None:
     if isinstance(answer, Unsigned):
         text = f"robot {robot}: certificate not renewed ({shorten(answer.code)}): {printable(answer.text)}"
         code = known_code(answer.code)
-        events.log(Event.RENEWAL_FAILED, logging.WARNING, text, robot=robot, code=code)
+        events.log(events.RenewalFailed(robot=robot, code=code), logging.WARNING, text)
         return
     try:
         certificate = parse_certificate(answer.certificate)
     except IdentityError:  # the robot will say so, too
         text = f"robot {robot}: what the signer sent is no certificate"
-        events.log(Event.RENEWAL_FAILED, logging.ERROR, text, robot=robot, code="damaged")
+        events.log(events.RenewalFailed(robot=robot, code="damaged"), logging.ERROR, text)
         return
     serial, end = serial_of(certificate), validity(certificate)[1]
     text = f"robot {robot}: new certificate {serial}, valid until {moment(end)}"
-    events.log(Event.RENEWED, logging.INFO, text, robot=robot, serial=serial, expires=end.isoformat())
+    events.log(events.Renewed(robot=robot, serial=serial, expires=end.isoformat()), logging.INFO, text)

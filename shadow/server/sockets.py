@@ -9,7 +9,6 @@ from pathlib import Path
 
 from .. import events
 from ..errors import ConfigError, LocalError, this_user
-from ..events import Event
 from ..names import socket_name
 from ..net.acceptor import Acceptor
 from ..net.unix import UnixListener, listen_unix
@@ -41,12 +40,12 @@ class Sockets:
             removed = self.open(services)
         except (ConfigError, LocalError) as error:
             text = f"robot {self._robot}: {error}"
-            events.log(Event.SOCKET_FAILED, logging.ERROR, text, robot=self._robot)
+            events.log(events.SocketFailed(robot=self._robot), logging.ERROR, text)
             return False
         if removed:
             names = ", ".join(socket_name(self._robot, service) for service in removed)
             text = f"robot {self._robot}: somebody has removed {names}; made anew"
-            events.log(Event.SOCKET_RESTORED, logging.WARNING, text, robot=self._robot)
+            events.log(events.SocketRestored(robot=self._robot), logging.WARNING, text)
         return True
 
     def open(self, services: tuple[str, ...]) -> list[str]:

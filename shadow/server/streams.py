@@ -6,7 +6,6 @@ from collections.abc import Callable, ItemsView, Iterator, Mapping
 from typing import Any
 
 from .. import events
-from ..events import Event
 from ..relay.durable import DurableStreams
 from ..relay.ending import Ending, Words, log_end
 from ..relay.flow import Pump
@@ -51,16 +50,18 @@ class Streams:
             LocalError: no descriptors left; the link is closed, the visitor is the caller's.
         """
         self._roster.begin(visitor.sock, link, visitor, visitor.record)
-        events.log(
-            Event.STREAM_STARTED,
-            logging.INFO,
-            f"robot {self._robot}: stream {visitor.stream} started for uid {visitor.uid}",
+        event = events.StreamStarted(
             robot=self._robot,
+            service=visitor.offered,
+            stream=visitor.stream,
             ktls="yes" if link.in_kernel else "no",
-            wait=round(self._loop.time() - visitor.since, 4),
             standby="no" if visitor.waited else "yes",
-            **visitor.facts,
+            wait=round(self._loop.time() - visitor.since, 4),
+            visitor_uid=visitor.uid,
+            visitor_pid=visitor.pid,
         )
+        text = f"robot {self._robot}: stream {visitor.stream} started for uid {visitor.uid}"
+        events.log(event, logging.INFO, text)
 
     def resume(self, pump: Pump, facts: Mapping[str, Any]) -> Visitor:
         """Go on with a stream that the daemon before us has left, and whose it is; see ``durable.TakeIn``."""
@@ -80,7 +81,6 @@ class Streams:
 
     def _ended(self, pump: Pump, visitor: Visitor) -> None:
         duration = self._loop.time() - visitor.since
-        service, moved = visitor.service or "default", (pump.up.moved, pump.down.moved)
-        ending = Ending(self._robot, service, visitor.stream, *moved, duration)
-        log_end(pump, ending, _WORDS, visitor_uid=visitor.uid, visitor_pid=visitor.pid)
+        moved, who = (pump.up.moved, pump.down.moved), (visitor.uid, visitor.pid)
+        log_end(pump, Ending(self._robot, visitor.offered, visitor.stream, *moved, duration, *who), _WORDS)
         self._on_end()

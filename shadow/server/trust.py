@@ -12,7 +12,6 @@ from .. import events
 from .. import text as texts
 from ..daemon.config import ServerConfig
 from ..errors import Refused
-from ..events import Event
 from ..names import check_robot_name
 from ..pki.certificates import Purpose, common_name, host_names, load_credentials
 from ..pki.crl import Revocations, find_revocations
@@ -140,7 +139,7 @@ class Trust:
         if found is None:
             if self._revoked.lists:
                 text = f"revocation list {self._config.crl} has vanished; the one in use stays in use"
-                events.log(Event.LIST_TOO_OLD, logging.WARNING, text)
+                events.log(events.ListTooOld(), logging.WARNING, text)
             return self._revoked
         revoked, kept = found.without_going_back(self._revoked, ca)
         for listed in kept:
@@ -148,5 +147,5 @@ class Trust:
                 f"revocation list {self._config.crl} has an older one, or none, of a CA that is trusted: "
                 f"list {listed.number} of {listed.ca} stays in use"
             )
-            events.log(Event.LIST_TOO_OLD, logging.WARNING, text)
+            events.log(events.ListTooOld(), logging.WARNING, text)
         return revoked

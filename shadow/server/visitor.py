@@ -36,14 +36,9 @@ class Visitor:
         )
 
     @property
-    def facts(self) -> dict[str, str | float]:
-        """Journal fields."""
-        return {
-            "service": self.service or "default",
-            "stream": self.stream,
-            "visitor_uid": self.uid,
-            "visitor_pid": self.pid,
-        }
+    def offered(self) -> str:
+        """What the service is called where it has to have a name."""
+        return self.service or "default"
 
     @property
     def record(self) -> dict[str, Any]:

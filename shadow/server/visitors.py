@@ -12,7 +12,6 @@ from typing import Protocol
 from .. import events
 from ..daemon.config import ServerConfig
 from ..errors import LocalError, PeerError
-from ..events import Event
 from ..text import shorten
 from ..transport.channel import Channel
 from ..wire.frames import Failed, Frame, Start, Started
@@ -125,16 +124,23 @@ class Visitors:
                 return
         self.turn_away(visitor, f"the robot opened no channel within {patience:g} s")
 
-    def turn_away(self, visitor: Visitor, why: str, event: Event = Event.VISITOR_FAILED) -> None:
+    def turn_away(
+        self,
+        visitor: Visitor,
+        why: str,
+        kind: type[events.VisitorFailed] | type[events.ServiceFailed] = events.VisitorFailed,
+    ) -> None:
         """Log why a visitor is not connected, and hang up on it."""
         name = self._host.name
-        events.log(
-            event,
-            logging.WARNING,
-            f"robot {name}: visitor with uid {visitor.uid} turned away: {why}",
+        event = kind(
             robot=name,
-            **visitor.facts,
+            service=visitor.offered,
+            stream=visitor.stream,
+            visitor_uid=visitor.uid,
+            visitor_pid=visitor.pid,
         )
+        text = f"robot {name}: visitor with uid {visitor.uid} turned away: {why}"
+        events.log(event, logging.WARNING, text)
         visitor.close()
 
     # START and its answer
@@ -168,7 +174,7 @@ class Visitors:
         if isinstance(frame, Failed):
             channel.close()
             why = f"{shorten(frame.code)}: {shorten(frame.text)}"
-            self.turn_away(visitor, f"the robot could not connect it ({why})", Event.SERVICE_FAILED)
+            self.turn_away(visitor, f"the robot could not connect it ({why})", events.ServiceFailed)
             self._host.report_if_empty()
         elif isinstance(frame, Started):
             self._begin_stream(visitor, channel)

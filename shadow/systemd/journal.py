@@ -12,8 +12,9 @@ import sys
 from collections.abc import Hashable
 from typing import TextIO
 
+from .. import events
 from ..errors import no_thread
-from ..events import LOGGER, STEPS, Event, fields_of, priority_of
+from ..events import LOGGER, STEPS, Event, event_of, fields_of, priority_of
 from ..text import many
 from .outlet import JOURNALD, Journald, Outlet, Terminal, native
 from .quota import PAUSE, Held, Quota, Rate
@@ -97,25 +98,24 @@ def is_journal(stream: TextIO, journal_stream: str) -> bool:
 _OFTEN = Rate(20, 3.0)
 _STREAMS = Rate(2000, 0.02)
 _STRANGERS = Rate(60, 1.0)
-_BY_PEER = {Event.HANDSHAKE_FAILED, Event.ROBOT_REFUSED}
-_BY_ROBOT = {
-    Event.ROBOT_CONNECTED: _OFTEN, Event.ROBOT_DISCONNECTED: _OFTEN, Event.ROBOT_TAKEN_OVER: _OFTEN,
-    Event.SOCKET_FAILED: _OFTEN, Event.RENEWED: _OFTEN, Event.RENEWAL_FAILED: _OFTEN,
-    Event.VISITOR_FAILED: _OFTEN, Event.SERVICE_FAILED: _OFTEN, Event.SESSION_STARTED: _OFTEN,
-    Event.SESSION_LOST: _OFTEN, Event.STREAM_STARTED: _STREAMS, Event.STREAM_ENDED: _STREAMS,
-    Event.STREAM_ABORTED: _STREAMS, Event.STORE_FULL: _OFTEN,
+_BY_ROBOT: dict[type[Event | None], Rate] = {
+    events.RobotConnected: _OFTEN, events.RobotDisconnected: _OFTEN, events.RobotTakenOver: _OFTEN,
+    events.SocketFailed: _OFTEN, events.Renewed: _OFTEN, events.RenewalFailed: _OFTEN,
+    events.VisitorFailed: _OFTEN, events.ServiceFailed: _OFTEN, events.SessionStarted: _OFTEN,
+    events.SessionLost: _OFTEN, events.StreamStarted: _STREAMS, events.StreamEnded: _STREAMS,
+    events.StreamAborted: _STREAMS, events.StoreFull: _OFTEN,
 }  # fmt: skip
 
 
 def limits_of(record: logging.LogRecord) -> list[tuple[Hashable, Rate]]:
     """Whose a record is, and how many of those there may be; nothing: as many as come."""
-    event: Event | None = getattr(record, "event", None)
-    facts: dict[str, str | float] = getattr(record, "facts", {})
-    if event in _BY_ROBOT:
-        return [((event, facts.get("robot")), _BY_ROBOT[event])]
-    if event in _BY_PEER:
-        address = str(facts.get("peer")).rpartition(":")[0]  # he may have many, so all together are limited
-        return [((event, address), _OFTEN), (event, _STRANGERS)]
+    event = event_of(record)
+    kind: type[Event | None] = type(event)
+    if isinstance(event, events.HandshakeFailed | events.RobotRefused):
+        address = event.peer.rpartition(":")[0]  # he may have many, so all together are limited
+        return [((kind, address), _OFTEN), ((kind,), _STRANGERS)]
+    if kind in _BY_ROBOT:
+        return [((kind, getattr(event, "robot", None)), _BY_ROBOT[kind])]
     if event is None and record.levelno > logging.DEBUG:  # a bug, and whatever makes it happen again
         return [((record.pathname, record.lineno), _OFTEN)]
     return []
@@ -155,7 +155,7 @@ def _summary(held: Held[logging.LogRecord]) -> logging.LogRecord:
 def _lost_record(count: int) -> logging.LogRecord:
     text = f"{many(count, 'line')} of this log were lost: nobody took them"
     record = LOGGER.makeRecord(LOGGER.name, logging.WARNING, __file__, 0, "%s", (text,), None)
-    record.event = Event.LOG_LOST
+    record.event = events.LogLost()
     return record
 
 
@@ -174,9 +174,9 @@ def journal_fields(record: logging.LogRecord) -> dict[str, str]:
     fields["CODE_FUNC"] = record.funcName or ""
     fields["PRIORITY"] = str(priority_of(record))
     fields["SYSLOG_IDENTIFIER"] = _identifier()
-    event: Event | None = getattr(record, "event", None)
+    event = event_of(record)
     if event is not None:
-        fields["MESSAGE_ID"] = event.value
+        fields["MESSAGE_ID"] = event.MESSAGE_ID
     return fields
 
 

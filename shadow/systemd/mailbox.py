@@ -17,7 +17,6 @@ from typing import Any
 from .. import events
 from .. import text as texts
 from ..errors import LocalError, brief
-from ..events import Event
 from . import bundle
 from .bundle import BundleWriter, Letter
 from .fdstore import Store
@@ -91,7 +90,7 @@ def collect(store: Store) -> Iterator[Letter]:
         if errors:
             what = texts.many(len(errors), "letter")
             text = f"{what} of the daemon before this one cannot be read: {errors[0]}; that ends"
-            events.log(Event.SESSION_GIVEN_UP, logging.ERROR, text)
+            events.log(events.SessionGivenUp(), logging.ERROR, text)
         store.remove(name)
 
 

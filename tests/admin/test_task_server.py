@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
+from shadow import events
 from shadow.admin import task_server
 from shadow.admin.seats import Guest
 from shadow.admin.task_server import TaskServer, guest_of
-from shadow.events import Event
 from tests.support import DEADLINE, PLENTY, tcp_pair
+from tests.support.log import Said
 
 
 class Waiter(TaskServer):
@@ -67,7 +68,7 @@ def test_so_many_at_once_and_none_after_the_end(at_once: int) -> None:
     answered(at_once, visit)
 
 
-def test_who_is_silent_gives_way_to_who_comes(said: list[tuple[Event, str]]) -> None:
+def test_who_is_silent_gives_way_to_who_comes(said: Said) -> None:
     """However many come: each is heard, and the log says so once."""
 
     def visit(port: int) -> list[socket.socket]:
@@ -80,13 +81,11 @@ def test_who_is_silent_gives_way_to_who_comes(said: list[tuple[Event, str]]) -> 
 
     answered(2, visit, Listener)
     assert said == [
-        (Event.CALLERS_CROWDED, "all 2 places for waiters are taken; 127.0.0.1 loses one"),
+        (events.CallersCrowded, "all 2 places for waiters are taken; 127.0.0.1 loses one"),
     ]
 
 
-def test_the_log_says_how_many_had_to_leave(
-    said: list[tuple[Event, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_log_says_how_many_had_to_leave(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         waiter = Waiter("waiters", 0)
         for _ in range(5):

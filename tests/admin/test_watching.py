@@ -10,7 +10,6 @@ import pytest
 from shadow import events
 from shadow.admin import watching
 from shadow.admin.watching import Feed, Watcher
-from shadow.events import Event
 from tests.support import DEADLINE
 
 
@@ -34,13 +33,13 @@ def test_a_watcher_who_does_not_keep_up_hears_how_much_it_missed(monkeypatch: py
         assert watcher.take() == {"ready": True}
         assert not watcher.news.is_set()
         for number in range(8):
-            events.log(Event.ROBOT_CONNECTED, logging.INFO, f"line {number}", robot=f"{number}")
+            events.log(events.SocketRestored(robot=f"{number}"), logging.INFO, f"line {number}")
         await asyncio.wait_for(watcher.news.wait(), DEADLINE)
         told = []
         while watcher.news.is_set():
             told.append(watcher.take())
         watcher.close()
-        events.log(Event.ROBOT_CONNECTED, logging.INFO, "too late")
+        events.log(events.Reloaded(), logging.INFO, "too late")
         await asyncio.sleep(0)
         assert not watcher.news.is_set()
         return told
@@ -49,7 +48,7 @@ def test_a_watcher_who_does_not_keep_up_hears_how_much_it_missed(monkeypatch: py
     assert [reply["event"]["message"] for reply in told] == ["line 5", "line 6", "line 7"]
     assert [reply.get("lost") for reply in told] == [5, None, None]
     assert told[0]["event"] == {
-        "event": "robot-connected", "priority": 6, "message": "line 5", "fields": {"ROBOT": "5"},
+        "event": "socket-restored", "priority": 6, "message": "line 5", "fields": {"ROBOT": "5"},
     }  # fmt: skip
 
 
@@ -59,7 +58,7 @@ def test_a_line_without_an_event_and_a_peers_own_words() -> None:
         watcher = Feed().watch()
         watcher.take()
         logging.getLogger("shadow").error("a bug %s", "\x1b[2J")
-        events.log(Event.STREAM_STARTED, logging.WARNING, "x", stream="\x1b")
+        events.log(events.SocketRestored(robot="\x1b"), logging.WARNING, "x")
         await asyncio.wait_for(watcher.news.wait(), DEADLINE)
         told = [watcher.take(), watcher.take()]
         watcher.close()
@@ -67,7 +66,7 @@ def test_a_line_without_an_event_and_a_peers_own_words() -> None:
 
     first, second = asyncio.run(scenario())
     assert first["event"] == {"event": "message", "priority": 3, "message": "a bug ?[2J", "fields": {}}
-    assert second["event"]["fields"] == {"STREAM": "?"}
+    assert second["event"]["fields"] == {"ROBOT": "?"}
 
 
 @pytest.mark.usefixtures("lines")
@@ -92,12 +91,12 @@ def test_many_watchers_are_one_handler_and_each_goes_at_its_own_pace(
         for watcher in watchers:
             assert watcher.take() == {"ready": True}
         for number in range(3):
-            events.log(Event.ROBOT_CONNECTED, logging.INFO, f"line {number}")
+            events.log(events.Reloaded(), logging.INFO, f"line {number}")
         quick, slow = watchers[0], watchers[1]
         await asyncio.wait_for(slow.news.wait(), DEADLINE)
         assert len(made) == 3
         assert messages(quick) == ["line 0", "line 1", "line 2"]
-        events.log(Event.ROBOT_CONNECTED, logging.INFO, "line 3")
+        events.log(events.Reloaded(), logging.INFO, "line 3")
         await asyncio.wait_for(quick.news.wait(), DEADLINE)
         assert messages(quick) == ["line 3"]
         assert messages(slow) == ["line 0", "line 1", "line 2", "line 3"]

@@ -8,18 +8,19 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from shadow import events
 from shadow.ca import revocation, signer
 from shadow.ca.folder import load_authority, load_issued
 from shadow.ca.lineage import SUCCESSORS_MAX
 from shadow.ca.locking import locked
 from shadow.ca.signer import renew
 from shadow.errors import ConfigError, LocalError, Refused
-from shadow.events import Event
 from shadow.pki.certificates import Credentials, Purpose, common_name, has_purpose, load_credentials, validity
 from shadow.pki.keys import new_key
 from shadow.pki.request import make_request
 from shadow.wire.frames import Sign
 from tests.support import Authority, make_list, now
+from tests.support.log import Said
 from tests.support.signer_socket import ca_folder
 
 AGED = (-20.0, 10.0)  # days: past two thirds of its life
@@ -39,9 +40,7 @@ def request(own: Authority, *, days: tuple[float, float] = AGED, name: str = "01
     return make_request(name, new_key(), credentials(own, days=days, name=name))
 
 
-def test_a_robot_gets_its_next_certificate(
-    own: Authority, folder: Path, said: list[tuple[Event, str]]
-) -> None:
+def test_a_robot_gets_its_next_certificate(own: Authority, folder: Path, said: Said) -> None:
     present, key = credentials(own), new_key()
     certificate = renew(folder, make_request("011", key, present), now())
     assert certificate.public_key().public_numbers() == key.public_key().public_numbers()  # type: ignore[union-attr]
@@ -52,7 +51,7 @@ def test_a_robot_gets_its_next_certificate(
     assert end - start == dt.timedelta(days=30)  # as long as the one before
     assert dt.timedelta(minutes=4) < now() - start < dt.timedelta(minutes=6)
     assert load_issued(folder) == [certificate]
-    assert [event for event, _text in said] == [Event.CERTIFICATE_ISSUED]
+    assert [event for event, _text in said] == [events.CertificateIssued]
     assert f"robot 011: certificate {certificate.serial_number:040x} issued, valid until" in said[0][1]
 
 

@@ -11,7 +11,6 @@ import pytest
 from shadow import events
 from shadow.cli import process
 from shadow.errors import ConfigError, UsageError
-from shadow.events import Event
 from tests.support import CHECKOUT
 from tests.support.journald import as_journald, hear
 
@@ -49,11 +48,11 @@ def test_under_systemd_the_last_word_is_an_event(tmp_path: Path, monkeypatch: py
         assert raising(ConfigError("ca.crt: No such file or directory")) == 78
         on_purpose = hear(sock)
         assert on_purpose["MESSAGE"] == "shadow-x: ca.crt: No such file or directory"
-        assert (on_purpose["MESSAGE_ID"], on_purpose["PRIORITY"]) == (Event.FAILED.value, "3")
+        assert (on_purpose["MESSAGE_ID"], on_purpose["PRIORITY"]) == (events.Failed.MESSAGE_ID, "3")
         assert raising(ZeroDivisionError("oops")) == 70
         bug = sock.recv(65536)
         assert b"ZeroDivisionError: oops" in bug
-        assert f"MESSAGE_ID={Event.FAILED.value}".encode() in bug
+        assert f"MESSAGE_ID={events.Failed.MESSAGE_ID}".encode() in bug
 
 
 def test_ctrl_c_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:

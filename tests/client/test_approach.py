@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
+from shadow import events
 from shadow.client import approach
 from shadow.client.approach import Approach, Call
 from shadow.errors import IdentityError, PeerError, Refused, ShadowError, Unreachable
-from shadow.events import Event
 from shadow.net.address import Endpoint, Target
 from shadow.wire.conversation import CONTROL
 from shadow.wire.frames import Hello
@@ -34,6 +34,7 @@ from tests.support import (
     serving,
     wait_for,
 )
+from tests.support.log import Said
 from tests.support.peer import server_context
 
 SERVER = Endpoint("server.example", 4242)
@@ -136,7 +137,7 @@ class World:
 
 @pytest.mark.parametrize("who", ["silent", "hangs up", "stranger", "mute"])
 def test_what_does_not_lead_to_the_server_gives_way(
-    monkeypatch: pytest.MonkeyPatch, said: list[tuple[Event, str]], who: str
+    monkeypatch: pytest.MonkeyPatch, said: Said, who: str
 ) -> None:
     world = World(monkeypatch, one=who, two="server")
     assert world.run(None, None) == [None, None]
@@ -144,7 +145,7 @@ def test_what_does_not_lead_to_the_server_gives_way(
     assert world.took == [0.5, 0.5], "the server is not slow because another address was"
     # The other one has its turn, and the last one has all the time. Next time the good one is the first.
     assert world.tried == [(ONE, 6.0), (TWO, 12.0), (TWO, 6.0)]
-    assert [event for event, _text in said] == [Event.ADDRESS_FAILED]
+    assert [event for event, _text in said] == [events.AddressFailed]
     assert said[0][1].startswith("192.0.2.1:4242 does not lead to server.example:4242: ")
 
 
@@ -193,7 +194,7 @@ def test_no_address_is_to_blame_for_our_own_need(monkeypatch: pytest.MonkeyPatch
     assert world.welcomed == [ONE]
 
 
-def test_a_no_is_an_answer(monkeypatch: pytest.MonkeyPatch, said: list[tuple[Event, str]]) -> None:
+def test_a_no_is_an_answer(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
     """The next address is not asked at once: it may be the same server, which wants to be left alone."""
     world = World(monkeypatch, one="full", two="server")
     assert [type(error) for error in world.run(None, None)] == [Refused, type(None)]

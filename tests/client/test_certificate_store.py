@@ -8,16 +8,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from shadow import events
 from shadow.ca.signer import renew
 from shadow.client import certificate_store
 from shadow.client.certificate_store import CertificateStore, LoadedPair
 from shadow.errors import ClockError, ConfigError, LocalError, PeerError
-from shadow.events import Event
 from shadow.pki import files
 from shadow.pki.certificates import Credentials, Files, Purpose, load_certificates, validity
 from shadow.pki.keys import new_key
 from shadow.pki.request import make_request
 from tests.support import Authority, now
+from tests.support.log import Said
 from tests.support.signer_socket import ca_folder
 
 AGED = (-0.8, 0.2)  # days: past two thirds of its life
@@ -180,9 +181,7 @@ def test_newer_files_of_the_operator_win(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("spoil", [b"", b"-----BEGIN CERTIFICATE-----\n", None])
-def test_a_stored_pair_that_is_of_no_use(
-    scene: Scene, said: list[tuple[Event, str]], spoil: bytes | None
-) -> None:
+def test_a_stored_pair_that_is_of_no_use(scene: Scene, said: Said, spoil: bytes | None) -> None:
     it = scene.certificates()
     it.accepted(scene.renewed(it))
     if spoil is None:  # somebody else's
@@ -192,7 +191,7 @@ def test_a_stored_pair_that_is_of_no_use(
     it = scene.certificates()
     assert used(it) == given(scene)
     it.load(now())
-    assert [event for event, _text in said].count(Event.RENEWAL_FAILED) == 1  # said once
+    assert [event for event, _text in said].count(events.RenewalFailed) == 1  # said once
     assert "robot 011: a renewed certificate is of no use:" in said[-1][1]
     assert "pair.pem" in said[-1][1]
 

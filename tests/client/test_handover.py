@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hashes
 
+from shadow import events
 from shadow.client import handover
 from shadow.client.client import Client
 from shadow.errors import ConfigError, IdentityError
-from shadow.events import Event
 from shadow.net.address import Endpoint
 from shadow.pki.certificates import Purpose, load_certificates
 from shadow.relay.durable import DurableStreams
@@ -28,10 +28,11 @@ from shadow.systemd.mailbox import Mailbox
 from shadow.transport.link import Link
 from shadow.wire.frames import Ping, Start
 from tests.support import DEADLINE, Authority
+from tests.support.log import Said
 from tests.support.robot_session import CONFIG, Scene, play
 
 
-def test_the_server_notices_nothing(authority: Authority, said: list[tuple[Event, str]]) -> None:
+def test_the_server_notices_nothing(authority: Authority, said: Said) -> None:
     async def body(scene: Scene) -> None:
         before = scene.begin()
         said.clear()
@@ -43,7 +44,7 @@ def test_the_server_notices_nothing(authority: Authority, said: list[tuple[Event
         assert scene.control.is_silent
         assert scene.standby.is_silent
         assert after.agreed == before.agreed
-        assert said == [(Event.SESSIONS_RESUMED, "robot 011 remains connected to 198.51.100.1:4242")]
+        assert said == [(events.SessionsResumed, "robot 011 remains connected to 198.51.100.1:4242")]
         assert not scene.store.kept
         # And everything works: a visitor, a keepalive.
         await scene.standby.say(Start("", "a1"))
@@ -152,7 +153,7 @@ def test_a_server_that_left_in_the_gap_is_noticed(authority: Authority) -> None:
     ],
 )
 def test_other_settings_want_another_session(
-    authority: Authority, said: list[tuple[Event, str]], change: dict[str, Any]
+    authority: Authority, said: Said, change: dict[str, Any]
 ) -> None:
     async def body(scene: Scene) -> None:
         scene.leave(scene.begin())
@@ -161,7 +162,7 @@ def test_other_settings_want_another_session(
         await scene.control.hears_the_end()
         await scene.standby.hears_the_end()
         text = f"robot {change.get('robot', '011')} connects again: the settings have changed"
-        assert said == [(Event.SESSION_GIVEN_UP, text)]
+        assert said == [(events.SessionGivenUp, text)]
 
     play(authority, body)
 
@@ -178,7 +179,7 @@ def test_a_new_certificate_wants_another_session(authority: Authority) -> None:
     play(authority, body)
 
 
-def test_a_server_that_is_not_trusted_today(authority: Authority, said: list[tuple[Event, str]]) -> None:
+def test_a_server_that_is_not_trusted_today(authority: Authority, said: Said) -> None:
     def check(_link: Link) -> None:
         raise IdentityError("not good any more")
 
@@ -187,7 +188,7 @@ def test_a_server_that_is_not_trusted_today(authority: Authority, said: list[tup
         said.clear()
         assert scene.take_up(check=check) is None
         await scene.control.hears_the_end()
-        assert said[0][0] is Event.SESSION_GIVEN_UP
+        assert said[0][0] is events.SessionGivenUp
         assert said[0][1].endswith("not good any more")
 
     play(authority, body)
@@ -206,7 +207,7 @@ def test_what_is_lost_already_is_not_left(authority: Authority) -> None:
 
 
 def test_a_part_that_this_version_does_not_know_is_no_standby(
-    authority: Authority, said: list[tuple[Event, str]], monkeypatch: pytest.MonkeyPatch
+    authority: Authority, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def body(scene: Scene) -> None:
         with monkeypatch.context() as other:
@@ -220,15 +221,13 @@ def test_a_part_that_this_version_does_not_know_is_no_standby(
 
 
 @pytest.mark.parametrize("descriptors", [0, 1, 2])
-def test_letters_that_make_no_sense(
-    authority: Authority, said: list[tuple[Event, str]], descriptors: int
-) -> None:
+def test_letters_that_make_no_sense(authority: Authority, said: Said, descriptors: int) -> None:
     async def body(scene: Scene) -> None:
         ours, theirs = socket.socketpair()
         with contextlib.closing(Mailbox(scene.store)) as mailbox, ours:  # type: ignore[arg-type]
             mailbox.put(Letter({"kind": "session"}, [ours.fileno()] * descriptors))
         assert scene.take_up() is None
-        assert [event for event, _text in said] == [Event.SESSION_GIVEN_UP]
+        assert [event for event, _text in said] == [events.SessionGivenUp]
         theirs.settimeout(10)
         assert theirs.recv(1) == b""
         theirs.close()
@@ -264,9 +263,7 @@ def test_a_robot_whose_certificate_expired_lately_keeps_its_session(
         play(authority, body)
 
 
-def test_a_client_that_is_stopped_leaves_what_it_has_been_left(
-    authority: Authority, said: list[tuple[Event, str]]
-) -> None:
+def test_a_client_that_is_stopped_leaves_what_it_has_been_left(authority: Authority, said: Said) -> None:
     """Its one task ends first, and must not take the session with it."""
     crt, key = authority.robot()
     config = replace(CONFIG, server_name="localhost", ca=authority.ca, crt=crt, key=key)
@@ -293,7 +290,7 @@ def test_a_client_that_is_stopped_leaves_what_it_has_been_left(
         for _ in range(2):
             said.clear()
             await live(scene)
-            assert (Event.STOPPING, "robot 011: the session is left for the next start") in said
+            assert (events.Stopping, "robot 011: the session is left for the next start") in said
             assert scene.control.is_silent
             assert scene.standby.is_silent
         assert scene.take_up() is not None

@@ -18,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from shadow import events
 from shadow.ca import signer as signers
 from shadow.client import renewal
 from shadow.client.certificate_store import CertificateStore
@@ -25,7 +26,6 @@ from shadow.client.client import Client
 from shadow.client.opening import Opener
 from shadow.daemon.config import parse_client
 from shadow.errors import HandshakeError, PeerError, Refused
-from shadow.events import Event
 from shadow.pki.certificates import Files, Purpose, load_certificates, validity
 from shadow.pki.request import make_request
 from shadow.relay.durable import DurableStreams
@@ -46,6 +46,7 @@ from tests.support import (
     serving,
     wait_for,
 )
+from tests.support.log import Said
 from tests.support.signer_socket import SignerSocket, ca_folder
 
 DAY = 86400.0
@@ -410,7 +411,7 @@ def test_what_becomes_of_a_certificate_that_the_server_does_not_take(
     own: Authority,
     tunnel: Tunnel,
     monkeypatch: pytest.MonkeyPatch,
-    said: list[tuple[Event, str]],
+    said: Said,
     error: Exception,
     *,
     stays: bool,
@@ -421,17 +422,17 @@ def test_what_becomes_of_a_certificate_that_the_server_does_not_take(
     async def refuse(_session: Opened) -> None:
         raise error
 
-    client = trial.run(refuse, lambda _client: any(event is Event.RENEWAL_FAILED for event, _text in said))
+    client = trial.run(refuse, lambda _client: any(event is events.RenewalFailed for event, _text in said))
     first, second = trial.opened
     assert second.certificate == trial.following.fingerprint(hashes.SHA256()).hex()
     assert (client._trust.certificates.next is not None) is stays
     assert client._trust.certificates.current is not None
     assert client._trust.certificates.current.credentials.fingerprint == first.certificate
-    assert not [text for event, text in said if event is Event.SESSION_LOST], "the first one went on"
+    assert not [text for event, text in said if event is events.SessionLost], "the first one went on"
 
 
 def test_what_the_server_welcomes_stays(
-    own: Authority, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch, said: list[tuple[Event, str]]
+    own: Authority, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch, said: Said
 ) -> None:
     trial = Trial(own, tunnel, monkeypatch)
 
@@ -439,13 +440,13 @@ def test_what_the_server_welcomes_stays(
         assert not trial.opened[0].closed, "the new one comes first"
         assert stored(tunnel) == {"next.crt", "next.key"}, "nothing is certain before WELCOME"
 
-    trial.run(welcome, lambda _client: any(event is Event.RENEWED for event, _text in said))
+    trial.run(welcome, lambda _client: any(event is events.Renewed for event, _text in said))
     assert trial.opened[0].closed
     assert stored(tunnel) == {"pair.pem"}
 
 
 def test_nothing_else_is_dialled_for_while_a_certificate_is_tried_out(
-    own: Authority, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch, said: list[tuple[Event, str]]
+    own: Authority, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch, said: Said
 ) -> None:
     """The server may end the old session for the new one's sake before that is there: two would fight."""
     trial = Trial(own, tunnel, monkeypatch)
@@ -457,7 +458,7 @@ def test_nothing_else_is_dialled_for_while_a_certificate_is_tried_out(
             await asyncio.sleep(0.01)
             under_way.append(len(trial.opened))
 
-    trial.run(welcome, lambda _client: any(event is Event.RENEWED for event, _text in said))
+    trial.run(welcome, lambda _client: any(event is events.Renewed for event, _text in said))
     assert set(under_way) == {2}
     assert len(trial.opened) == 2
-    assert not [text for event, text in said if event is Event.SESSION_LOST]
+    assert not [text for event, text in said if event is events.SessionLost]

@@ -12,7 +12,6 @@ import pytest
 from bench.processes import free_port
 from shadow.client.services import Services
 from shadow.client.streams import Streams
-from shadow.events import Event
 from shadow.net import address
 from shadow.net.address import Endpoint, Target
 from shadow.transport.channel import Channel
@@ -21,6 +20,7 @@ from shadow.wire.conversation import Party, State
 from shadow.wire.frames import Failed, Start
 from tests.support import DEADLINE, Tunnel, echo, exchange, serving, tcp_pair
 from tests.support.frame_end import FrameEnd
+from tests.support.log import Said
 from tests.support.peer import FAILED, START, STARTED, WELCOME, Peer, server_context
 
 
@@ -172,7 +172,7 @@ def test_the_server_is_told_what_is_the_matter(
     asyncio.run(body())
 
 
-def test_how_much_is_logged_is_not_for_the_server_to_decide(said: list[tuple[Event, str]]) -> None:
+def test_how_much_is_logged_is_not_for_the_server_to_decide(said: Said) -> None:
     async def body() -> None:
         services = Services("011", {}, no_streams())
         outcomes: list[bool] = []

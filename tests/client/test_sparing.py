@@ -2,20 +2,24 @@
 
 import logging
 
+from shadow import events
 from shadow.client.sparing import Sparing
-from shadow.events import Event
+from tests.support.log import Said
 
 
-def test_what_a_peer_can_repeat_at_will_is_counted_and_not_written(said: list[tuple[Event, str]]) -> None:
+def test_what_a_peer_can_repeat_at_will_is_counted_and_not_written(
+    said: Said,
+) -> None:
     now = 100.0
     sparing = Sparing(lambda: now, at_once=3, a_minute=6)
-    logged = [sparing.log(Event.SERVICE_FAILED, logging.WARNING, f"no {number}") for number in range(1000)]
+    lost = events.SessionLost(robot="011")
+    logged = [sparing.log(lost, logging.WARNING, f"no {number}") for number in range(1000)]
     assert logged == [True] * 3 + [False] * 997
     now = 110.0
-    assert sparing.log(Event.SERVICE_FAILED, logging.WARNING, "one more")
-    assert not sparing.log(Event.SERVICE_FAILED, logging.WARNING, "too soon")
+    assert sparing.log(events.SessionLost(robot="011"), logging.WARNING, "one more")
+    assert not sparing.log(events.SessionLost(robot="011"), logging.WARNING, "too soon")
     now = 200.0
-    assert sparing.log(Event.SERVICE_FAILED, logging.WARNING, "and now")
+    assert sparing.log(events.SessionLost(robot="011"), logging.WARNING, "and now")
     assert [text for _event, text in said] == [
         "no 0", "no 1", "no 2",
         "one more (997 more before it were not logged)",

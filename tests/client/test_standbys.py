@@ -11,9 +11,9 @@ from shadow.client import standbys
 from shadow.client.services import OnOutcome
 from shadow.client.standbys import Standbys
 from shadow.errors import PeerError, Refused
-from shadow.events import Event
 from shadow.server.switchboard import Switchboard
 from shadow.wire.frames import Refusal, Start
+from tests.support.log import Said
 from tests.support.virtual_time import run
 
 INTERVAL = 30.0  # of the keepalive
@@ -348,7 +348,7 @@ def test_dialling_for_nothing_goes_at_a_walking_pace() -> None:
     play(body)
 
 
-def test_failures_are_said_and_counted(said: list[tuple[Event, str]]) -> None:
+def test_failures_are_said_and_counted(said: Said) -> None:
     async def body(server: Server) -> None:
         async def refuse() -> Any:
             server.opened.append(server.loop.time())

@@ -9,7 +9,6 @@ import pytest
 
 from shadow.client.streams import Streams
 from shadow.errors import LocalError
-from shadow.events import Event
 from shadow.net.lines import Line
 from shadow.relay.durable import DurableStreams
 from shadow.relay.pool import Relay
@@ -17,6 +16,7 @@ from shadow.transport.link import KernelLink
 from shadow.wire.frames import Start
 from tests.relay.test_durable import Ends, certificate_of
 from tests.support import Authority, tcp_pair
+from tests.support.log import Said
 from tests.support.store import Store
 
 
@@ -92,9 +92,7 @@ def test_it_is_in_the_store_before_its_first_byte_is_moved(authority: Authority)
     assert added == [0, 0], "the progress table and the stream, which nobody had yet"
 
 
-def test_one_that_began_without_a_line_ends_without_one(
-    monkeypatch: pytest.MonkeyPatch, said: list[tuple[Event, str]]
-) -> None:
+def test_one_that_began_without_a_line_ends_without_one(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
     ended: list[Any] = []
     monkeypatch.setattr("shadow.client.streams.log_end", lambda pump, _ending, _words: ended.append(pump))
 

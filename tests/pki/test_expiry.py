@@ -3,13 +3,11 @@
 import datetime as dt
 import logging
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from shadow import events
 from shadow.client.certificate_store import LoadedPair
-from shadow.events import Event
 from shadow.pki.certificates import Purpose, load_credentials, validity
 from shadow.pki.expiry import Calendar, Term, terms
 from tests.support import Authority, now
@@ -21,15 +19,13 @@ MINUTE = 60 * SECOND
 BEGIN = END - 730 * DAY
 TERM = Term("certificate a.crt", BEGIN, END, "make another")
 
-Said = list[tuple[Event, int, str, dict[str, Any]]]
+Said = list[tuple[events.Event, int, str]]
 
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Said:
     lines: Said = []
-    monkeypatch.setattr(
-        events, "log", lambda event, level, text, **facts: lines.append((event, level, text, facts))
-    )
+    monkeypatch.setattr(events, "log", lambda event, level, text: lines.append((event, level, text)))
     return lines
 
 
@@ -47,10 +43,10 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Said:
 def test_what_it_says(said: Said, left: dt.timedelta, level: int, words: str) -> None:
     calendar = Calendar()
     calendar.look([TERM], END - left)
-    ((event, said_level, text, facts),) = said
-    assert (event, said_level) == (Event.EXPIRES, level)
+    ((event, said_level, text),) = said
+    assert said_level == level
     assert text == f"certificate a.crt {words} (2030-06-01 12:00:00 UTC): make another"
-    assert facts == {"expires": "2030-06-01T12:00:00+00:00", "days": left // DAY}
+    assert event == events.Expires(expires="2030-06-01T12:00:00+00:00", days=left // DAY)
     assert calendar.remark == f"; certificate a.crt {words}"
 
 
@@ -67,7 +63,7 @@ def test_once_at_each_stage(said: Said) -> None:
     hours = 40 * 24
     for hour in range(hours + 48):
         calendar.look([TERM], END - dt.timedelta(hours=hours - hour))
-    assert [facts["days"] for _event, _level, _text, facts in said] == [30, 7, 1, 0]
+    assert [event.facts["days"] for event, _level, _text in said] == [30, 7, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -90,9 +86,9 @@ def test_a_short_life_is_warned_of_late(said: Said) -> None:
     calendar, life = Calendar(), 10 * DAY
     for step in range(1001):
         calendar.look([Term("it", END - life, END, "")], END - life + step * life / 1000)
-    assert [level for _event, level, _text, _facts in said] == [logging.WARNING] * 2 + [logging.ERROR] * 2
+    assert [level for _event, level, _text in said] == [logging.WARNING] * 2 + [logging.ERROR] * 2
     left = [END - 2.5 * DAY, END - DAY, END - DAY / 4, END]
-    assert [facts["days"] for _event, _level, _text, facts in said] == [(END - when) // DAY for when in left]
+    assert [event.facts["days"] for event, _level, _text in said] == [(END - when) // DAY for when in left]
 
 
 def test_a_clock_that_jumps(said: Said) -> None:
@@ -103,7 +99,7 @@ def test_a_clock_that_jumps(said: Said) -> None:
     calendar.look([TERM], END - 3000 * DAY)
     assert calendar.remark == ""
     calendar.look([TERM], END - 5 * DAY)
-    assert [facts["days"] for _event, _level, _text, facts in said] == [5, -3000, 5]
+    assert [event.facts["days"] for event, _level, _text in said] == [5, -3000, 5]
 
 
 def test_a_new_certificate_ends_the_matter(said: Said) -> None:

@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from shadow import events
 from shadow.errors import LocalError
-from shadow.events import Event
 from shadow.relay.durable import DurableStreams
 from shadow.relay.flow import Pump
 from shadow.relay.pool import Relay
 from shadow.systemd import bundle
 from shadow.transport.link import KernelLink
 from tests.support import DEADLINE, Authority, tcp_pair, wait_for
+from tests.support.log import Said
 from tests.support.store import Store
 
 
@@ -106,7 +107,7 @@ def both_ways(ends: Ends) -> None:
     assert ends.near.recv(100) == b"down"
 
 
-def test_a_stream_goes_on_in_the_next_daemon(store: Store, ends: Ends, said: list[tuple[Event, str]]) -> None:
+def test_a_stream_goes_on_in_the_next_daemon(store: Store, ends: Ends, said: Said) -> None:
     first = Daemon(store)
     first.start(ends, uid=1000)
     both_ways(ends)
@@ -122,7 +123,7 @@ def test_a_stream_goes_on_in_the_next_daemon(store: Store, ends: Ends, said: lis
     assert (pump.up.moved, pump.down.moved) == (19, 8)  # those of the first daemon, too
     assert pump.link.suite == ends.link.suite
     assert pump.link.certificate == ends.link.certificate
-    assert (Event.STREAMS_RESUMED, "resumed 1 stream of the daemon before this one") in said
+    assert (events.StreamsResumed, "resumed 1 stream of the daemon before this one") in said
     second.relay.cut(pump, "enough")
     second.reap()
     assert list(store.kept) == ["ledger"]
@@ -165,7 +166,7 @@ def test_nothing_is_kept_of_what_has_ended(store: Store, ends: Ends) -> None:
 
 
 def test_past_the_limit_streams_run_unprotected(
-    authority: Authority, said: list[tuple[Event, str]], monkeypatch: pytest.MonkeyPatch
+    authority: Authority, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise LocalError("no descriptors left")
@@ -178,7 +179,7 @@ def test_past_the_limit_streams_run_unprotected(
         daemon.start(ends)
         both_ways(ends)
     assert (daemon.durable.protected, daemon.durable.unprotected) == (1, 2)
-    assert [event for event, _text in said] == [Event.STORE_FULL]
+    assert [event for event, _text in said] == [events.StoreFull]
     three[2].far.close()
     daemon.reap()
     assert daemon.durable.unprotected == 1
@@ -208,7 +209,7 @@ def test_past_the_limit_streams_run_unprotected(
 def test_a_stream_that_cannot_be_kept_runs_all_the_same(
     store: Store,
     ends: Ends,
-    said: list[tuple[Event, str]],
+    said: Said,
     monkeypatch: pytest.MonkeyPatch,
     error: OSError,
     said_of_it: str,
@@ -222,7 +223,7 @@ def test_a_stream_that_cannot_be_kept_runs_all_the_same(
     both_ways(ends)
     assert (daemon.durable.protected, daemon.durable.unprotected) == (0, 1)
     ((event, text),) = said
-    assert event == Event.STORE_FULL
+    assert event == events.StoreFull
     assert text.startswith("streams will not outlive this daemon: ")
     assert text.endswith(said_of_it)
     assert set(store.kept) == {"ledger"}
@@ -253,18 +254,18 @@ def test_a_bug_in_keeping_one_leaves_nothing_open_but_its_sockets(
 
 
 def test_no_place_in_the_ledger_is_no_reason_to_refuse(
-    store: Store, ends: Ends, said: list[tuple[Event, str]], monkeypatch: pytest.MonkeyPatch
+    store: Store, ends: Ends, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shadow.relay.progress.SLOTS", 0)
     daemon = Daemon(store)
     daemon.start(ends)
     both_ways(ends)
     assert daemon.durable.unprotected == 1
-    assert said == [(Event.STORE_FULL, "streams will not outlive this daemon: more than 0 streams")]
+    assert said == [(events.StoreFull, "streams will not outlive this daemon: more than 0 streams")]
     daemon.stop()
 
 
-def test_without_a_store_nothing_is_kept(ends: Ends, said: list[tuple[Event, str]]) -> None:
+def test_without_a_store_nothing_is_kept(ends: Ends, said: Said) -> None:
     store = Store(limit=0)
     daemon = Daemon(store)
     daemon.start(ends)
@@ -290,9 +291,7 @@ def test_a_stream_that_was_being_cut_off_is_not_taken_for_whole(store: Store, en
     second.stop()
 
 
-def test_a_stream_that_brings_the_daemon_down_is_given_up(
-    store: Store, ends: Ends, said: list[tuple[Event, str]]
-) -> None:
+def test_a_stream_that_brings_the_daemon_down_is_given_up(store: Store, ends: Ends, said: Said) -> None:
     first = Daemon(store)
     pump = first.start(ends)
     first.stop()
@@ -301,7 +300,7 @@ def test_a_stream_that_brings_the_daemon_down_is_given_up(
     second = Daemon(store)
     assert second.count == 0
     ((event, text),) = said
-    assert event == Event.STREAM_GIVEN_UP
+    assert event == events.StreamGivenUp
     assert "ended 2 times when it went on" in text
     assert set(store.kept) == {"ledger"}
     with pytest.raises(ConnectionResetError):
@@ -311,7 +310,7 @@ def test_a_stream_that_brings_the_daemon_down_is_given_up(
 
 @pytest.mark.parametrize("kind", ["unwanted", "version", "short", "slot", "junk", "facts", "files", "file"])
 def test_what_makes_no_sense_is_dropped_and_the_others_go_on(
-    authority: Authority, store: Store, ends: Ends, said: list[tuple[Event, str]], kind: str
+    authority: Authority, store: Store, ends: Ends, said: Said, kind: str
 ) -> None:
     crt, _key = authority.robot()
     other = Ends(x509.load_pem_x509_certificate(crt.read_bytes()))
@@ -325,7 +324,7 @@ def test_what_makes_no_sense_is_dropped_and_the_others_go_on(
     second = Daemon(store)
     assert second.count == 1
     both_ways(ends)
-    assert [event for event, _text in said] == [Event.STREAM_GIVEN_UP, Event.STREAMS_RESUMED]
+    assert [event for event, _text in said] == [events.StreamGivenUp, events.StreamsResumed]
     assert set(store.kept) == {"ledger", "s1"}
     assert len(os.listdir("/proc/self/fd")) <= before + 12  # noqa: PTH208
     second.stop()

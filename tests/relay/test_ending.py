@@ -2,6 +2,7 @@
 
 import errno
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,20 +22,18 @@ class _Pump:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Event, int, str, dict[str, Any]]]:
-    lines: list[tuple[Event, int, str, dict[str, Any]]] = []
-    monkeypatch.setattr(
-        events, "log", lambda event, level, text, **facts: lines.append((event, level, text, facts))
-    )
+def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Event, int, str]]:
+    lines: list[tuple[Event, int, str]] = []
+    monkeypatch.setattr(events, "log", lambda event, level, text: lines.append((event, level, text)))
     return lines
 
 
 def test_an_orderly_end(said: list[Any]) -> None:
-    log_end(_Pump(None), ENDING, WORDS, visitor_uid=1000)  # type: ignore[arg-type]
-    ((event, level, text, facts),) = said
-    assert (event, level) == (Event.STREAM_ENDED, logging.INFO)
+    log_end(_Pump(None), replace(ENDING, visitor_uid=1000), WORDS)  # type: ignore[arg-type]
+    ((event, level, text),) = said
+    assert (type(event), level) == (events.StreamEnded, logging.INFO)
     assert text == "robot 011: stream 2a ended: 5 bytes to the robot, 7 bytes from it, 1.2 s"
-    assert facts == {
+    assert event.facts == {
         "robot": "011",
         "service": "default",
         "stream": "2a",
@@ -51,8 +50,8 @@ def test_an_orderly_end(said: list[Any]) -> None:
 def test_a_cut_names_who_it_was(said: list[Any], side: Side | None, who: str) -> None:
     cut = StreamCut(side, OSError(errno.ECONNRESET, "x"))
     log_end(_Pump(cut), ENDING, WORDS)  # type: ignore[arg-type]
-    ((event, _level, text, _facts),) = said
-    assert event == Event.STREAM_ABORTED
+    ((event, _level, text),) = said
+    assert isinstance(event, events.StreamAborted)
     assert text.startswith(f"robot 011: stream 2a cut off{who} (Connection reset by peer): ")
 
 

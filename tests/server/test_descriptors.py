@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from shadow.events import Event
+from shadow import events
 from shadow.server import descriptors
 from shadow.server.descriptors import Descriptors
 from tests.support import Service, Tunnel, echo, open_descriptors, serving, wait_for
 from tests.support.call import INTERFACE, Call
+from tests.support.log import Said
 from tests.support.peer import (
     DIAL,
     REFUSED,
@@ -144,9 +145,7 @@ def test_a_burst_of_visitors_leaves_no_standbys_behind(tunnel: Tunnel, service: 
     )
 
 
-def test_the_log_hears_of_it_once_and_how_it_was(
-    said: list[tuple[Event, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_log_hears_of_it_once_and_how_it_was(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descriptors, "_CALM", 0.2)
 
     async def body() -> None:
@@ -171,14 +170,14 @@ def test_the_log_hears_of_it_once_and_how_it_was(
 
     asyncio.run(body())
     assert [event for event, _text in said] == [
-        Event.ACCEPT_PAUSED, Event.ACCEPT_PAUSED, Event.ACCEPT_RESUMED
+        events.AcceptPaused, events.AcceptPaused, events.AcceptResumed
     ]  # fmt: skip
     assert said[0][1].startswith("accepting pauses: Too many open files in system (LimitNOFILE=")
     assert said[1][1].startswith("accepting still pauses, for 0 s now: Cannot allocate memory")
     assert said[2][1].endswith("33 standby channels were given up, 1 refused")
 
 
-def test_who_may_have_the_last_ones(said: list[tuple[Event, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_may_have_the_last_ones(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred, of which twenty are the reserve: all but one or two of what a visitor needs is promised."""
     monkeypatch.setattr(Descriptors, "limit", 100)
     used: list[None] = []
@@ -211,4 +210,4 @@ def test_who_may_have_the_last_ones(said: list[tuple[Event, str]], monkeypatch: 
         few.close()
 
     asyncio.run(body())
-    assert said[0][0] is Event.ACCEPT_PAUSED
+    assert said[0][0] is events.AcceptPaused

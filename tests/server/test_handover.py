@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from shadow import events
 from shadow.errors import IdentityError, LocalError
-from shadow.events import Event
 from shadow.net.lines import Line
 from shadow.server import handover
 from shadow.server.robot import Robot
@@ -34,6 +34,7 @@ from shadow.wire.conversation import CONTROL, DATA, Party
 from shadow.wire.frames import Dial, Frame, Hello, Ping, Pong, Start, Started, Welcome, encode
 from tests.support import DEADLINE, Authority, tcp_pair
 from tests.support.frame_end import FrameEnd
+from tests.support.log import Said
 from tests.support.store import Store
 
 SUITE = "ECDHE-ECDSA-AES128-GCM-SHA256"
@@ -191,9 +192,7 @@ def play(authority: Authority, folder: Path, body: Callable[[Scene], Awaitable[N
     asyncio.run(run())
 
 
-def test_the_robot_notices_nothing(
-    authority: Authority, tmp_path: Path, said: list[tuple[Event, str]]
-) -> None:
+def test_the_robot_notices_nothing(authority: Authority, tmp_path: Path, said: Said) -> None:
     async def body(scene: Scene) -> None:
         await scene.begin("", "web")
         before = scene.before.robot.session
@@ -202,7 +201,7 @@ def test_the_robot_notices_nothing(
         assert set(inodes) == {"011.sock", "web@011.sock"}
         said.clear()
         assert scene.restart() == 1
-        assert said == [(Event.SESSIONS_RESUMED, "resumed 1 session of the daemon before this one")]
+        assert said == [(events.SessionsResumed, "resumed 1 session of the daemon before this one")]
         assert scene.control.is_silent
         assert standby.is_silent
         assert {path.name: path.stat().st_ino for path in tmp_path.iterdir()} == inodes
@@ -366,7 +365,7 @@ def test_a_start_that_cannot_be_left_is_ended_on_both_sides(
 
 @pytest.mark.parametrize(("what", "other"), [("certificate", "another"), ("keepalive", 20.0)])
 def test_another_offer_wants_another_session(
-    authority: Authority, tmp_path: Path, said: list[tuple[Event, str]], what: str, other: Any
+    authority: Authority, tmp_path: Path, said: Said, what: str, other: Any
 ) -> None:
     async def body(scene: Scene) -> None:
         await scene.begin()
@@ -379,13 +378,13 @@ def test_another_offer_wants_another_session(
         await standby.hears_the_end()
         assert not list(tmp_path.iterdir())
         text = "1 robot to connect again: the server has another certificate or --keepalive now"
-        assert said == [(Event.SESSION_GIVEN_UP, text)]
+        assert said == [(events.SessionGivenUp, text)]
 
     play(authority, tmp_path, body)
 
 
 def test_a_socket_that_cannot_be_made_ends_the_session(
-    authority: Authority, tmp_path: Path, said: list[tuple[Event, str]]
+    authority: Authority, tmp_path: Path, said: Said
 ) -> None:
     async def body(scene: Scene) -> None:
         await scene.begin()
@@ -394,7 +393,7 @@ def test_a_socket_that_cannot_be_made_ends_the_session(
         (tmp_path / "011.sock").write_text("precious")
         said.clear()
         assert scene.after.take_up(scene.store) == 0
-        assert [event for event, _text in said] == [Event.SOCKET_FAILED, Event.ROBOT_DISCONNECTED]
+        assert [event for event, _text in said] == [events.SocketFailed, events.RobotDisconnected]
         await scene.control.hears_the_end()
         assert (tmp_path / "011.sock").read_text() == "precious"
 
@@ -414,7 +413,7 @@ def test_a_robot_that_left_in_the_gap_is_noticed(authority: Authority, tmp_path:
 
 
 def test_a_robot_that_would_not_be_let_in_today_is_not_kept(
-    authority: Authority, tmp_path: Path, said: list[tuple[Event, str]]
+    authority: Authority, tmp_path: Path, said: Said
 ) -> None:
     async def body(scene: Scene) -> None:
         await scene.begin()
@@ -429,7 +428,7 @@ def test_a_robot_that_would_not_be_let_in_today_is_not_kept(
         with contextlib.suppress(ConnectionResetError):
             assert visitor.recv(1) == b""
         assert not list(tmp_path.iterdir())
-        assert [event for event, _text in said] == [Event.SESSION_GIVEN_UP] * 2
+        assert [event for event, _text in said] == [events.SessionGivenUp] * 2
         assert "a session of the daemon before this one cannot go on and ends: its certificate" in said[0][1]
 
     play(authority, tmp_path, body)
@@ -458,9 +457,7 @@ def test_a_standby_with_another_certificate_is_checked(authority: Authority, tmp
     play(authority, tmp_path, body)
 
 
-def test_what_cannot_be_left_is_ended_in_order(
-    authority: Authority, tmp_path: Path, said: list[tuple[Event, str]]
-) -> None:
+def test_what_cannot_be_left_is_ended_in_order(authority: Authority, tmp_path: Path, said: Said) -> None:
     async def body(scene: Scene) -> None:
         await scene.begin()
         session = scene.before.robot.session
@@ -475,7 +472,7 @@ def test_what_cannot_be_left_is_ended_in_order(
         assert not list(tmp_path.iterdir())
         assert said == [
             (
-                Event.ROBOT_DISCONNECTED,
+                events.RobotDisconnected,
                 f"robot {NAME} disconnected: the server is stopping, in the middle of a frame",
             )
         ]
@@ -484,7 +481,7 @@ def test_what_cannot_be_left_is_ended_in_order(
 
 
 def test_a_full_store_ends_what_does_not_fit(
-    authority: Authority, tmp_path: Path, said: list[tuple[Event, str]], monkeypatch: pytest.MonkeyPatch
+    authority: Authority, tmp_path: Path, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def body(scene: Scene) -> None:
         await scene.begin()
@@ -501,7 +498,7 @@ def test_a_full_store_ends_what_does_not_fit(
         assert scene.before.leave(scene.store)
         assert not list(tmp_path.iterdir()), "the socket must not stay, with nobody behind it"
         await standby.hears_the_end()
-        assert [event for event, _text in said] == [Event.SESSION_GIVEN_UP] * 2
+        assert [event for event, _text in said] == [events.SessionGivenUp] * 2
         assert all(text.endswith("ends with this daemon: full") for _event, text in said)
 
     play(authority, tmp_path, body)
@@ -522,7 +519,7 @@ def test_a_full_store_ends_what_does_not_fit(
     ],
 )
 def test_letters_that_make_no_sense_end_what_they_are_about(
-    authority: Authority, tmp_path: Path, said: list[tuple[Event, str]], letter: dict[str, Any]
+    authority: Authority, tmp_path: Path, said: Said, letter: dict[str, Any]
 ) -> None:
     async def body(scene: Scene) -> None:
         await scene.begin()
@@ -533,7 +530,7 @@ def test_letters_that_make_no_sense_end_what_they_are_about(
             mailbox.put(Letter(letter, [ours.fileno(), ours.fileno()]))
         said.clear()
         assert scene.after.take_up(scene.store) == 1
-        assert [event for event, _text in said] == [Event.SESSION_GIVEN_UP, Event.SESSIONS_RESUMED]
+        assert [event for event, _text in said] == [events.SessionGivenUp, events.SessionsResumed]
         assert theirs.recv(1) == b""
         theirs.close()
         await scene.control.say(Ping(1.0))
@@ -542,9 +539,7 @@ def test_letters_that_make_no_sense_end_what_they_are_about(
     play(authority, tmp_path, body)
 
 
-def test_a_letter_with_what_is_no_socket(
-    authority: Authority, tmp_path: Path, said: list[tuple[Event, str]]
-) -> None:
+def test_a_letter_with_what_is_no_socket(authority: Authority, tmp_path: Path, said: Said) -> None:
     async def body(scene: Scene) -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
         with contextlib.closing(Mailbox(scene.store)) as mailbox:  # type: ignore[arg-type]
@@ -552,7 +547,7 @@ def test_a_letter_with_what_is_no_socket(
             mailbox.put(Letter({"kind": "visitor", "robot": NAME}, []))
         os.close(nothing)
         assert scene.after.take_up(scene.store) == 0
-        assert [event for event, _text in said] == [Event.SESSION_GIVEN_UP] * 2
+        assert [event for event, _text in said] == [events.SessionGivenUp] * 2
 
     play(authority, tmp_path, body)
 

@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from shadow.events import Event
+from shadow import events
 from shadow.server import signer as signers
 from shadow.server.signer import Signer
 from shadow.transport.channel import Channel
@@ -20,6 +20,7 @@ from shadow.wire.conversation import CONTROL, Party
 from shadow.wire.frames import Frame, Hello, Pong, Sign, Signed, Unsigned, Welcome, encode
 from tests.support import Authority, tcp_pair
 from tests.support.frame_end import FrameEnd
+from tests.support.log import Said
 
 Handler = Callable[[FrameEnd], Awaitable[None]]
 
@@ -105,7 +106,7 @@ def saying(*frames: Frame) -> Handler:
 
 
 def test_a_request_reaches_the_signer_as_it_is_and_the_answer_the_robot(
-    authority: Authority, tmp_path: Path, said: list[tuple[Event, str]]
+    authority: Authority, tmp_path: Path, said: Said
 ) -> None:
     certificate = authority.robot("011")[0]
     der = x509.load_pem_x509_certificate(certificate.read_bytes()).public_bytes(Encoding.DER)
@@ -117,23 +118,19 @@ def test_a_request_reaches_the_signer_as_it_is_and_the_answer_the_robot(
 
     assert answers(authority, tmp_path / "s", handler) == Signed(der)
     assert heard == [Sign(b"request", der, b"proof")]
-    assert [event for event, _text in said] == [Event.RENEWED]
+    assert [event for event, _text in said] == [events.Renewed]
     assert "robot 011: new certificate" in said[0][1]
 
 
-def test_no_is_handed_on_with_its_reason(
-    authority: Authority, tmp_path: Path, said: list[tuple[Event, str]]
-) -> None:
+def test_no_is_handed_on_with_its_reason(authority: Authority, tmp_path: Path, said: Said) -> None:
     no = Unsigned("early", "not before\nMonday")
     assert answers(authority, tmp_path / "s", saying(no)) == no
-    assert said == [(Event.RENEWAL_FAILED, "robot 011: certificate not renewed ('early'): not before?Monday")]
+    assert said == [(events.RenewalFailed, "robot 011: certificate not renewed ('early'): not before?Monday")]
 
 
-def test_what_is_no_certificate_is_logged(
-    authority: Authority, tmp_path: Path, said: list[tuple[Event, str]]
-) -> None:
+def test_what_is_no_certificate_is_logged(authority: Authority, tmp_path: Path, said: Said) -> None:
     assert answers(authority, tmp_path / "s", saying(Signed(b"nonsense"))) == Signed(b"nonsense")
-    assert said == [(Event.RENEWAL_FAILED, "robot 011: what the signer sent is no certificate")]
+    assert said == [(events.RenewalFailed, "robot 011: what the signer sent is no certificate")]
 
 
 async def _hangs_up(end: FrameEnd) -> None:
@@ -250,9 +247,7 @@ def test_few_are_asked_for_at_once(authority: Authority, tmp_path: Path) -> None
     assert most == signers._AT_ONCE
 
 
-def test_a_robot_that_leaves_meanwhile(
-    authority: Authority, tmp_path: Path, said: list[tuple[Event, str]]
-) -> None:
+def test_a_robot_that_leaves_meanwhile(authority: Authority, tmp_path: Path, said: Said) -> None:
     async def run() -> None:
         async with playing(tmp_path / "s", saying(Unsigned("early"))), scene(authority, tmp_path / "s") as it:
             it.ask()

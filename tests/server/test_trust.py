@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from shadow import events
 from shadow.daemon.config import parse_server
 from shadow.errors import ConfigError, Refused
-from shadow.events import Event
 from shadow.pki.certificates import Purpose, load_certificates
 from shadow.server.trust import Trust
 from shadow.transport.link import KernelLink, Link
 from tests.support import Authority, make_list
+from tests.support.log import Said
 
 
 def trust(own: Authority, *words: str) -> Trust:
@@ -47,13 +48,13 @@ def test_whole_files_change_all_of_it(own: Authority) -> None:
     assert (made.revoked, made.who_is_revoked.partition(" by")[0]) == (2, "2 certificates revoked")
 
 
-def test_a_list_that_has_vanished_stays_in_use(own: Authority, said: list[tuple[Event, str]]) -> None:
+def test_a_list_that_has_vanished_stays_in_use(own: Authority, said: Said) -> None:
     path = make_list(own, 1)
     made = trust(own, f"--crl={path}")
     path.unlink()
     made.load()
     assert made.revoked == 1
-    assert said == [(Event.LIST_TOO_OLD, f"revocation list {path} has vanished; the one in use stays in use")]
+    assert said == [(events.ListTooOld, f"revocation list {path} has vanished; the one in use stays in use")]
 
 
 def test_what_is_left_of_the_daemon_before_is_judged_by_todays_list(own: Authority) -> None:

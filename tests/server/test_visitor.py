@@ -13,9 +13,7 @@ def test_the_kernel_tells_who_it_is() -> None:
     with theirs:
         visitor = make_visitor(ours, "", "2a", 5.0)
         assert (visitor.uid, visitor.pid) == (os.getuid(), os.getpid())
-        assert visitor.facts == {
-            "service": "default", "stream": "2a", "visitor_uid": os.getuid(), "visitor_pid": os.getpid(),
-        }  # fmt: skip
+        assert (visitor.offered, visitor.stream) == ("default", "2a")
         visitor.close()
         assert theirs.recv(1) == b""
 

@@ -33,9 +33,9 @@ def _restore_logger() -> object:
     events.LOGGER.propagate = propagate
 
 
-def record(event: Event | None, **facts: str) -> logging.LogRecord:
+def record(event: Event | None) -> logging.LogRecord:
     made = logging.LogRecord("shadow", logging.INFO, "file", 1, "%s", ("text",), None)
-    made.event, made.facts = event, facts
+    made.event = event
     return made
 
 
@@ -43,7 +43,7 @@ def test_plain_lines_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     output = io.StringIO()
     journal.setup(output)
-    events.log(Event.ROBOT_CONNECTED, logging.WARNING, "robot 100%d connected", robot="011")
+    events.log(events.SocketFailed(robot="011"), logging.WARNING, "robot 100%d connected")
     journal.close()
     assert re.fullmatch(r"\d\d:\d\d:\d\d WARNING: robot 100%d connected\n", output.getvalue())
 
@@ -51,19 +51,18 @@ def test_plain_lines_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fields_for_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/shadow-server"])
     with as_journald(tmp_path, monkeypatch) as sock:
-        events.log(Event.STREAM_ENDED, logging.ERROR, "over", robot="011", bytes_to_robot=5, duration=0.5)
+        events.log(events.Expires(expires="tomorrow", days=1), logging.ERROR, "over")
         fields = hear(sock)
     where = {name: fields.pop(name) for name in ("CODE_FILE", "CODE_LINE", "CODE_FUNC")}
     assert (where["CODE_FILE"], where["CODE_FUNC"]) == (__file__, "test_fields_for_the_journal")
     assert int(where["CODE_LINE"]) > 0
     assert fields == {
         "MESSAGE": "over",
-        "ROBOT": "011",
-        "BYTES_TO_ROBOT": "5",
-        "DURATION": "0.5",
+        "EXPIRES": "tomorrow",
+        "DAYS": "1",
         "PRIORITY": "3",
         "SYSLOG_IDENTIFIER": "shadow-server",
-        "MESSAGE_ID": Event.STREAM_ENDED.value,
+        "MESSAGE_ID": events.Expires.MESSAGE_ID,
     }
 
 
@@ -84,18 +83,19 @@ def test_the_journal_is_recognised_by_device_and_inode(tmp_path: Path) -> None:
 def test_a_journal_that_is_away_does_not_stop_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with as_journald(tmp_path, monkeypatch) as sock:
         (tmp_path / "journald").unlink()
-        events.log(Event.STOPPING, logging.WARNING, "x")
+        events.log(events.Stopping(), logging.WARNING, "x")
         wait_for(lambda: journal.lost() == 1, "it to be counted")
         assert sock.fileno() != -1
 
 
 def test_who_is_limited_by_what() -> None:
-    assert limits_of(record(Event.SERVER_READY)) == []
-    for event in (Event.ROBOT_CONNECTED, Event.STREAM_STARTED, Event.VISITOR_FAILED):
-        assert limits_of(record(event, robot="a")) == limits_of(record(event, robot="a"))
-        assert limits_of(record(event, robot="a")) != limits_of(record(event, robot="b"))
+    assert limits_of(record(events.ServerReady())) == []
+    for kind in (events.SocketFailed, events.SessionLost):
+        assert limits_of(record(kind(robot="a"))) == limits_of(record(kind(robot="a"))) != []
+        assert limits_of(record(kind(robot="a"))) != limits_of(record(kind(robot="b")))
     one, again, other = (
-        limits_of(record(Event.HANDSHAKE_FAILED, peer=peer)) for peer in ("[::1]:5", "[::1]:6", "[::2]:6")
+        limits_of(record(events.HandshakeFailed(peer=peer, cause="tls")))
+        for peer in ("[::1]:5", "[::1]:6", "[::2]:6")
     )
     assert one == again
     assert one[0] != other[0]
@@ -110,10 +110,10 @@ def test_what_a_peer_causes_again_and_again_is_counted_and_summed_up(
     output = io.StringIO()
     journal.setup(output)
     for number in range(1000):
-        peer = f"192.0.2.1:{number}"
-        events.log(Event.HANDSHAKE_FAILED, logging.WARNING, f"no handshake with {peer}", peer=peer)
-        events.log(Event.ROBOT_CONNECTED, logging.INFO, "011 connected", robot="011")
-    events.log(Event.ROBOT_CONNECTED, logging.INFO, "012 connected", robot="012")
+        failed = events.HandshakeFailed(peer=f"192.0.2.1:{number}", cause="tls")
+        events.log(failed, logging.WARNING, f"no handshake with {failed.peer}")
+        events.log(events.SocketFailed(robot="011"), logging.INFO, "011 connected")
+    events.log(events.SocketFailed(robot="012"), logging.INFO, "012 connected")
     journal.close()
     lines = output.getvalue().splitlines()
     assert len(lines) < 60

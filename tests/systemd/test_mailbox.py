@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from shadow import events
 from shadow.errors import LocalError
-from shadow.events import Event
 from shadow.systemd.bundle import Letter, close_all
 from shadow.systemd.mailbox import Mailbox, collect
+from tests.support.log import Said
 from tests.support.store import Store
 
 
@@ -77,13 +78,13 @@ def test_what_a_daemon_that_dies_has_not_taken_is_there_for_the_next(store: Stor
     assert numbers(store) == [2, 3, 4]
 
 
-def test_a_foreign_parcel_is_told_and_dropped(store: Store, said: list[tuple[Event, str]]) -> None:
+def test_a_foreign_parcel_is_told_and_dropped(store: Store, said: Said) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     store.add("p7", nothing)
     os.close(nothing)
     put(store, 1)
     assert numbers(store) == [0]
     assert not store.kept
-    assert [event for event, _text in said] == [Event.SESSION_GIVEN_UP]
+    assert [event for event, _text in said] == [events.SessionGivenUp]
     assert said[0][1].startswith("1 letter of the daemon before this one cannot be read: ")
     assert "what is no socket" in said[0][1]
