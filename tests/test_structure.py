@@ -169,8 +169,15 @@ def test_no_state_is_kept_in_a_class() -> None:
 
 
 def _sets(tree: ast.Module, classes: set[str]) -> Iterator[ast.stmt]:
-    """Statements that change an attribute of a class, or a variable of the module from inside a function."""
+    """Statements that change an attribute of a class, or a variable of the module from inside a function.
+
+    Unless the class is being made.
+    """
+    made = [node for node in ast.walk(tree) if getattr(node, "name", "") == "__init_subclass__"]
+    making = {id(inner) for node in made for inner in ast.walk(node)}
     for node in ast.walk(tree):
+        if id(node) in making:
+            continue
         targets: list[ast.expr] = []
         if isinstance(node, ast.Assign | ast.Delete):
             targets = node.targets
