@@ -14,16 +14,20 @@ from ..wire.conversation import CONTROL, speaks_our_version
 from ..wire.frames import Hello, Refusal
 from .robot import Robot
 from .robots import Robots
-from .trust import Trust
+from .trust import Offer, Trust
 
 _COME_BACK = 60.0  # seconds for which a robot that there is no room for should stay away
 
 
 class Admission:
-    """Finds the robot that a connection belongs to."""
+    """Finds the robot that a connection belongs to.
+
+    Attributes:
+        robots: those that there are.
+    """
 
     def __init__(self, robots: Robots, trust: Trust, robots_max: int) -> None:
-        self._robots = robots
+        self.robots = robots
         self._trust = trust
         self._robots_max = robots_max
 
@@ -46,22 +50,27 @@ class Admission:
             channel.abort()  # whatever it was, nobody else would close it
             raise
 
+    @property
+    def offer(self) -> Offer:
+        """What sessions are begun on."""
+        return self._trust.offer
+
     def readmit(self, link: Link) -> Robot:
         """The robot whose connection the daemon before us has left.
 
         Raises:
             ShadowError: it would not be let in today.
         """
-        self._trust.check_again(link, renews=self._robots.signer.there)
-        return self._robots.provide(self._trust.robot_of(link))
+        self._trust.check_again(link, renews=self.robots.signer.there)
+        return self.robots.provide(self._trust.robot_of(link))
 
     def resume_stream(self, pump: Pump, facts: Mapping[str, Any]) -> None:
         """Take in a stream that the daemon before us has left; see ``durable.TakeIn``."""
         visitor = self.readmit(pump.link).streams.resume(pump, facts)
-        self._robots.numbers.note(visitor.stream)
+        self.robots.numbers.note(visitor.stream)
 
     def _forget_if_empty(self, name: str) -> None:
-        robot = self._robots.get(name)
+        robot = self.robots.get(name)
         if robot is not None:
             robot.report_if_empty()
 
@@ -82,10 +91,10 @@ class Admission:
             raise Refused("revoked", why)
         if not speaks_our_version(hello):
             raise Refused("version", f"protocol version {hello.version} is not spoken here")
-        if name not in self._robots:
+        if name not in self.robots:
             if hello.role != CONTROL:
                 raise Refused("no-session", "connect the control channel first")
-            if len(self._robots) >= self._robots_max:
+            if len(self.robots) >= self._robots_max:
                 text = f"{self._robots_max} robots are connected (--max-robots)"
                 raise Refused("limit", text, _COME_BACK)
-        return self._robots.provide(name)
+        return self.robots.provide(name)

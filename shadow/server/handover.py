@@ -8,7 +8,7 @@ a socket meanwhile waits in its backlog.
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from .. import events
 from .. import text as texts
@@ -17,7 +17,7 @@ from ..systemd.fdstore import Store
 from ..systemd.mailbox import Mailbox, collect, deal
 from ..text import printable
 from . import letters
-from .letters import Admit, Facts, Heir, Part, SessionPart, SocketPart, StandbyPart, StartPart, VisitorPart
+from .letters import Facts, Heir, House, Part, SessionPart, SocketPart, StandbyPart, StartPart, VisitorPart
 from .robot import Robot
 from .session import Cause, Session
 from .trust import Offer
@@ -131,18 +131,12 @@ def _or_else(robot: Robot, end: Callable[[], object]) -> Iterator[None]:
 # Going on
 
 
-def resume(store: Store, robots: Mapping[str, Robot], admit: Admit, offer: Offer) -> int:
+def resume(store: Store, house: House) -> int:
     """Go on with what the daemon before us has left; how many robots remain connected.
 
     Whatever is wrong with a letter ends what it is about, and nothing else.
-
-    Args:
-        store: where it is.
-        robots: those that there are, whoever adds to them.
-        admit: finds a robot, or makes it.
-        offer: what sessions must have been begun on.
     """
-    heir = Heir(robots, admit, offer)
+    heir = Heir(house)
 
     def take(facts: Facts, sockets: Sequence[socket.socket]) -> None:
         letters.read(facts, sockets).resume(heir)
@@ -153,14 +147,14 @@ def resume(store: Store, robots: Mapping[str, Robot], admit: Admit, offer: Offer
             _give_up(facts, why)
 
     deal(collect(store), take, give_up)
-    for robot in list(robots.values()):
+    for robot in list(house.robots.values()):
         robot.restore_sockets()
         robot.report_if_empty()
     if heir.anew:
         whose = texts.many(len(heir.anew), "robot")
         text = f"{whose} to connect again: the server has another certificate or --keepalive now"
         events.log(events.SessionGivenUp(), logging.INFO, text)
-    connected = sum(robot.session is not None for robot in robots.values())
+    connected = sum(robot.session is not None for robot in house.robots.values())
     if connected:
         text = f"resumed {texts.many(connected, 'session')} of the daemon before this one"
         events.log(events.SessionsResumed(robots=connected), logging.INFO, text)

@@ -7,9 +7,9 @@ write the same ones: a fact may be added, and none may change its meaning.
 import asyncio
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from ..errors import LocalError
 from ..net import tcp, unix
@@ -28,27 +28,38 @@ from .visitor import Visitor
 Facts = Mapping[str, Any]
 """Fit for JSON. What was read may be anything: who takes something out of it makes sure of its type."""
 
-Admit = Callable[[Link], Robot]
-"""Finds the robot whose link it is, or makes it.
 
-Raises:
-    ShadowError: it would not be let in today.
-"""
+class House(Protocol):
+    """A daemon with its robots, as those know it who take letters for it."""
+
+    @property
+    def robots(self) -> Mapping[str, Robot]:
+        """Those that there are."""
+
+    @property
+    def offer(self) -> Offer:
+        """What sessions must have been begun on."""
+
+    def readmit(self, link: Link) -> Robot:
+        """Find the robot whose link it is, or make it.
+
+        Raises:
+            ShadowError: it would not be let in today.
+        """
 
 
 class Heir:
-    """The robots of a daemon that takes the letters of the one before it.
+    """Takes the letters of the daemon before.
 
     Attributes:
-        admit: which robot a connection is of.
+        house: for whom.
         anew: names of robots that have to connect again, for the offer is another one now.
     """
 
-    def __init__(self, robots: Mapping[str, Robot], admit: Admit, offer: Offer) -> None:
-        self.admit = admit
+    def __init__(self, house: House) -> None:
+        self.house = house
         self.anew: set[str] = set()
-        self._robots = robots
-        self._offer = offer
+        self._offer = house.offer.facts
 
     def check_offer(self, robot: str, offer: object) -> None:
         """Make sure that a session was begun on what we offer.
@@ -56,13 +67,13 @@ class Heir:
         Raises:
             LocalError: it was not, and the robot is to hear of the new offer.
         """
-        if offer != self._offer.facts:
+        if offer != self._offer:
             self.anew.add(robot)
             raise LocalError("the server has other settings now, and the robot is to hear of them")
 
     def connected(self, name: str) -> tuple[Robot, Session] | None:
         """A robot that has a session, and the session."""
-        robot = self._robots.get(name)
+        robot = self.house.robots.get(name)
         return None if robot is None or robot.session is None else (robot, robot.session)
 
     def expect(self, name: str) -> tuple[Robot, Session]:
@@ -92,7 +103,7 @@ class Heir:
         if found is not None and its_link.chain == found[1].channel.link.chain:
             robot = found[0]
         else:
-            robot = self.admit(its_link)
+            robot = self.house.readmit(its_link)
             if robot.name != name:
                 raise LocalError("its certificate is another robot's")
         return robot, channel.remembered(its_link, facts, Party.SERVER, state)
@@ -179,7 +190,7 @@ class SessionPart(Part):
         """See ``Part.resume``: the certificate is judged anew."""
         heir.check_offer(self.robot, self.offer)
         its_link = link.remembered(self.sock, self.record)
-        robot = heir.admit(its_link)
+        robot = heir.house.readmit(its_link)
         if robot.session is not None:
             raise LocalError("it has a session already")
         control = channel.remembered(its_link, self.record, Party.SERVER, State.OPEN)

@@ -79,8 +79,7 @@ class Server:
         self._sockets = listening.listen(self._config, store)
         # Before all else that can wait: so long streams stand still, and robots and visitors wait.
         self.resumed["streams"] = self.durable.resume(self._admission.resume_stream)
-        readmit, offer = self._admission.readmit, self._trust.offer
-        self.resumed["sessions"] = handover.resume(store, self.robots, readmit, offer)
+        self.resumed["sessions"] = handover.resume(store, self._admission)
         self.handshakes.open(self._sockets)
         if self._open_endpoints is not None:
             self._endpoints = self._open_endpoints(self)

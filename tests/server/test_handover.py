@@ -91,7 +91,7 @@ class ServerSide:
         trust: Any = SimpleNamespace(no_ktls=None)
         self.robots = Robots(config, self.durable, trust)  # type: ignore[arg-type]
 
-    def admit(self, link: Link) -> Robot:
+    def readmit(self, link: Link) -> Robot:
         if self.refuses:
             raise IdentityError(self.refuses)
         self.robot = self.robots.provide(NAME)
@@ -103,7 +103,7 @@ class ServerSide:
 
     def take_up(self, store: Store) -> int:
         store.start_again()
-        return handover.resume(store, self.robots, self.admit, self.offer)  # type: ignore[arg-type]
+        return handover.resume(store, self)  # type: ignore[arg-type]
 
 
 class Scene:
@@ -124,7 +124,7 @@ class Scene:
         far.setblocking(False)
         self._things.append(far)
         end = FrameEnd(far)
-        robot = (server or self.before).admit(link := KernelLink(near, SUITE, [self._certificate]))
+        robot = (server or self.before).readmit(link := KernelLink(near, SUITE, [self._certificate]))
 
         def greet(frame: Frame) -> None:
             assert isinstance(frame, Hello)
@@ -441,7 +441,7 @@ def test_a_standby_with_another_certificate_is_checked(authority: Authority, tmp
         scene._certificate = x509.load_pem_x509_certificate(crt.read_bytes())
         standby = await scene.stand_by()
         scene.before.leave(scene.store)
-        admit, calls = scene.after.admit, []
+        admit, calls = scene.after.readmit, []
 
         def admit_one(link: Link) -> Robot:
             calls.append(link)
@@ -449,7 +449,7 @@ def test_a_standby_with_another_certificate_is_checked(authority: Authority, tmp
                 raise IdentityError("no")
             return admit(link)
 
-        scene.after.admit = admit_one  # type: ignore[method-assign]
+        scene.after.readmit = admit_one  # type: ignore[method-assign]
         assert scene.after.take_up(scene.store) == 1
         assert len(calls) == 2
         await standby.hears_the_end()
