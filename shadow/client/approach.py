@@ -114,6 +114,7 @@ class Approach:
                 why = why or error
                 continue
             line.remove(target)
+            events.STEPS.debug("reached %s", target)
             began = self._loop.time()
             within = self._patience / min(len(line) + 1, _PARTS_MAX)
             try:
@@ -144,6 +145,7 @@ class Approach:
 
         def failed(target: Target, error: OSError) -> None:
             gone.add(target)
+            events.STEPS.debug("%s is not to be reached: %s", target, error)
             if error.errno not in _OURS:
                 self._note_failure(target)
 

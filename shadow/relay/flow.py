@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..errors import reason_of
+from ..events import STEPS
 from ..net.lines import Line
 from ..net.tcp import is_delivered, reset
 from ..transport.link import Link
@@ -115,6 +116,7 @@ class Flow(ABC):
         if not self.ended:
             self.record[STAGE] = Stage.ENDED
             self.ended = True
+            STEPS.debug("%r", self)
 
     @abstractmethod
     def fill(self) -> int:
@@ -198,6 +200,7 @@ class Flow(ABC):
         if finished:
             self.record[STAGE] = Stage.DONE
             self.done = True
+            STEPS.debug("%r", self)
         else:
             self.writable = False
 

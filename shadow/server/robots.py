@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, ValuesView
 
 from ..daemon.config import ServerConfig
+from ..events import STEPS
 from ..relay.durable import DurableStreams
 from .descriptors import Descriptors
 from .robot import Robot, Surroundings
@@ -65,6 +66,7 @@ class Robots(Mapping[str, Robot]):
     def note_session(self, robot: Robot) -> None:
         """See ``robot.Registry``."""
         (self._connected.discard if robot.session is None else self._connected.add)(robot.name)
+        STEPS.debug("%r now has %r", robot, robot.session)
 
     def forget(self, robot: Robot) -> None:
         """See ``robot.Registry``."""

@@ -102,6 +102,7 @@ class Visitors:
             self._start(visitor, channel)
         else:
             visitor.waited = True
+            events.STEPS.debug("%r waits for a channel of %r", visitor, session)
 
     def serve(self, session: Session, channel: Channel) -> None:
         """Start the next visitor on a channel, or let the channel stand by."""
@@ -149,6 +150,7 @@ class Visitors:
         if visitor.timer is not None:
             visitor.timer.cancel()
         visitor.tries += 1
+        events.STEPS.debug("%r is started on %r", visitor, channel)
         channel.send(Start(visitor.service, visitor.stream))
         self.expect_answer(visitor, channel)
 

@@ -17,6 +17,7 @@ from cryptography import x509
 from OpenSSL import SSL, crypto
 
 from ..errors import CertificateRefused, HandshakeError, IdentityError, LocalError
+from ..events import STEPS
 from ..net.address import is_ip_address
 from ..pki.certificates import DAMAGE, Purpose, alternative_names, has_purpose, host_names, judged_at
 from ..pki.chains import SHOWN_MAX, make_store, openssl_reason, verified_chain, verify_chain
@@ -52,7 +53,9 @@ async def handshake(sock: socket.socket, settings: Settings) -> Link:
         if not is_ip_address(settings.server_name):  # RFC 6066, section 3: literal addresses not permitted
             connection.set_tlsext_host_name(settings.server_name.encode("ascii"))
     last_flight, chain = await _run(sock, connection, settings)
-    return _hand_over(sock, connection, settings, chain, last_flight)
+    link = _hand_over(sock, connection, settings, chain, last_flight)
+    STEPS.debug("%r after a handshake as %s", link, settings.purpose.name.lower())
+    return link
 
 
 def check_again(link: Link, settings: Settings, *, renews: bool = False) -> None:
