@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .. import options as command_line
-from ..ca import authority
+from ..ca import authority as authorities
 from ..errors import ShadowError
 from ..names import check_robot_name
 
@@ -158,7 +158,7 @@ def _add_global(parser: argparse.ArgumentParser, folder: Path | str, *, force: b
 def _add_name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name",
-        type=_checked(authority.check_authority_name),
+        type=_checked(authorities.check_authority_name),
         default="Shadow CA",
         metavar="COMMON-NAME",
         help="the CA's name (default: %(default)s)",
@@ -195,12 +195,12 @@ def _checked(check: Callable[[str], object]) -> Callable[[str], str]:
     return convert
 
 
-_host = _checked(authority.parse_host)
+_host = _checked(authorities.parse_host)
 
 
 def _days(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= authority.DAYS_MAX):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {authority.DAYS_MAX}")
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= authorities.DAYS_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {authorities.DAYS_MAX}")
     return int(text)
 
 

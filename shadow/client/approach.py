@@ -18,7 +18,8 @@ from ..errors import PeerError, Refused, Unreachable, reason_of
 from ..net.address import Endpoint, Target, dial
 from ..net.liveness import watch_for_death
 from ..net.resolving import resolve
-from ..transport import context, handshake
+from ..transport import context as contexts
+from ..transport import handshake
 from ..transport.channel import Channel
 from ..transport.hello import greet
 from ..wire.frames import Hello, Welcome
@@ -41,7 +42,7 @@ class Call:
         reach: seconds for a TCP connection, if less than the others have.
     """
 
-    settings: context.Settings
+    settings: contexts.Settings
     hello: Hello
     interval: float
     reach: float = math.inf
@@ -201,7 +202,7 @@ class Door:
     """
 
     def __init__(
-        self, approach: Approach, hello: Hello, settings: context.Settings, interval: float, target: Target
+        self, approach: Approach, hello: Hello, settings: contexts.Settings, interval: float, target: Target
     ) -> None:
         """Have a way in.
 

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 
 from ..errors import LocalError, reason
 from ..net.tcp import is_writable, shutdown_write, written
-from ..transport import ktls
+from ..transport import ktls as kernel_tls
 from ..transport.link import Link, check_close_notify, truncated
 from .flow import Flow, Pump, Side
 from .progress import MARK, STAGE, Entry, Record, Stage
@@ -229,8 +229,8 @@ class UpFlow(_SpliceFlow):
         """
         pipe, sink = self._pipe, self._sink_descriptor
         try:
-            while pipe.held > ktls.RECORD_MAX:
-                whole = (pipe.held - 1) // ktls.RECORD_MAX * ktls.RECORD_MAX
+            while pipe.held > kernel_tls.RECORD_MAX:
+                whole = (pipe.held - 1) // kernel_tls.RECORD_MAX * kernel_tls.RECORD_MAX
                 pipe.held -= os.splice(pipe.reader, sink, whole, None, None, _FLAGS | os.SPLICE_F_MORE)
         except BlockingIOError:
             self.writable = False
@@ -252,7 +252,7 @@ class UpFlow(_SpliceFlow):
             record[STAGE] = Stage.FINISHING
         if written(sock) == record[MARK]:
             try:
-                ktls.send_alert(sock, ktls.ALERT_CLOSE_NOTIFY)
+                kernel_tls.send_alert(sock, kernel_tls.ALERT_CLOSE_NOTIFY)
             except BlockingIOError:
                 return False
         shutdown_write(sock)
@@ -304,7 +304,7 @@ class DownFlow(_SpliceFlow):
             self._records += 1
             pipe.held += taken
             total += taken
-        if total * 2 > room * ktls.RECORD_MAX:
+        if total * 2 > room * kernel_tls.RECORD_MAX:
             pipe.grow()
         return total
 
@@ -313,22 +313,22 @@ class DownFlow(_SpliceFlow):
 
         The kernel decrypts into fresh pages, so n bytes lie on at most n / PAGE + 1 of them.
         """
-        return ktls.RECORD_MAX if self._pipe.slots >= RECORD_SLOTS else (self._pipe.slots - 1) * PAGE
+        return kernel_tls.RECORD_MAX if self._pipe.slots >= RECORD_SLOTS else (self._pipe.slots - 1) * PAGE
 
     def _control_record(self) -> None:
         """Take close_notify from the queue, having noted it down: behind it there is only a FIN.
 
         Should the daemon die in between, whoever goes on would otherwise find a FIN alone, a truncation.
         """
-        check_close_notify(*ktls.read_control_record(self._link.sock, socket.MSG_PEEK))
+        check_close_notify(*kernel_tls.read_control_record(self._link.sock, socket.MSG_PEEK))
         self.end()
-        ktls.read_control_record(self._link.sock)
+        kernel_tls.read_control_record(self._link.sock)
 
     def resume(self) -> None:
         """See ``Flow.resume``."""
         if self.ended:
             with contextlib.suppress(OSError):  # it may or may not have taken it from the queue
-                ktls.read_control_record(self._link.sock)
+                kernel_tls.read_control_record(self._link.sock)
 
     def _nothing_came(self) -> None:
         """Tell the end from a record of length zero, of which splice says the same.

@@ -15,7 +15,8 @@ from ..errors import LocalError
 from ..net import tcp, unix
 from ..net.unix import UnixListener
 from ..systemd.bundle import Letter
-from ..transport import channel, link
+from ..transport import channel as channels
+from ..transport import link as links
 from ..transport.channel import Channel
 from ..transport.link import KernelLink, Link
 from ..wire.conversation import Party, State
@@ -99,14 +100,14 @@ class Heir:
         known = None if found is None else found[1].channel.link
         if "chain" not in facts and isinstance(known, KernelLink):
             facts = {**facts, "chain": known.record["chain"]}
-        its_link = link.remembered(sock, facts)
+        its_link = links.remembered(sock, facts)
         if found is not None and its_link.chain == found[1].channel.link.chain:
             robot = found[0]
         else:
             robot = self.house.readmit(its_link)
             if robot.name != name:
                 raise LocalError("its certificate is another robot's")
-        return robot, channel.remembered(its_link, facts, Party.SERVER, state)
+        return robot, channels.remembered(its_link, facts, Party.SERVER, state)
 
 
 class Part(ABC):
@@ -189,11 +190,11 @@ class SessionPart(Part):
     def resume(self, heir: Heir) -> None:
         """See ``Part.resume``: the certificate is judged anew."""
         heir.check_offer(self.robot, self.offer)
-        its_link = link.remembered(self.sock, self.record)
+        its_link = links.remembered(self.sock, self.record)
         robot = heir.house.readmit(its_link)
         if robot.session is not None:
             raise LocalError("it has a session already")
-        control = channel.remembered(its_link, self.record, Party.SERVER, State.OPEN)
+        control = channels.remembered(its_link, self.record, Party.SERVER, State.OPEN)
         robot.have_session(session.remembered(control, self.record, asyncio.get_running_loop().time()))
 
 

@@ -24,7 +24,7 @@ from OpenSSL import SSL
 from ..net.address import describe
 from ..net.tcp import check_connection, reset
 from ..pki.chains import openssl_reason
-from . import ktls
+from . import ktls as kernel_tls
 from .openssl import Buffer, Records
 
 _CHUNK = 2**16  # bytes taken from a socket at once: four full records
@@ -152,7 +152,7 @@ class KernelLink(Link):
                 raise
             # Not application data: recvmsg() with room for its type is the only way to get it
             # (net/tls/tls_sw.c, tls_record_content_type).
-            return check_close_notify(*ktls.read_control_record(self.sock))
+            return check_close_notify(*kernel_tls.read_control_record(self.sock))
         if not data:
             raise truncated()
         return data
@@ -163,7 +163,7 @@ class KernelLink(Link):
     def send_close_notify(self) -> None:
         """See ``Link.send_close_notify``."""
         with contextlib.suppress(OSError):
-            ktls.send_alert(self.sock, ktls.ALERT_CLOSE_NOTIFY)
+            kernel_tls.send_alert(self.sock, kernel_tls.ALERT_CLOSE_NOTIFY)
 
 
 def remembered(sock: socket.socket, record: Mapping[str, Any]) -> KernelLink:
@@ -273,10 +273,10 @@ def check_close_notify(content_type: int, payload: bytes) -> bytes:
         ConnectionAbortedError: it is anything else: another alert, or a handshake message, which after
             the handshake can only be an attempt to renegotiate.
     """
-    if content_type == ktls.RECORD_ALERT:
-        if payload == ktls.ALERT_CLOSE_NOTIFY:
+    if content_type == kernel_tls.RECORD_ALERT:
+        if payload == kernel_tls.ALERT_CLOSE_NOTIFY:
             return b""
         number = payload[1] if len(payload) == 2 else -1
         raise ConnectionAbortedError(errno.ECONNABORTED, f"the peer sent TLS alert {number}")
-    what = "the peer tried to renegotiate" if content_type == ktls.RECORD_HANDSHAKE else "unexpected"
+    what = "the peer tried to renegotiate" if content_type == kernel_tls.RECORD_HANDSHAKE else "unexpected"
     raise ConnectionAbortedError(errno.ECONNABORTED, f"{what}: TLS record of type {content_type}")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from shadow import events
 from shadow.ca import revocation, signer
@@ -15,29 +14,17 @@ from shadow.ca.lineage import SUCCESSORS_MAX
 from shadow.ca.locking import locked
 from shadow.ca.signer import renew
 from shadow.errors import ConfigError, LocalError, Refused
-from shadow.pki.certificates import Credentials, Purpose, common_name, has_purpose, load_credentials, validity
+from shadow.pki.certificates import Credentials, Purpose, common_name, has_purpose, validity
 from shadow.pki.keys import new_key
 from shadow.pki.request import make_request
-from shadow.wire.frames import Sign
 from tests.support import Authority, make_list, now
 from tests.support.log import Said
-from tests.support.signer_socket import ca_folder
-
-AGED = (-20.0, 10.0)  # days: past two thirds of its life
+from tests.support.signer_socket import ca_folder, credentials, request
 
 
 @pytest.fixture
 def folder(own: Authority, tmp_path: Path) -> Path:
     return ca_folder(own, tmp_path / "ca")
-
-
-def credentials(own: Authority, *, days: tuple[float, float] = AGED, name: str = "011") -> Credentials:
-    crt, key = own.issue(f"{name}{days}", name, Purpose.ROBOT, days=days)
-    return load_credentials(own.ca, crt, key, Purpose.ROBOT, now())
-
-
-def request(own: Authority, *, days: tuple[float, float] = AGED, name: str = "011") -> Sign:
-    return make_request(name, new_key(), credentials(own, days=days, name=name))
 
 
 def test_a_robot_gets_its_next_certificate(own: Authority, folder: Path, said: Said) -> None:
@@ -199,45 +186,6 @@ def test_robots_of_a_former_ca_get_certificates_of_the_new_one(
     assert certificate.issuer == own.name
     with pytest.raises(Refused, match=r"\(revoked\)"):
         renew(folder, make_request("012", new_key(), revoked), now())
-
-
-def test_it_renews_for_robots_only(own: Authority, folder: Path) -> None:
-    crt, key = own.issue("aged", "011", Purpose.SERVER, days=AGED)
-    server = load_credentials(own.ca, crt, key, Purpose.SERVER, now())
-    with pytest.raises(Refused, match=r"\(bad-request\): the certificate is not a robot's"):
-        renew(folder, make_request("011", new_key(), server), now())
-
-
-def test_a_name_that_is_none(own: Authority, folder: Path) -> None:
-    with pytest.raises(Refused, match=r"\(bad-request\): robot name '\.\./x' is not allowed"):
-        renew(folder, request(own, name="../x"), now())
-
-
-def test_a_damaged_certificate(own: Authority, folder: Path) -> None:
-    with pytest.raises(Refused, match=r"\(bad-request\): the certificate is damaged"):
-        renew(folder, replace(request(own), certificate=b"\x30\x03abc"), now())
-
-
-def test_nobody_gets_a_certificate_by_somebody_elses(own: Authority, folder: Path) -> None:
-    """What a server in the wrong hands could try: it has seen everything but the keys."""
-    mine, theirs = request(own, name="011"), request(own, name="012")
-    for forged in (
-        replace(mine, certificate=theirs.certificate),
-        replace(theirs, request=mine.request),
-        replace(theirs, request=mine.request, proof=mine.proof),
-    ):
-        with pytest.raises(Refused, match=r"\((proof|name-mismatch)\)"):
-            renew(folder, forged, now())
-    assert load_issued(folder) == []
-
-
-def test_a_certificate_alone_is_no_proof(own: Authority, folder: Path) -> None:
-    """A robot's certificate is no secret: everybody on the way has seen it."""
-    seen, another = credentials(own), credentials(own, name="012")
-    forged = make_request("011", new_key(), another)
-    with pytest.raises(Refused, match=r"\(proof\): the request is not signed with the key of the present"):
-        renew(folder, replace(forged, certificate=seen.chain[0].public_bytes(Encoding.DER)), now())
-    assert load_issued(folder) == []
 
 
 def test_a_key_that_is_not_there(own: Authority, folder: Path) -> None:

@@ -112,7 +112,7 @@ STEPS = [
     ("shadow.cli.signer._read", False),
     ("shadow.cli.signer._read", True),
     ("shadow.ca.signer.load_authority", True),
-    ("shadow.ca.signer.check_proof", True),
+    ("shadow.ca.applicant.check_proof", True),
     ("shadow.ca.signer.renew_robot", True),
     ("shadow.pki.files._stage", True),
     ("shadow.pki.files._name", True),

@@ -10,7 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.support import CHECKOUT, DEADLINE, Authority
+from shadow.pki.certificates import Credentials, Purpose, load_credentials
+from shadow.pki.keys import new_key
+from shadow.pki.request import make_request
+from shadow.wire.frames import Sign
+from tests.support import CHECKOUT, DEADLINE, Authority, now
 
 PROGRAM = (sys.executable, "-m", "shadow.cli.signer")
 
@@ -72,3 +76,17 @@ class SignerSocket:
         self._thread.join(DEADLINE)
         if error is not None:
             sys.stderr.write(f"--- the signer ---\n{self.log}")
+
+
+AGED = (-20.0, 10.0)  # days: past two thirds of its life
+
+
+def credentials(own: Authority, *, days: tuple[float, float] = AGED, name: str = "011") -> Credentials:
+    """A robot's, as it has them."""
+    crt, key = own.issue(f"{name}{days}", name, Purpose.ROBOT, days=days)
+    return load_credentials(own.ca, crt, key, Purpose.ROBOT, now())
+
+
+def request(own: Authority, *, days: tuple[float, float] = AGED, name: str = "011") -> Sign:
+    """What a robot with such a certificate asks for."""
+    return make_request(name, new_key(), credentials(own, days=days, name=name))
