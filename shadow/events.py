@@ -9,7 +9,6 @@ See systemd.journal-fields(7).
 
 import logging
 import re
-from dataclasses import dataclass, fields
 from typing import ClassVar, dataclass_transform
 
 from .text import printable
@@ -25,18 +24,43 @@ STEPS.setLevel(logging.INFO)
 class Event:
     """Something that happened; a subclass says what, and its fields are the facts.
 
-    A field ``robot`` becomes the journal's ``ROBOT=``, one that is None becomes nothing.
+    A field ``robot`` becomes the journal's ``ROBOT=``, one that is None becomes nothing. A type checker takes
+    subclasses for frozen dataclasses. Real ones, half a hundred, would take a tenth of a daemon's start.
 
     Attributes:
         MESSAGE_ID: 128 bits in hexadecimal, of the kind; never change one that was released.
+        FIELDS: the names of its fields.
+        NEEDED: those that every event of the kind has.
     """
 
     MESSAGE_ID: ClassVar[str]
+    FIELDS: ClassVar[tuple[str, ...]]
+    NEEDED: ClassVar[frozenset[str]]
 
     def __init_subclass__(cls, message_id: str) -> None:
-        """Make a dataclass of it."""
+        """Note down what the fields are; those with a default are attributes of the class by now."""
         cls.MESSAGE_ID = message_id
-        dataclass(frozen=True, kw_only=True)(cls)
+        cls.FIELDS = tuple(vars(cls).get("__annotations__", ()))
+        cls.NEEDED = frozenset(name for name in cls.FIELDS if name not in vars(cls))
+
+    def __init__(self, **facts: str | float | None) -> None:
+        """Have these fields.
+
+        Raises:
+            TypeError: one is missing, or there is no such field.
+        """
+        if wrong := (self.NEEDED - facts.keys()) | (facts.keys() - set(self.FIELDS)):
+            raise TypeError(f"{type(self).__name__}: {', '.join(sorted(wrong))}")
+        vars(self).update(facts)
+
+    def __eq__(self, other: object) -> bool:
+        """True if it is the same that happened."""
+        return isinstance(other, Event) and type(self) is type(other) and self.facts == other.facts
+
+    __hash__ = None  # type: ignore[assignment]  # nobody looks one up
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.facts})"
 
     @classmethod
     def kind(cls) -> str:
@@ -46,7 +70,7 @@ class Event:
     @property
     def facts(self) -> dict[str, str | float]:
         """The fields that say something."""
-        named = ((each.name, getattr(self, each.name)) for each in fields(self))  # type: ignore[arg-type]
+        named = ((name, getattr(self, name)) for name in self.FIELDS)
         return {name: value for name, value in named if value is not None}
 
 

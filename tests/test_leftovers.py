@@ -188,13 +188,12 @@ def test_many_streams_of_another_version_are_said_in_one_line(authority: Authori
     said.clear()
     second = Daemon(store)
     assert second.count == 1
-    assert said == [
-        (
-            events.StreamGivenUp,
-            "3 streams of the daemon before this one cannot go on and end: a letter is not of version 1",
-        ),
+    text = "3 streams of the daemon before this one cannot go on and end: a letter is not of version 1"
+    expected: Said = [
+        (events.StreamGivenUp, text),
         (events.StreamsResumed, "resumed 1 stream of the daemon before this one"),
     ]
+    assert said == expected
     both_ways(ends[3])
     second.stop()
     for one in ends:

@@ -2,7 +2,7 @@
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from shadow import events
@@ -24,8 +24,7 @@ class Call:
 
 def always(kind: type[Event]) -> set[str]:
     """The fields that every event of a kind has: who makes one has to name them."""
-    needed = (each.name for each in fields(kind) if each.default is not None)  # type: ignore[arg-type]
-    return {name.upper() for name in needed}
+    return {name.upper() for name in kind.NEEDED}
 
 
 def calls() -> list[Call]:
