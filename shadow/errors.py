@@ -7,21 +7,22 @@ The tree tells whose fault it is::
     ├── ConfigError            78  EX_CONFIG       the operator's files and settings; retrying is useless
     ├── ClockError             75  EX_TEMPFAIL     this machine's clock: a certificate is not valid *yet*
     ├── LocalError             71  EX_OSERR        this machine: ports, descriptors, disk
-    ├── OutputError            74  EX_IOERR        standard output: closed, or what is behind it is full
-    ├── NotPermitted           77  EX_NOPERM       this user may not
+    ├── OutputError            74  EX_IOERR        standard output: closed, or the disk behind it is full
+    ├── NotPermitted           77  EX_NOPERM       permission denied to this user
     └── PeerError              76  EX_PROTOCOL     the other end of a connection
-        ├── FrameError         76                  what came is not a frame of ours
-        ├── HandshakeError     76                  TLS did not come about
-        │   └── CertificateRefused                 for the peer does not take our certificate
-        ├── IdentityError      76                  TLS did, with somebody we must not talk to
-        ├── Refused            77  EX_NOPERM       the other end said no, and why
+        ├── FrameError         76                  it sent something that is no valid frame
+        ├── HandshakeError     76                  TLS failed
+        │   └── CertificateRefused                 because the peer does not accept our certificate
+        ├── IdentityError      76                  TLS worked, but with somebody we must not talk to
+        ├── Refused            77  EX_NOPERM       the other end refused, and said why
         └── Unreachable        69  EX_UNAVAILABLE  nobody there, or no answer in time
 
-What only a bug of ours can cause is no ``ShadowError``: nobody foresees it, nobody catches it, and it leaves
-its traceback (status 70). ``LocalProtocolError`` is such a one, beside ``FrameError``, which is the peer's.
+An error that only a bug of ours can cause is no ``ShadowError``: nobody foresees it, nobody catches it, and
+it leaves its traceback (status 70). ``LocalProtocolError`` is one of these, the counterpart of
+``FrameError``, which is the peer's fault.
 
-Statuses are those of sysexits(3). systemd units name 2 and 78 in ``RestartPreventExitStatus=``: what only
-a human can mend is not retried. Library code raises; daemons log; only ``shadow.cli.process`` exits.
+Statuses are those of sysexits(3). systemd units name 2 and 78 in ``RestartPreventExitStatus=``: systemd does
+not retry what needs an operator. Library code raises; daemons log; only ``shadow.cli.process`` exits.
 """
 
 import errno
@@ -37,13 +38,13 @@ def reason(error: OSError) -> str:
 
 
 def file_reason(error: OSError) -> str:
-    """Like ``reason``, for a file: whom permission is denied to. Often it is not who put the file there."""
+    """Like ``reason``, for a file: names the user who is denied, often not the one who put the file there."""
     denied = error.errno in {errno.EACCES, errno.EPERM}
     return f"{reason(error)} for {this_user()}" if denied else reason(error)
 
 
 def this_user() -> str:
-    """Whom we run as, in words."""
+    """The user we run as, in words."""
     number = os.geteuid()
     try:
         return f"user {pwd.getpwuid(number).pw_name}"
@@ -52,7 +53,7 @@ def this_user() -> str:
 
 
 def brief(error: BaseException, limit: int = 200) -> str:
-    """What went wrong, fit for a log line, whatever it was: an error on purpose, or one nobody thought of."""
+    """What went wrong, fit for a log line: an error raised on purpose, or an unexpected one."""
     text = str(error) if isinstance(error, ShadowError) else repr(error)
     return printable(text if len(text) <= limit else text[:limit] + "…")
 
@@ -88,7 +89,7 @@ class LocalError(ShadowError):
 
 
 class OutputError(ShadowError):
-    """What was asked for cannot be printed; made of the reason why."""
+    """The requested output cannot be printed; the argument is the reason."""
 
     exit_status = 74
 
@@ -109,11 +110,11 @@ class PeerError(ShadowError):
 
 
 class FrameError(PeerError):
-    """What the peer sent is no frame, or none that it may send now."""
+    """The peer sent something that is no frame, or a frame that it may not send now."""
 
 
 class LocalProtocolError(Exception):
-    """We were about to send what may not be sent now: a bug of ours."""
+    """We were about to send a frame that we may not send now: a bug of ours."""
 
 
 class HandshakeError(PeerError):
@@ -121,7 +122,7 @@ class HandshakeError(PeerError):
 
 
 class CertificateRefused(HandshakeError):
-    """The peer does not take our certificate, and said why."""
+    """The peer does not accept our certificate, and said why."""
 
 
 class IdentityError(PeerError):
@@ -135,12 +136,12 @@ class Unreachable(PeerError):
 
 
 class Refused(PeerError):
-    """The peer said no.
+    """The peer refused.
 
     Attributes:
         code: machine-readable reason, one of the codes in ``docs/PROTOCOL.md``.
         text: what the peer said, for humans.
-        retry_after: seconds to stay away at least; 0 if the peer did not say.
+        retry_after: minimum number of seconds to stay away; 0 if the peer did not say.
     """
 
     exit_status = 77
@@ -153,12 +154,12 @@ class Refused(PeerError):
 
 
 def no_thread(what: str, error: Exception) -> LocalError:
-    """The error for a thread that cannot be started; Python says so by a RuntimeError."""
+    """The error for a thread that cannot be started; Python reports that as a RuntimeError."""
     return LocalError(f"cannot start {what}: {error} (TasksMax= or LimitNOFILE= of the unit, ulimit -u)")
 
 
 def reason_of(error: OSError) -> str:
-    """Our own words for errors that we made ourselves, the C library's for its own."""
+    """Our own words for errors that we created ourselves, the C library's for its own."""
     if error.errno in {None, errno.ECONNABORTED} and error.strerror:
         return error.strerror
     return reason(error)

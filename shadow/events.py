@@ -1,7 +1,7 @@
 """What happens: each kind of event has a message id, and its facts travel as journal fields.
 
 So ``journalctl ROBOT=011`` and ``journalctl -x`` work. The standard ``logging`` module carries events to
-whoever wants them: the journal or a terminal (``systemd.journal``), metrics, those who watch. Nothing else in
+their consumers: the journal or a terminal (``systemd.journal``), metrics, watching callers. Nothing else in
 Shadow prints.
 
 See systemd.journal-fields(7).
@@ -15,8 +15,8 @@ from .text import printable
 
 LOGGER = logging.getLogger("shadow")
 STEPS = LOGGER.getChild("steps")
-"""For whoever debugs: a line at each change of state, if ``--log-level=debug`` asks for them. They are no
-events, and while nobody asks cost as much as a function that does nothing."""
+"""For debugging: a line at each change of state, if ``--log-level=debug`` asks for them. They are no events,
+and without that option they cost no more than a call of an empty function."""
 STEPS.setLevel(logging.INFO)
 
 
@@ -24,11 +24,11 @@ STEPS.setLevel(logging.INFO)
 class Event:
     """Something that happened; a subclass says what, and its fields are the facts.
 
-    A field ``robot`` becomes the journal's ``ROBOT=``, one that is None becomes nothing. A type checker takes
-    subclasses for frozen dataclasses. Real ones, half a hundred, would take a tenth of a daemon's start.
+    A field ``robot`` becomes the journal's ``ROBOT=``; a field that is None is left out. A type checker takes
+    subclasses for frozen dataclasses. Real ones, some fifty, would take a tenth of a daemon's start.
 
     Attributes:
-        MESSAGE_ID: 128 bits in hexadecimal, of the kind; never change one that was released.
+        MESSAGE_ID: 128 bits in hexadecimal, one for each kind; never change one that was released.
         FIELDS: the names of its fields.
         NEEDED: those that every event of the kind has.
     """
@@ -38,13 +38,13 @@ class Event:
     NEEDED: ClassVar[frozenset[str]]
 
     def __init_subclass__(cls, message_id: str) -> None:
-        """Note down what the fields are; those with a default are attributes of the class by now."""
+        """Record what the fields are; those with a default are attributes of the class by now."""
         cls.MESSAGE_ID = message_id
         cls.FIELDS = tuple(vars(cls).get("__annotations__", ()))
         cls.NEEDED = frozenset(name for name in cls.FIELDS if name not in vars(cls))
 
     def __init__(self, **facts: str | float | None) -> None:
-        """Have these fields.
+        """Set these fields.
 
         Raises:
             TypeError: one is missing, or there is no such field.
@@ -54,7 +54,7 @@ class Event:
         vars(self).update(facts)
 
     def __eq__(self, other: object) -> bool:
-        """True if it is the same that happened."""
+        """True if it is the same kind of event with the same facts."""
         return isinstance(other, Event) and type(self) is type(other) and self.facts == other.facts
 
     __hash__ = None  # type: ignore[assignment]  # nobody looks one up
@@ -64,12 +64,12 @@ class Event:
 
     @classmethod
     def kind(cls) -> str:
-        """What it is called by whoever watches: ``robot-connected``."""
+        """Its name for those who watch: ``robot-connected``."""
         return re.sub("(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
 
     @property
     def facts(self) -> dict[str, str | float]:
-        """The fields that say something."""
+        """The fields that are set."""
         named = ((name, getattr(self, name)) for name in self.FIELDS)
         return {name: value for name, value in named if value is not None}
 
@@ -133,15 +133,15 @@ class RobotTakenOver(Event, message_id="1757ac04ae47464f976a33f9250e259d"):
 
 
 class Revoked(Event, message_id="bcdc3e46a63941a3bf18933cc32adc2d"):
-    """A reload has cut off robots whose certificates are revoked."""
+    """A reload disconnected robots whose certificates are revoked."""
 
 
 class ListTooOld(Event, message_id="346fb9bdb8124a7da006e22764de6682"):
-    """A reload found an older list of revoked certificates than that in use."""
+    """A reload found a list of revoked certificates that is older than the one in use."""
 
 
 class Expires(Event, message_id="92089ff28c3e410194fcdb7dec41342b"):
-    """Something that the daemon uses expires soon, or has."""
+    """Something that the daemon uses expires soon, or has expired."""
 
     expires: str
     days: int
@@ -171,7 +171,7 @@ class Renewed(Event, message_id="52eac60c71344c2eba0e8c1006b6d3fc"):
 
 
 class RenewalFailed(Event, message_id="0ba2830eb1174d8ba75e8e4d37dd8672"):
-    """A robot's certificate could not be renewed; it will be tried again."""
+    """A robot's certificate could not be renewed; the robot will try again."""
 
     code: str
     robot: str | None = None
@@ -186,14 +186,14 @@ class RobotRefused(Event, message_id="0345d37e47a44e9fbd72571cca5d0f4e"):
 
 
 class HandshakeFailed(Event, message_id="db5955ad3ec64c2c9b53739867ec7f72"):
-    """Somebody connected and TLS did not come about."""
+    """Somebody connected, and the TLS handshake failed."""
 
     peer: str
     cause: str
 
 
 class Crowded(Event, message_id="63b627524b7d4772b32dec04fa6aafb1"):
-    """Connections were sent away, for too many wait to say who they are."""
+    """The server dropped connections because too many were still in their handshake."""
 
     peer: str
     dropped: int
@@ -206,7 +206,7 @@ class SocketFailed(Event, message_id="426f44b57fd7473d8173fb55b0e4a5e3"):
 
 
 class SocketRestored(Event, message_id="116904b665a147e8b611dbd9f4734b59"):
-    """A robot's unix socket was gone, and has been made again."""
+    """A robot's unix socket had vanished and was made again."""
 
     robot: str
 
@@ -225,7 +225,7 @@ class StreamStarted(Event, message_id="808e53f6632f4ea1aef5ee2b854639a9"):
 
 
 class StreamEnded(Event, message_id="2643c48ee01e4c65b1ae73a1b8a7e384"):
-    """A stream ended in order."""
+    """A stream ended normally."""
 
     robot: str
     service: str
@@ -251,24 +251,24 @@ class StreamAborted(Event, message_id="bf5b09a5aa864c3c922b4f8d9c62287c"):
 
 
 class StreamsResumed(Event, message_id="02d50218d0a848469cc2be26bdd4aec6"):
-    """Streams of a daemon that has ended go on in this one."""
+    """Streams of the previous daemon continue in this one."""
 
     streams: int
 
 
 class StreamGivenUp(Event, message_id="518d021be1a549ea84fab3d33b23c4a6"):
-    """A stream of a daemon that has ended cannot go on."""
+    """A stream of the previous daemon cannot continue."""
 
 
 class SessionsResumed(Event, message_id="197337d598734dcebf04dc4e1abd8211"):
-    """Robots that were connected to a daemon that has ended remain connected to this one."""
+    """Robots that were connected to the previous daemon remain connected to this one."""
 
     robot: str | None = None
     robots: int | None = None
 
 
 class SessionGivenUp(Event, message_id="22d623d5a813434ea46913242a0ec312"):
-    """Something that belonged to a robot's session cannot go on in the next daemon."""
+    """Something that belonged to a robot's session cannot continue in the next daemon."""
 
     robot: str | None = None
 
@@ -313,22 +313,22 @@ class SessionLost(Event, message_id="3e983511c6bc4dbd81ad265493b43f1f"):
 
 
 class AddressFailed(Event, message_id="60bbbb14084c461198cf0ee79805788b"):
-    """One of several addresses does not lead the client to its server; it tries the others."""
+    """The client did not reach its server at one of several addresses; it tries the others."""
 
     robot: str
     peer: str
 
 
 class ApiUnavailable(Event, message_id="1ed797ae4aad4028bd941d0b5d312acc"):
-    """There is a socket for the API, and no library to answer with."""
+    """There is a socket for the API, but the library to answer with is missing."""
 
 
 class MetricsUnavailable(Event, message_id="26b139dd28294a23a37467d7982592d9"):
-    """There is a socket for metrics, and no library to answer with."""
+    """There is a socket for metrics, but the library to answer with is missing."""
 
 
 class CallersCrowded(Event, message_id="4b3e6c799049486ea1fcc6aa14101968"):
-    """More callers or scrapers came than are answered at once; some had to leave."""
+    """More callers or scrapers connected than we serve at once; some were dropped."""
 
 
 class AcceptPaused(Event, message_id="a63116895daa4282829e2ffac5828775"):
@@ -336,11 +336,11 @@ class AcceptPaused(Event, message_id="a63116895daa4282829e2ffac5828775"):
 
 
 class AcceptResumed(Event, message_id="b686d87184d642d2a6bb201cbfafb194"):
-    """There are descriptors again; accepting goes on."""
+    """Descriptors are available again; accepting resumes."""
 
 
 class LogLost(Event, message_id="0916627610da4d099f6ac2044de3d0f4"):
-    """Nobody took the lines of the log for a while, and some were lost."""
+    """Nobody read the log for a while, and some lines were lost."""
 
 
 class ClockWrong(Event, message_id="afa7830ff7af4e0ca910bd862c21275d"):
@@ -350,19 +350,19 @@ class ClockWrong(Event, message_id="afa7830ff7af4e0ca910bd862c21275d"):
 
 
 class UnknownSetting(Event, message_id="c572d9555f5d48f286cbdf4688673f8d"):
-    """A variable looks like a setting of ours and is none."""
+    """A variable looks like a setting of ours but is none."""
 
 
 class SettingsChanged(Event, message_id="cb7e024b44f540c8a8010589a2bd87bb"):
-    """A reload finds settings that only a restart takes."""
+    """A reload found changed settings that only take effect after a restart."""
 
 
 class Described(Event, message_id="264e283f980d4ca7bcb5db78a52ac1d8"):
-    """Part of a page about all that the daemon does, which somebody has asked for with SIGUSR1."""
+    """Part of the page about everything the daemon does, which SIGUSR1 asks for."""
 
 
 class Failed(Event, message_id="15fa5bc3e54b49128c7fbb93d468f959"):
-    """The daemon cannot go on."""
+    """The daemon cannot continue."""
 
 
 def log(event: Event, level: int, text: str) -> None:
@@ -370,14 +370,14 @@ def log(event: Event, level: int, text: str) -> None:
 
     Args:
         event: what happened.
-        level: a level of ``logging``; becomes the journal's PRIORITY=.
+        level: one of the levels of ``logging``; becomes the journal's PRIORITY=.
         text: one line for a human.
     """
     LOGGER.log(level, "%s", text, extra={"event": event}, stacklevel=2)
 
 
 def event_of(record: logging.LogRecord) -> Event | None:
-    """The event that a record tells of, if it does."""
+    """The event that a record carries, if any."""
     event = getattr(record, "event", None)
     return event if isinstance(event, Event) else None
 
@@ -385,7 +385,7 @@ def event_of(record: logging.LogRecord) -> Event | None:
 def fields_of(record: logging.LogRecord) -> dict[str, str]:
     """The facts of an event, as journal fields.
 
-    Some are a peer's own words, and ``journalctl -x`` puts fields into lines that people paste.
+    Some are a peer's own words, and ``journalctl -x`` inserts fields into commands that people paste.
     """
     event = event_of(record)
     return {name.upper(): printable(str(value)) for name, value in event.facts.items()} if event else {}

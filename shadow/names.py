@@ -1,8 +1,8 @@
 """Names of robots and services, and the socket file names made of them.
 
 A robot's name is the subject CN of its certificate and the name of its unix socket, so it must be a
-harmless file name on its own. A service's name goes in front of it: ``web@011.sock``. Neither may hold an
-``@`` or a ``/`` nor begin with a dot, so no two pairs of names share a file, and none leaves its folder.
+harmless file name on its own. A service's name goes in front of it: ``web@011.sock``. Neither may contain
+``@`` or ``/`` or begin with a dot, so no two pairs of names share a file, and none leaves its folder.
 """
 
 import re
@@ -20,12 +20,12 @@ _SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", re.ASCII)
 _SOFTWARE_MAX = 64  # characters
 
 DEFAULT_SERVICE = ""
-"""The service a robot offers without giving it a name: the one behind ``NAME.sock``."""
+"""The service that a robot offers without a name: the one behind ``NAME.sock``."""
 
 API = "io.shadowtunnel.Server"
 """The API's interface, and the name of its socket."""
 INTERFACE_FILE = Path(__file__).with_name(f"{API}.varlink")
-"""What describes it; for the server that answers by it, and for whoever asks."""
+"""Its description: the server answers according to it, and sends it to callers who ask."""
 
 
 def check_robot_name(name: str) -> str:
@@ -62,5 +62,5 @@ def socket_name(robot: str, service: str = DEFAULT_SERVICE) -> str:
 
 
 def clean_software(text: str) -> str:
-    """A peer's word for its program and version, fit for tables, labels and the log; empty if it has none."""
+    """The program and version a peer claims, fit for tables, labels and the log; empty if it claims none."""
     return "".join(character if " " <= character <= "~" else "?" for character in text[:_SOFTWARE_MAX])

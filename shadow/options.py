@@ -1,4 +1,4 @@
-"""What all commands have in common when they read their words, and the variables that stand for some."""
+"""What all commands share when they read their arguments, and the environment variables for options."""
 
 import argparse
 import enum
@@ -12,7 +12,7 @@ from .errors import ConfigError, ShadowError, UsageError
 from .text import did_you_mean
 
 PREFIX = "SHADOW_"
-"""What the names of all our variables begin with."""
+"""The prefix of all our environment variables."""
 VARIABLES = frozenset(
     f"{PREFIX}{name}"
     for name in (
@@ -22,12 +22,12 @@ VARIABLES = frozenset(
         *("SIGNER", "STANDBY", "START_TIMEOUT", "STATE"),
     )
 )
-"""Those that any of our programs reads; one file may serve several of them."""
+"""The variables that any of our programs reads; one file may serve several of them."""
 _TESTS = ("SHADOW_MACHINE", "SHADOW_TEST_")  # what the tests tell each other
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises what ``argparse`` would print and exit for; an abbreviated option is a wrong one."""
+    """Raises UsageError where ``argparse`` would print and exit; does not accept abbreviated options."""
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings, allow_abbrev=False)  # type: ignore[arg-type]
@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
     def parse_args(self, words: Any = None, namespace: Any = None) -> Any:
-        """See ``argparse``; for an option that there is not, name one that is like it."""
+        """See ``argparse``; for an unknown option, suggest a similar one."""
         values, unknown = self.parse_known_args(words, namespace)
         if unknown:
             options = [word.partition("=")[0][2:] for word in unknown if word.startswith("--")]
@@ -71,7 +71,7 @@ def main_parser(program: str, description: str, epilog: str, usage: str | None =
 def add_command(
     commands: "Commands[Parser]", name: str, run: Callable[..., None], text: str, epilog: str = ""
 ) -> Parser:
-    """The parser of one of a command's commands; ``run`` becomes an attribute of what it parses."""
+    """The parser of a subcommand; ``run`` becomes an attribute of what it parses."""
     parser = commands.add_parser(
         name,
         help=text,
@@ -84,7 +84,7 @@ def add_command(
 
 
 def _options(parser: argparse.ArgumentParser) -> set[str]:
-    """The long ones, without their dashes; those of all its commands, too."""
+    """The long options, without their dashes, including those of all subcommands."""
     found: set[str] = set()
     for action in parser._actions:  # noqa: SLF001 - there is no other way to ask
         found.update(flag[2:] for flag in action.option_strings if flag.startswith("--"))
@@ -94,7 +94,7 @@ def _options(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def unknown_variables(environment: Mapping[str, str]) -> Sequence[str]:
-    """What to say about variables that look like ours and that none of our programs reads."""
+    """One line about each variable that looks like ours but that none of our programs reads."""
     unknown = [
         name
         for name in sorted(environment)
@@ -110,7 +110,7 @@ def unknown_variables(environment: Mapping[str, str]) -> Sequence[str]:
 _EPILOG = """\
 Every option --some-thing can also come from the environment as SHADOW_SOME_THING; the command line wins.
 """
-_SECONDS_MAX = 10800  # TCP_KEEPIDLE ends at 32767 (tcp(7)), and a connect timeout counts three times
+_SECONDS_MAX = 10800  # TCP_KEEPIDLE is at most 32767 (tcp(7)), and a connect timeout counts three times
 _Settings = TypeVar("_Settings")
 _Words = TypeVar("_Words", bound=enum.StrEnum)
 
@@ -119,14 +119,14 @@ _Words = TypeVar("_Words", bound=enum.StrEnum)
 class Option:
     """How a field of a dataclass of settings is given: ``some_thing`` as ``--some-thing``.
 
-    It stands in the field's type, ``Annotated[int, Option(…)]``. A field without a default is needed.
+    It is part of the field's type, ``Annotated[int, Option(…)]``. A field without a default is required.
 
     Attributes:
-        parse: makes the value of a word; raises ShadowError for a wrong one.
+        parse: turns the text into the value; raises ShadowError for a wrong one.
         metavar: what the value is called; empty for a switch, which has none.
         text: for the help.
         short: a second spelling, such as ``-4``.
-        several: it may be given several times; in the environment the values stand side by side.
+        several: it may be given several times; in the environment, spaces separate the values.
     """
 
     parse: Callable[[str], object]
@@ -138,14 +138,14 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What is said about a program, and which of its options that have defaults it cannot do without.
+    """A program's help texts, and which options it requires although they have defaults.
 
     Attributes:
-        name: as it is called.
-        description: what it does, a line.
+        name: the name of the command.
+        description: what it does, in one line.
         epilog: for the end of its help.
-        one_of: flags, with what their values are called; one of these two has to be given.
-        also_needed: flags that have to be given, too, as things are; the usage does not say so.
+        one_of: flags, with what their values are called; one of these two is required.
+        also_needed: flags that are also required in the present situation; the usage does not say so.
     """
 
     name: str
@@ -169,8 +169,8 @@ class Reader(Generic[_Settings]):
 
         Args:
             kind: a dataclass; each field has an ``Option``.
-            program: for its help and usage.
-            environment: where else settings may come from.
+            program: the texts for help and usage.
+            environment: where settings come from that the command line does not give.
 
         Raises:
             ConfigError: a variable is wrong.
@@ -197,7 +197,7 @@ class Reader(Generic[_Settings]):
         """The settings; ``arguments`` None stands for those of the process.
 
         Raises:
-            UsageError: one is wrong, or something that is needed is missing; all of it is named.
+            UsageError: one is wrong, or required ones are missing; the message names all of those.
         """
         words = vars(self.parser.parse_args(arguments))
         given = self._given | {name: value for name, value in words.items() if value is not None}
@@ -232,14 +232,14 @@ class Reader(Generic[_Settings]):
     def _complaint(self, missing: Sequence[Sequence[str]]) -> str:
         variables = [[variable_name(flag) for flag in flags] for flags in missing]
         are = "is" if len(missing) == 1 else "are"
-        if "NOTIFY_SOCKET" in self._environment:  # systemd has started us: it belongs into a file
+        if "NOTIFY_SOCKET" in self._environment:  # systemd has started us: settings belong in a file
             file = f"/etc/shadow-tunnel/{self._program.name.removeprefix('shadow-')}.env"
             there = f"{_listed(variables)} {are} missing in {file}"
             return f"{there} (or {_listed(missing, 1)} on the command line)"
         return f"{_listed(missing)} {are} missing (or {_listed(variables, 1)} in the environment)"
 
     def _from_environment(self, name: str) -> object:
-        """What a variable says, else the default."""
+        """The value from the environment, else the default."""
         option, variable = self._options[name], variable_name(_flag(name))
         text = self._environment.get(variable, "")
         if not text:
@@ -251,7 +251,7 @@ class Reader(Generic[_Settings]):
 
 
 def _listed(groups: Sequence[Sequence[str]], most: int = 2) -> str:
-    """``a``, ``a and b``, ``a, b and c (or d)``: of each group the first, or two, one of which is enough."""
+    """``a``, ``a and b``, ``a, b and c (or d)``: the first of each group, or two of which one is enough."""
     words = [" (or ".join(group[:most]) + ")" * (len(group[:most]) - 1) for group in groups]
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
@@ -304,7 +304,7 @@ def parse_seconds(text: str) -> float:
     """A time in seconds.
 
     Raises:
-        ConfigError: it is none, or there is no sense in it.
+        ConfigError: it is none, or out of the sensible range.
     """
     try:
         value = float(text)

@@ -1,4 +1,4 @@
-"""Words for people: what is safe to print, and how things are counted and named."""
+"""Text for people: making it safe to print, counting things, suggesting names."""
 
 from collections.abc import Iterable
 
@@ -19,10 +19,10 @@ def shorten(text: str, limit: int = 80) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """``; did you mean …?`` with the one that is most like a word, or nothing."""
-    import difflib  # noqa: PLC0415 - only for whoever has made a mistake
+    """``; did you mean …?`` with the known word closest to ``word``, or nothing."""
+    import difflib  # noqa: PLC0415 - only needed after a mistake
 
     near = difflib.get_close_matches(word, list(known), n=3)
-    # Letters in the wrong order are the most usual mistake, and count no more than others for difflib.
+    # Swapped letters are the most common mistake, but difflib gives them no preference.
     near.sort(key=lambda one: sorted(one) != sorted(word))
     return f"; did you mean {prefix}{near[0]}?" if near else ""

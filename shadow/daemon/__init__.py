@@ -1,1 +1,1 @@
-"""What both daemons share: settings, life, and what one does that cannot start."""
+"""What both daemons share: settings, life cycle, debugging, and what a daemon does if it cannot start."""

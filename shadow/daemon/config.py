@@ -1,7 +1,7 @@
 """Settings of the daemons: from the command line, else from the environment, else the default.
 
 Each option ``--some-thing`` may also be given as ``SHADOW_SOME_THING``, so that a unit needs only an
-``EnvironmentFile=``. A bad word on the command line is a usage error, a bad variable a configuration
+``EnvironmentFile=``. A bad value on the command line is a usage error, a bad variable is a configuration
 error.
 """
 
@@ -58,7 +58,7 @@ def _parse_service(text: str) -> tuple[str, Endpoint]:
 
 
 def _parse_dialled(option: str) -> Callable[[str], str]:
-    """A host whose port is for another option (``--rhost``, ``--rport``): both in one is a usual mistake."""
+    """A host whose port has its own option (``--rhost``, ``--rport``): both in one is a usual mistake."""
 
     def parse(text: str) -> str:
         host, _, port = text.rpartition(":")
@@ -130,7 +130,7 @@ class ServerConfig:
 
     @property
     def families(self) -> tuple[bool, bool]:
-        """Whether to listen on IPv4, and on IPv6: without a word, and with both, on both."""
+        """Whether to listen on IPv4, and on IPv6: on both if neither option or both are given."""
         return self.ipv4 or not self.ipv6, self.ipv6 or not self.ipv4
 
     @property
@@ -177,7 +177,7 @@ class ClientConfig:
     log_level: _LogLevel = Level.INFO
 
     def __post_init__(self) -> None:
-        """Find out now what is wrong with the whole of it.
+        """Check now what concerns several settings.
 
         Raises:
             UsageError: two services have the same name.
@@ -192,7 +192,7 @@ class ClientConfig:
 
     @functools.cached_property
     def reference(self) -> str:
-        """The name, or address, that the server's certificate has to be for."""
+        """The name or address that the server's certificate must be for."""
         return parse_reference(self.server_name or self.rhost)
 
     @property

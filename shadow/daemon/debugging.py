@@ -1,8 +1,8 @@
-"""For whoever debugs a daemon: a page about all it does, and tracebacks when it hangs or dies.
+"""For debugging a daemon: a page about everything it does, and tracebacks when it hangs or dies.
 
-SIGUSR1 has the event loop write the page. If the loop itself hangs, SIGUSR2 has the interpreter write where
-each thread is, from inside the signal handler; the same comes of SIGABRT, with which the service manager ends
-a daemon that has not fed its watchdog (systemd.service(5), WatchdogSec=), and of SIGSEGV and its like. See
+On SIGUSR1 the event loop writes the page. If the loop itself hangs, SIGUSR2 makes the interpreter write where
+each thread is, from inside the signal handler. So do SIGABRT, with which the service manager ends a daemon
+that has not fed its watchdog (systemd.service(5), WatchdogSec=), and SIGSEGV and the like. See
 ``faulthandler`` of Python's library and docs/DEBUGGING.md.
 """
 
@@ -26,7 +26,7 @@ from .. import __version__, events
 from ..text import many, printable
 
 _LINES = 40  # in one message of the log
-_LINES_MAX = 20000  # of the daemon's own; who has more robots asks shadowctl
+_LINES_MAX = 20000  # of the daemon's own; for more robots there is shadowctl
 _TIMERS_MAX = 10
 
 
@@ -34,12 +34,12 @@ class Page:
     """Writes pages, one at a time."""
 
     def __init__(self, describe: Callable[[], Iterable[str]]) -> None:
-        """``describe`` yields lines about what the daemon does; others have their turn now and then."""
+        """``describe`` yields lines about what the daemon does; other tasks run in between."""
         self._describe = describe
         self._task: asyncio.Task[None] | None = None
 
     def write(self) -> None:
-        """Begin to write one, if none is being written."""
+        """Begin to write one, unless one is being written already."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._write())
 
@@ -104,6 +104,6 @@ def _where(frame: FrameType | None) -> str:
 
 
 def leave_traces() -> None:
-    """From now on a crash, an abort and SIGUSR2 leave on standard error where each thread is."""
+    """From now on, a crash, an abort or SIGUSR2 writes to standard error where each thread is."""
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR2)

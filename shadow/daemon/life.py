@@ -1,4 +1,4 @@
-"""The life of a daemon: ready, watched, reloaded, stopped. Both roles live it."""
+"""The life of a daemon: ready, watched, reloaded, stopped. It is the same for both roles."""
 
 import asyncio
 import contextlib
@@ -21,22 +21,23 @@ from ..systemd.notify import Notifier, watchdog_interval
 from ..text import printable
 from .debugging import Page, leave_traces
 
-_STATUS_INTERVAL = 1.0  # seconds between looks at the status; systemd hears of it only if it changed
+_STATUS_INTERVAL = 1.0  # seconds between checks of the status; systemd only hears of changes
 
 
 class Role(Protocol):
-    """What a daemon does for a living."""
+    """A daemon's actual work."""
 
     async def start(self) -> None:
         """Begin; when this returns, the daemon is ready."""
 
     async def stop(self) -> None:
-        """End everything in order."""
+        """End everything properly."""
 
     def reload(self) -> str:
-        """Read files again; raises ShadowError if one is broken, and changes nothing then.
+        """Read files again; if one is broken, raise ShadowError and change nothing.
 
-        What else the log is to say of what holds from now on, or nothing.
+        Returns:
+            What else the log should say about the new state; may be empty.
         """
 
     @property
@@ -44,15 +45,15 @@ class Role(Protocol):
         """A line for ``systemctl status``."""
 
     def describe(self) -> Iterable[str]:
-        """Lines for who debugs: everything it has, with states and ages, and no secrets."""
+        """Lines for debugging: everything it has, with states and ages, and no secrets."""
 
     @property
     def terms(self) -> Sequence[Term]:
-        """What it uses that ends some day."""
+        """What it uses that expires."""
 
     @property
     def failure(self) -> "asyncio.Future[ShadowError]":
-        """Set when the role cannot go on; the daemon then ends with that error."""
+        """Set when the role cannot continue; the daemon then ends with that error."""
 
 
 def run(
@@ -61,12 +62,12 @@ def run(
     """Run a daemon until SIGTERM or SIGINT.
 
     Args:
-        make_role: what it does for a living.
+        make_role: makes its role.
         on_start: called when it has started.
-        level: what is logged, as ``logging`` has it.
+        level: the lowest level to log, as a number of ``logging``.
 
     Raises:
-        ShadowError: it could not start, or could not go on.
+        ShadowError: it could not start, or could not continue.
     """
     journal.setup(level=level)
     leave_traces()
@@ -117,7 +118,7 @@ async def _live(make_role: Callable[[DurableStreams], Role], on_start: Callable[
 
 
 def _drop_unknown(store: Store) -> None:
-    """Close what the service manager has passed and nobody has taken: a newer version may keep more."""
+    """Close what the service manager has passed and nobody has taken: a newer version may have kept more."""
     names = store.close_rest()
     if names:
         what = texts.many(len(names), "descriptor")
@@ -163,7 +164,7 @@ def reload(read_again: Callable[[], str]) -> None:
 
 
 class _Reporter:
-    """Tells systemd how the role is, and warns of what expires."""
+    """Tells systemd the role's status, and warns of what expires."""
 
     def __init__(self, role: Role, notifier: Notifier) -> None:
         self._role = role
@@ -172,7 +173,7 @@ class _Reporter:
         self._started = self._asked = False
 
     def start(self) -> None:
-        """The role has started; do what it was asked for meanwhile."""
+        """The role has started; do the reload that was requested meanwhile, if any."""
         self._started = True
         self._notifier.ready(self.status)
         if self._asked:
@@ -190,21 +191,21 @@ class _Reporter:
         try:
             with contextlib.suppress(ShadowError):
                 reload(self._role.reload)
-        finally:  # whatever happened: until it hears this, the service manager takes us to be reloading
+        finally:  # whatever happened: until it hears this, the service manager believes we are reloading
             self._notifier.ready(self.status)
 
     async def run(self) -> None:
         while True:
-            # By the clock on the wall, each time: it may jump, and certificates go by it.
+            # Ask the wall clock each time: it may jump, and certificates go by it.
             self._calendar.look(self._role.terms, dt.datetime.now(dt.UTC))
             self._notifier.status(self.status)
             await asyncio.sleep(_STATUS_INTERVAL)
 
 
 async def _feed_watchdog(relay: Relay, notifier: Notifier, interval: float) -> None:
-    """Tell systemd that we live, as long as this loop and every thread of the relay come around.
+    """Tell systemd that we are alive, as long as this loop and every thread of the relay come around.
 
-    Half the interval, as sd_watchdog_enabled(3) recommends; the threads have that long to answer a ping.
+    Every half interval, as sd_watchdog_enabled(3) recommends; the threads have that long to answer a ping.
     """
     while True:
         if relay.turning:

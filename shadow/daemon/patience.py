@@ -1,10 +1,11 @@
-"""A daemon that cannot start: it says why and leaves, and the next time it waits before it leaves.
+"""A daemon that cannot start: it says why and exits; the next time it waits before it exits.
 
-The service manager starts it again at once, with today's settings and key, which it hands over at a start
-only. What is wrong mostly stays wrong, though, until somebody mends it; to fail twice a second for as long
-would keep the machine busy and fill the log. So whoever cannot start, and whose predecessor could not either,
-stays until something in the settings' folders changes, or for half a minute, and does nothing meanwhile. A
-start that somebody has asked for fails at once: its predecessor was stopped, and then nothing is remembered.
+The service manager starts it again at once, with the present settings and key, which it passes only when the
+service starts. But what is wrong usually stays wrong until somebody fixes it, and failing twice a second
+until then would keep the machine busy and fill the log. So a daemon that cannot start, and whose predecessor
+could not either, waits until something in the settings' folders changes, or for half a minute, and does
+nothing meanwhile. A start that somebody asked for fails at once: its predecessor was stopped, and a stop
+forgets everything.
 
 The server must not just stay down, as a robot's client may: ``shadow-server.socket`` would start it again for
 every robot that dials, without a pause. While it waits here, the service manager waits for it.
@@ -21,13 +22,13 @@ from ..systemd.fdstore import Memo, Store
 from ..systemd.notify import Notifier
 
 _WAIT = 30.0  # seconds
-_LOOK = 0.2  # seconds between looks at the folders
-_FILES = ("SHADOW_CA", "SHADOW_CRT", "SHADOW_CRL")  # beside them are the settings and keys, too
+_LOOK = 0.2  # seconds between checks of the folders
+_FILES = ("SHADOW_CA", "SHADOW_CRT", "SHADOW_CRL")  # the settings and keys are beside them
 _STOP = (signal.SIGTERM, signal.SIGINT)
 
 
 class Patience:
-    """Made when the process starts, before it reads any file: what changes from then on is seen."""
+    """Create it when the process starts, before it reads any file: it sees what changes from then on."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._memo = Memo("cannot-start")
@@ -50,12 +51,12 @@ class Patience:
         return watched
 
     def started(self, store: Store) -> None:
-        """All is well; whatever ends us from now on says nothing about the next start."""
+        """The start succeeded; whatever ends us from now on says nothing about the next start."""
         self._memo.clear(store)
         self._has_started = True
 
     def leave(self, status: int) -> int:
-        """Return when it is time to leave, after all has been said; the exit status.
+        """Wait until it is time to exit, after everything has been logged; return the exit status.
 
         Args:
             status: the exit status so far.
@@ -71,7 +72,7 @@ class Patience:
         """Wait for a change; True if we have been asked to stop."""
         asked: list[int] = []
         for number in _STOP:
-            # And not blocked, to be waited for: in another thread of ours they would end us all the same.
+            # Do not block them and wait for them: in another thread of ours they would still end the process.
             signal.signal(number, lambda number, _frame: asked.append(number))
         notifier = Notifier()
         notifier.status(f"Cannot start: {why}")
@@ -85,7 +86,7 @@ class Patience:
         return False
 
     def _look(self) -> list[tuple[str, int, int]]:
-        """What is in the folders: names, and when each file was last touched (its ctime)."""
+        """What is in the folders: names, and when each file last changed (its ctime)."""
         found = []
         for folder in self._folders:
             try:

@@ -14,8 +14,8 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class Acceptor:
     """Accepts connections on a listening socket as long as there are descriptors for them.
 
-    When they run out, or are wanted for others, it stops looking for a second and tries again: what waits
-    stays in the backlog, and what runs is not disturbed.
+    When they run out, or are needed elsewhere, it pauses for a second and tries again: waiting connections
+    stay in the backlog, and open ones are not disturbed.
     """
 
     def __init__(
@@ -28,9 +28,9 @@ class Acceptor:
         """Accept from now on.
 
         Args:
-            sock: listens.
+            sock: the listening socket.
             on_accept: gets each connection.
-            on_exhausted: hears of it when there was no descriptor, or no memory.
+            on_exhausted: called when there was no descriptor or no memory left.
             may_accept: asked before each.
         """
         self._loop = asyncio.get_running_loop()
@@ -74,7 +74,7 @@ class Acceptor:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                # Others are errors of the connection that was to be accepted (accept(2)): try again.
+                # Other errors belong to the connection that was to be accepted (accept(2)): try again.
                 if error.errno in _EXHAUSTED:
                     self._pause()
                     self._on_exhausted(error)

@@ -45,7 +45,7 @@ _Attempts: TypeAlias = dict["asyncio.Task[socket.socket]", Target]
 
 
 def remembered_target(record: Sequence[Any]) -> Target:
-    """The address that another process has noted down: family, and what the socket module makes of it.
+    """The address that another process has recorded: its family, and the socket module's form of it.
 
     Raises:
         TypeError, ValueError: it is no address to dial.
@@ -77,7 +77,7 @@ def parse_host(text: str) -> str:
     """A host as typed: a name or an address, IPv6 with or without brackets.
 
     Raises:
-        ConfigError: empty, or holding what no host name holds.
+        ConfigError: empty, or with characters that no host name contains.
     """
     host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if not host or any(character.isspace() or character in "/[]@" for character in host):
@@ -90,7 +90,7 @@ def parse_host(text: str) -> str:
 
 
 def parse_endpoint(text: str) -> Endpoint:
-    """``HOST:PORT``; an IPv6 address stands in brackets.
+    """``HOST:PORT``; an IPv6 address goes in brackets.
 
     Raises:
         ConfigError: it is not of that form.
@@ -119,17 +119,17 @@ def describe(sockaddr: object) -> str:
 
 
 def source_of(host: str) -> str:
-    """Whose connection it is: an IPv4 address, or the network that an IPv6 address is in."""
+    """Where a connection comes from: an IPv4 address, or the network that an IPv6 address is in."""
     address = ipaddress.ip_address(host.partition("%")[0])
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
-    if address.ipv4_mapped is not None:  # a socket for both
+    if address.ipv4_mapped is not None:  # from a dual-stack socket
         return str(address.ipv4_mapped)
     return str(ipaddress.ip_network((address, _IPV6_PREFIX), strict=False))
 
 
 def interleave(targets: list[Target]) -> list[Target]:
-    """The targets with families alternating, the resolver's favourite first (RFC 8305, section 4)."""
+    """The targets with alternating families, the resolver's favourite first (RFC 8305, section 4)."""
     first = [target for target in targets if target.family == targets[0].family]
     other = [target for target in targets if target.family != targets[0].family]
     mixed: list[Target] = []
@@ -148,7 +148,7 @@ async def dial(
     ``ATTEMPT_DELAY`` (RFC 8305, section 5). The losers are closed.
 
     Raises:
-        Unreachable: none answered ``within`` so many seconds; its ``__cause__`` is the first OSError.
+        Unreachable: none answered ``within`` that many seconds; its ``__cause__`` is the first OSError.
     """
     attempts: _Attempts = {}
     queue = list(targets)
@@ -194,14 +194,14 @@ async def _first_success(
 
 
 def _abandon(attempts: list[asyncio.Task[socket.socket]]) -> None:
-    # Not waited for: who cancels us meanwhile must not be taken for an attempt that was cancelled.
+    # Do not wait for them: a cancellation of ours meanwhile would look like that of an attempt.
     for attempt in attempts:
         attempt.cancel()
         attempt.add_done_callback(_close_late)
 
 
 def _close_late(attempt: asyncio.Task[socket.socket]) -> None:
-    """Close the socket of one that connected in the very moment it lost."""
+    """Close the socket of an attempt that connected at the very moment it lost."""
     if not attempt.cancelled() and attempt.exception() is None:
         attempt.result().close()
 

@@ -1,7 +1,7 @@
-"""Lines: whether anything comes over one, on whichever connection.
+"""Lines: whether anything arrives over one, on any connection.
 
-Each connection alone may notice only late that its line is back after an outage: TCP sends again at ever
-greater distances. What one has heard the others may know (``liveness``).
+Each connection alone may notice only late that its line is back after an outage: TCP retransmits at ever
+longer intervals. So connections share what they have heard (``liveness``).
 """
 
 import math
@@ -10,14 +10,14 @@ import weakref
 
 from .tcp import is_tcp
 
-UNNOTICED = 1.25  # keepalive intervals: a session says a word in each, so a shorter outage may show nowhere
+UNNOTICED = 1.25  # keepalive intervals: a session sends a frame in each, so a shorter outage may go unseen
 
 
 class Line:
     """When anything was heard on any connection between two addresses that belong to one robot.
 
     Threads share it without a lock: each writes and reads a whole tuple, and if one overwrites what another
-    has just heard, that is heard again within an interval.
+    has just heard, something is heard again within an interval.
     """
 
     __slots__ = ("__weakref__", "_times")
@@ -28,25 +28,25 @@ class Line:
 
     @property
     def times(self) -> tuple[float, float]:
-        """Since when the line has been there, as far as one can know, and when it was heard last."""
+        """Since when the line has been up, as far as we can know, and when we last heard anything on it."""
         return self._times
 
     def heard(self, now: float, interval: float) -> None:
-        """Something has come, be it a frame, data, or a probe.
+        """Something has arrived: a frame, data, or a probe.
 
         Args:
             now: by the monotonic clock.
-            interval: between two words of a session, in seconds.
+            interval: between two frames of a session, in seconds.
         """
         since, last = self._times
         self._times = (since if now - last <= UNNOTICED * interval else now, now)
 
 
 class Lines:
-    """The lines of one robot, each as long as somebody has a connection over it.
+    """The lines of one robot, each kept as long as there is a connection over it.
 
     A robot that comes back from another address has lost its connections, so its session says nothing about
-    them. Ports do not matter: behind NAT all are different. For the event loop's thread.
+    them. Ports do not matter: behind NAT all are different. For the event loop's thread only.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Lines:
         self._lines: weakref.WeakValueDictionary[tuple[str, ...], Line] = weakref.WeakValueDictionary()
 
     def of(self, sock: socket.socket) -> Line | None:
-        """The line of a TCP connection; None if it has gone, or is no such thing."""
+        """The line of a TCP connection; None if it is gone, or is not TCP."""
         if not is_tcp(sock):
             return None
         try:

@@ -1,10 +1,10 @@
-"""Names to addresses, by getaddrinfo(3), so that a name whose resolver hangs harms nobody but itself.
+"""Names to addresses, by getaddrinfo(3), so that a name whose resolver hangs harms no other name.
 
 getaddrinfo(3) blocks, nobody can interrupt it, and with silent name servers it takes half a minute. So each
-name is looked up in a thread of its own: at most one for each name at a time, and all who want that name wait
-for it. Names come from our settings only, so there are never more threads than names there. The threads are
-daemonic: nobody waits for them when the process ends. asyncio's executor would be wrong in both: a few names
-that hang fill it, and ``asyncio.run`` joins it.
+name is looked up in a thread of its own: at most one thread for each name, and everybody who wants that name
+waits for it. Names come from our settings only, so there are never more threads than names in them. The
+threads are daemonic: nobody waits for them when the process ends. asyncio's executor would be wrong in both
+respects: a few names that hang fill it, and ``asyncio.run`` joins it.
 """
 
 import asyncio
@@ -29,10 +29,10 @@ _under_way: dict[str, _Lookup] = {}
 async def resolve(endpoint: Endpoint, within: float) -> list[Target]:
     """All socket addresses of an endpoint, in the order in which to try them.
 
-    Addresses and ``localhost`` are answered at once, and nobody is asked for them (RFC 6761, section 6.3).
+    Addresses and ``localhost`` need no name server and are answered at once (RFC 6761, section 6.3).
 
     Raises:
-        Unreachable: the name cannot be resolved (now), or not ``within`` so many seconds.
+        Unreachable: the name cannot be resolved (now), or not ``within`` that many seconds.
     """
     host = endpoint.host
     try:
@@ -64,28 +64,29 @@ def _is_localhost(host: str) -> bool:
 
 
 def _loopback() -> Found:
-    """Both loopback addresses; first those that this machine has (RFC 6724, section 5, rule 1)."""
+    """Both loopback addresses, those that this machine has first (RFC 6724, section 5, rule 1)."""
     return sorted(_LOOPBACK, key=lambda one: not _exists(*one))
 
 
 def _exists(family: int, sockaddr: SockAddr) -> bool:
     with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect(_with_port(sockaddr, 9))  # a route is looked for, and nothing sent
+        probe.connect(_with_port(sockaddr, 9))  # only looks for a route, sends nothing
         return True
     return False
 
 
 async def _look_up(name: str, within: float) -> Found:
-    """Wait for the lookup of this name that is under way, or for a new one.
+    """Wait for the lookup of this name that is in progress, or for a new one.
 
     Raises:
-        Unreachable: no answer within so many seconds; the lookup goes on, and who comes next waits for it.
+        Unreachable: no answer ``within`` that many seconds; the lookup goes on, and the next caller waits for
+            it.
         OSError, UnicodeError: what getaddrinfo(3) says; or there is no thread left for it.
     """
     lookup = _under_way.get(name)
     if lookup is None or lookup.get_loop() is not asyncio.get_running_loop():
         lookup = _begin(name)
-    await asyncio.wait([lookup], timeout=within)  # and not wait_for(), which would cancel it for all
+    await asyncio.wait([lookup], timeout=within)  # not wait_for(), which would cancel it for everybody
     if not lookup.done():
         raise Unreachable(f"cannot resolve {name}: no answer within {within:g} s")
     found = lookup.result()
@@ -101,9 +102,9 @@ def _begin(name: str) -> _Lookup:
     def run() -> None:
         try:
             found: Found | Exception = _ask(name)
-        except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who wait
+        except Exception as error:  # noqa: BLE001 - whatever it is, the waiting callers raise it
             found = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is waiting any more
             loop.call_soon_threadsafe(_end, name, lookup, found)
 
     try:

@@ -1,4 +1,4 @@
-"""TCP sockets, as against others; see tcp(7)."""
+"""What is specific to TCP sockets; see tcp(7)."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ import termios
 from ..errors import LocalError, reason
 from .unix import BACKLOG
 
-KEEPALIVE_MAX = 10800.0  # seconds; TCP_KEEPIDLE ends at 32767 (tcp(7))
+KEEPALIVE_MAX = 10800.0  # seconds; TCP_KEEPIDLE is at most 32767 (tcp(7))
 
 _LINGER_RESET = struct.pack("ii", 1, 0)  # l_onoff, l_linger: close() sends RST (socket(7), SO_LINGER)
 _BYTES_ACKED = struct.Struct("=120xQ")
@@ -20,19 +20,19 @@ _FAMILIES = frozenset({socket.AF_INET, socket.AF_INET6})
 
 
 def is_tcp(sock: socket.socket) -> bool:
-    """Whether it is a TCP socket, and not a unix socket say."""
+    """Whether it is a TCP socket, and not, say, a unix socket."""
     return sock.family in _FAMILIES and sock.type == socket.SOCK_STREAM
 
 
 def reset(sock: socket.socket) -> None:
-    """Close a TCP socket with RST: what is queued is lost, and the peer knows it was."""
+    """Close a TCP socket with RST: queued data is lost, and the peer knows it."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
     sock.close()
 
 
 def unacknowledged(sock: socket.socket) -> int:
-    """Bytes in a TCP socket's send queue, under way or waiting (tcp(7), SIOCOUTQ)."""
+    """Bytes in a TCP socket's send queue, in flight or waiting (tcp(7), SIOCOUTQ)."""
     (queued,) = _INT.unpack(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(_INT.size)))
     return int(queued)
 
@@ -40,7 +40,7 @@ def unacknowledged(sock: socket.socket) -> int:
 def written(sock: socket.socket) -> int:
     """Bytes ever written to a TCP socket, acknowledged or not; exact up to a constant.
 
-    ``tcpi_bytes_acked`` (include/uapi/linux/tcp.h) and what waits or is under way (tcp(7), SIOCOUTQ).
+    ``tcpi_bytes_acked`` (include/uapi/linux/tcp.h) plus what waits or is in flight (tcp(7), SIOCOUTQ).
     """
     while True:
         before = _bytes_acked(sock)
@@ -62,7 +62,7 @@ def is_writable(sock: socket.socket) -> bool:
 
 
 def is_delivered(sock: socket.socket) -> bool:
-    """Whether a peer has acknowledged everything, the end too; a unix socket's has."""
+    """Whether the peer has acknowledged everything, including our FIN; that of a unix socket always has."""
     if sock.family == socket.AF_UNIX:
         return True
     return unacknowledged(sock) == 0
@@ -78,7 +78,7 @@ def listen_tcp(port: int, *, ipv4: bool, ipv6: bool) -> list[socket.socket]:
     """Listening sockets on all addresses of the chosen families; one dual-stack socket where possible.
 
     Raises:
-        LocalError: the port is taken, or may not be used by us.
+        LocalError: the port is taken, or we may not use it.
     """
     try:
         if not ipv6 or (ipv4 and not socket.has_dualstack_ipv6()):
@@ -104,9 +104,9 @@ def _listen(family: int, address: tuple[str, int], *, dual: bool) -> socket.sock
 
 
 def check_connection(sock: socket.socket, *families: int, listening: bool = False) -> None:
-    """Make sure that a descriptor out of a bundle is a stream socket of these families.
+    """Make sure that a descriptor from a bundle is a stream socket of these families.
 
-    It need not be connected any more: its peer may have gone meanwhile, and whoever reads will hear of that.
+    It need not be connected any more: its peer may have gone meanwhile, and the next reader will find out.
 
     Raises:
         LocalError: it is something else.

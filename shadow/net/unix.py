@@ -1,4 +1,4 @@
-"""Unix sockets that only some may open, and who has opened one; see unix(7)."""
+"""Unix sockets with restricted access, and who has connected to one; see unix(7)."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ConfigError, LocalError, file_reason
 
 BACKLOG = 1024  # connections waiting to be accepted; the kernel caps it at net.core.somaxconn
-SOCKET_MODE = 0o660  # the daemon and its group; everybody else stays outside
+SOCKET_MODE = 0o660  # the daemon and its group; nobody else may connect
 _SUN_PATH_MAX = 107  # bytes (unix(7): 108 with the terminating NUL)
 
 
@@ -39,7 +39,7 @@ class UnixListener:
 
     @property
     def as_made_today(self) -> bool:
-        """True if the file is in place, and has the owner, group and mode that we would give it."""
+        """True if the file is in place and has the owner, group and mode that we would give it now."""
         with contextlib.suppress(OSError):
             status = self.path.lstat()
             ours = status.st_uid == os.geteuid() and status.st_gid == os.getegid()
@@ -48,7 +48,7 @@ class UnixListener:
 
     @property
     def in_place(self) -> bool:
-        """True if the file is still there, and ours: who connects to the path comes here."""
+        """True if the file is still there and still ours: connecting to the path leads here."""
         with contextlib.suppress(OSError):
             return _identity(self.path) == self.identity
         return False
@@ -62,7 +62,7 @@ class UnixListener:
 
 
 def remembered(sock: socket.socket, record: Mapping[str, Any]) -> UnixListener:
-    """The listener that another process has noted down.
+    """The listener that another process has recorded.
 
     Raises:
         KeyError, TypeError, ValueError: the record is not one of a listener.
@@ -85,8 +85,8 @@ def listen_unix(path: Path) -> UnixListener:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:  # no descriptors left
         raise LocalError(f"cannot make the socket {path}: {file_reason(error)}") from error
-    # The mode must be right from the first moment, so by umask rather than chmod. It is the process's,
-    # but no other thread of ours makes files.
+    # The mode must be right from the first moment, so we use umask rather than chmod. The umask applies to
+    # the whole process, but no other thread of ours creates files.
     previous = os.umask(0o777 & ~SOCKET_MODE)
     try:
         sock.bind(os.fspath(path))
@@ -132,6 +132,6 @@ _UCRED = struct.Struct("iII")  # pid, uid, gid (unix(7), SO_PEERCRED)
 
 
 def peer_credentials(sock: Any) -> tuple[int, int, int]:
-    """Process, user and group of whoever has connected to a unix socket, as the kernel says."""
+    """Process, user and group of the peer that connected to a unix socket, according to the kernel."""
     pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return pid, uid, gid

@@ -1,1 +1,1 @@
-"""Who is who: certificates, keys, lists of revoked ones, expiry, and what a robot asks a signer."""
+"""Who is who: certificates, keys, revocation lists, expiry, and a robot's request to a signer."""

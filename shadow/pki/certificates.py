@@ -1,7 +1,7 @@
-"""Certificates and keys in PEM files: reading them, and telling what is wrong before a peer does.
+"""Certificates and keys in PEM files: reading them, and reporting what is wrong before a peer does.
 
-A peer that dislikes our certificate answers with a bare TLS alert. So everything a peer will check is
-checked here first, against our own CA, with one line that names the file and what to do about it.
+A peer that rejects our certificate answers with a bare TLS alert. So we check everything here first that a
+peer will check, against our own CA, and report it in one line that names the file and what to do about it.
 """
 
 import datetime as dt
@@ -40,13 +40,13 @@ _PEM = re.compile(_BEGIN + rb".*?-----END CERTIFICATE-----", re.DOTALL)  # RFC 7
 DAMAGE = (
     ValueError,
     TypeError,
-    KeyError,  # a string type that it has no name for
+    KeyError,  # a string type that cryptography has no name for
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
-"""What cryptography raises on damaged DER, which it reads piece by piece, when the piece is asked for."""
+"""What cryptography raises on damaged DER, which it parses piece by piece, each when we ask for it."""
 
 _WEAK_SIGNATURES = frozenset(
     {
@@ -93,7 +93,7 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class Credentials:
-    """What one side of the tunnel shows and what it trusts; checked by ``load_credentials``.
+    """What one side of the tunnel presents and what it trusts; checked by ``load_credentials``.
 
     Attributes:
         ca: the CA certificates that peers are checked against, at least one.
@@ -122,27 +122,27 @@ def validity(certificate: x509.Certificate) -> tuple[dt.datetime, dt.datetime]:
 
 
 def renewable_until(certificate: x509.Certificate) -> dt.datetime:
-    """Until when a robot may have its certificate renewed, over a session that it still has.
+    """Until when a robot can renew its certificate, over a session that it still has.
 
-    That is a while longer than it is valid: a third of its life, and not more than a week.
+    That is a while longer than the certificate is valid: a third of its lifetime, and at most a week.
     """
     start, end = validity(certificate)
     return end + min(_GRACE_MAX, (end - start) / _GRACE_SHARE)
 
 
 def judged_at(certificate: x509.Certificate, now: dt.datetime) -> dt.datetime:
-    """The time to judge a robot's certificate by where it can be renewed: it may come a little late."""
+    """The time to judge a robot's certificate by where it can be renewed: it may have expired recently."""
     last = validity(certificate)[1] - dt.timedelta(seconds=1)  # see ``check_validity``
     return min(now, last) if now < renewable_until(certificate) else now
 
 
 def serial_of(certificate: x509.Certificate) -> str:
-    """The serial number as our logs, lists and file names have it."""
+    """The serial number in the form that our logs, lists and file names use."""
     return f"{certificate.serial_number:040x}"
 
 
 def common_name(certificate: x509.Certificate | x509.CertificateSigningRequest) -> str:
-    """The subject's one common name, as it stands there: the caller checks what it may hold.
+    """The subject's one common name, as it is: the caller checks its content.
 
     Raises:
         IdentityError: none, more than one, or a damaged subject.
@@ -160,7 +160,7 @@ def has_purpose(certificate: x509.Certificate, purpose: Purpose) -> bool:
     """Whether a certificate says that it is for ``purpose``.
 
     Stricter than RFC 5280, section 4.2.1.12: neither a missing extended key usage nor
-    ``anyExtendedKeyUsage`` counts, for either would let a stolen robot key play the server.
+    ``anyExtendedKeyUsage`` counts, because either would let a stolen robot key impersonate the server.
     """
     try:
         usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
@@ -191,14 +191,14 @@ def host_names(certificate: x509.Certificate) -> list[str]:
 
 
 def load_certificates(path: Path, what: str) -> list[x509.Certificate]:
-    """The certificates of a PEM file, in its order, at least one.
+    """The certificates of a PEM file, in the file's order, at least one.
 
     Args:
         path: the file; text around the certificates is ignored.
         what: what the file is to the reader of an error message, e.g. ``CA certificate``.
 
     Raises:
-        ConfigError: the file cannot be read, holds no certificate, or a damaged one.
+        ConfigError: the file cannot be read, or holds no certificate, or a damaged one.
     """
     return parse_certificates(read_file(path, what), path, what)
 
@@ -235,10 +235,10 @@ def parse_certificate(der: bytes) -> x509.Certificate:
 
 def _complete(load: Callable[[bytes], x509.Certificate], data: bytes) -> x509.Certificate:
     with warnings.catch_warnings():
-        # Oddities that it tolerates, such as a serial number of zero, are no business of the log.
+        # Oddities that it tolerates, such as a serial number of zero, do not belong in the log.
         warnings.simplefilter("ignore", CryptographyDeprecationWarning)
         certificate = load(data)
-        # Parsed when asked for: ask here, where the file is known.
+        # Parsed only when asked for: ask here, where the file is known.
         _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.public_key()
     return certificate
 
@@ -249,7 +249,7 @@ def load_credentials(
     """Read and check everything that one side of the tunnel needs.
 
     Args:
-        ca_path: PEM file with the CA's certificate, or several while one CA follows another.
+        ca_path: PEM file with the CA's certificate, or with several while one CA replaces another.
         crt_path: PEM file with our certificate, then intermediates, if any.
         key_path: PEM file with our private key.
         purpose: which side we are.
@@ -281,7 +281,7 @@ def load_credentials(
 
 
 def _check_presentable(credentials: Credentials, path: Path) -> None:
-    """Check that OpenSSL takes what cryptography has read, and peers take that much of it."""
+    """Check that OpenSSL accepts what cryptography has read, and that it is not too large for peers."""
     size = sum(len(certificate.public_bytes(Encoding.DER)) for certificate in credentials.chain)
     if len(credentials.chain) > SHOWN_MAX or size > SHOWN_BYTES_MAX:
         raise ConfigError(
@@ -319,7 +319,7 @@ def check_validity(certificate: x509.Certificate, what: str, now: dt.datetime) -
 
     Raises:
         ConfigError: it has expired.
-        ClockError: it is not valid yet: a robot without a clock of its own wakes up in the past.
+        ClockError: it is not valid yet: a robot without a battery-backed clock wakes up in the past.
     """
     start, end = validity(certificate)
     if now >= end:  # OpenSSL 3.0 refuses the last second, though RFC 5280 includes it
@@ -337,7 +337,7 @@ def moment(when: dt.datetime) -> str:
 
 
 def check_authority(certificate: x509.Certificate, path: Path) -> None:
-    """Check that a certificate out of a CA file is a CA's.
+    """Check that a certificate from a CA file is a CA's.
 
     Raises:
         ConfigError: it is not.
@@ -369,7 +369,7 @@ def _check_issued(
         verify_chain(store, chain)
     except crypto.X509StoreContextError as error:
         if error.errors[0] in {_X509_V_ERR_CERT_NOT_YET_VALID, _X509_V_ERR_CERT_HAS_EXPIRED}:
-            # The chain's own have been checked before, so it is one of the CA file's.
+            # Those of the chain have been checked already, so it is one of those in the CA file.
             for certificate in ca:
                 check_validity(certificate, f"CA certificate {ca_path}", now)
         raise ConfigError(

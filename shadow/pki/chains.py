@@ -1,4 +1,4 @@
-"""Chains of certificates, as OpenSSL shows and verifies them (RFC 5280, section 6)."""
+"""Chains of certificates, as OpenSSL presents and verifies them (RFC 5280, section 6)."""
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
@@ -12,9 +12,9 @@ from OpenSSL import SSL, crypto
 _PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 SHOWN_MAX = 10
-"""Certificates that one side shows the other."""
+"""Certificates that one side may show the other."""
 SHOWN_BYTES_MAX = 2**14
-"""Their bytes in all, in DER."""
+"""Their total size in DER, in bytes."""
 
 _EVP_PKEY_RSA_PSS = 912  # <openssl/obj_mac.h>: NID_rassaPss
 
@@ -29,7 +29,7 @@ def make_store(authorities: Iterable[x509.Certificate]) -> crypto.X509Store:
 def trust(store: crypto.X509Store, authorities: Iterable[x509.Certificate]) -> None:
     """Make each of these CAs one that a chain may end with, whether it is a root or was issued by another.
 
-    Who names only an intermediate trusts what that one has issued, and nothing else of its root's.
+    If only an intermediate is named, we trust what that one has issued, and nothing else under its root.
     """
     store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)  # X509_VERIFY_PARAM_set_flags(3)
     for authority in authorities:
@@ -41,7 +41,7 @@ def verify_chain(store: crypto.X509Store, chain: Sequence[x509.Certificate]) -> 
 
     Returns:
         The chain as it was verified: own certificate, the intermediates that were needed, whether they are
-        in the chain or in the store, and the CA. It is this one that counts, also for who is revoked.
+        in the chain or in the store, and the CA. This is the chain that counts, also for revocation.
 
     Raises:
         crypto.X509StoreContextError: it does not.
@@ -60,7 +60,7 @@ def verified_chain(connection: SSL.Connection) -> list[x509.Certificate]:
 
 
 def _read(chain: Sequence[crypto.X509]) -> list[x509.Certificate]:
-    """The leaf for itself; the rest is the same for thousands of robots, and once in memory."""
+    """The chain in cryptography's form; all but the leaf is shared by thousands of robots, once in memory."""
     if not chain:
         return []
     others = (crypto.dump_certificate(crypto.FILETYPE_ASN1, other) for other in chain[1:])
@@ -80,14 +80,14 @@ def present(
     """Give OpenSSL our certificate, its intermediates and its key, to show to peers.
 
     Args:
-        context: what connections are made with.
+        context: what connections are made from.
         chain: our own certificate first.
         key: its private key.
 
     Raises:
-        SSL.Error, crypto.Error: it does not take them, which ``load_credentials`` has made sure of.
+        SSL.Error, crypto.Error: it does not accept them; ``load_credentials`` has made sure that it does.
     """
-    # pyOpenSSL up to 24.2 (Debian 12) wants its own objects; later ones warn of exactly those.
+    # pyOpenSSL up to 24.2 (Debian 12) wants its own objects; later versions warn about exactly those.
     own_certificate: Callable[[x509.Certificate], Any] = crypto.X509.from_cryptography
     own_key: Callable[[Any], Any] = crypto.PKey.from_cryptography_key
     if tuple(map(int, OpenSSL.__version__.split(".")[:2])) >= (24, 3):
@@ -107,7 +107,7 @@ def _unchanged(value: Any) -> Any:
 def is_for_pss_only(certificate: x509.Certificate) -> bool:
     """Whether a certificate's key is restricted to RSASSA-PSS (RFC 4055, section 1.2).
 
-    cryptography reads it as any other RSA key, with which the certificate then does not match in OpenSSL.
+    cryptography reads it like any other RSA key, which OpenSSL then finds not to match the certificate.
     """
     return crypto.X509.from_cryptography(certificate).get_pubkey().type() == _EVP_PKEY_RSA_PSS
 

@@ -1,8 +1,8 @@
 """Certificate revocation lists (RFC 5280, section 5): reading them, and telling who is on them.
 
-A file holds one list, or several while one CA follows another. Each must be signed by a CA that we trust.
-A list past its end still counts: to forget whom it names, because nobody has signed a newer one, would
-let exactly those in again.
+A file holds one list, or several while one CA replaces another. Each must be signed by a CA that we trust.
+An outdated list still counts: to forget it because nobody has signed a newer one would let exactly those in
+again whom it names.
 """
 
 import datetime as dt
@@ -19,7 +19,7 @@ from .certificates import DAMAGE, moment, serial_of
 from .files import read_file
 from .keys import key_bytes
 
-LIST_MAX = 2**24  # bytes of a file: more than 300,000 entries, for two CAs while one follows the other
+LIST_MAX = 2**24  # bytes of a file: more than 300,000 entries, for two CAs while one replaces the other
 
 _BEGIN = b"-----BEGIN X509 CRL-----"
 _SEQUENCE, _UTC_TIME = 0x30, 0x17  # X.690, section 8
@@ -33,8 +33,8 @@ class RevocationList:
 
     Attributes:
         issuer: subject of the CA that signed it.
-        key: that CA's public key (SubjectPublicKeyInfo, DER): two CAs may have one name.
-        number: its CRL number, 0 if it has none; each list of a CA has a larger one than the one before.
+        key: that CA's public key (SubjectPublicKeyInfo, DER): two CAs may have the same name.
+        number: its CRL number, 0 if it has none; it grows with each list of a CA.
         since: when it was made, aware.
         until: when the next one is due, aware.
         revoked: when each certificate was revoked, by serial number.
@@ -59,12 +59,12 @@ class RevocationList:
 
 @dataclass(frozen=True, slots=True)
 class Revocations:
-    """What all lists together say."""
+    """All lists together."""
 
     lists: Sequence[RevocationList] = ()
 
     def reason(self, chain: Sequence[x509.Certificate]) -> str | None:
-        """Why a peer with these certificates is not to be let in, or None."""
+        """Why we must not let in a peer with these certificates, or None."""
         for certificate in chain:
             for listed in self.lists:
                 when = listed.revoked.get(certificate.serial_number)
@@ -75,10 +75,10 @@ class Revocations:
     def without_going_back(
         self, before: "Revocations", ca: Sequence[x509.Certificate]
     ) -> tuple["Revocations", list[RevocationList]]:
-        """These lists, but whatever of ``before`` must stay; and what that is.
+        """These lists, plus those of ``before`` that must stay; and which ones those are.
 
-        An old list, put in the place of a newer one, must not let anybody in again. Nor must the list of one
-        CA, put in the place of those of two: what is not there any more stays as long as its CA is trusted.
+        Replacing a newer list by an old one must not let anybody in again. Nor must replacing the lists of
+        two CAs by that of one: a list that is not there any more stays in use as long as we trust its CA.
         """
         trusted = {key_bytes(authority.public_key()) for authority in ca}
         here = {listed.key for listed in self.lists}
@@ -98,7 +98,7 @@ class Revocations:
 
     @property
     def numbers(self) -> str:
-        """The numbers of the lists, for a log line; and whose they are, if there are several."""
+        """The numbers of the lists, for a log line; with the names of their CAs, if there are several."""
         if len(self.lists) == 1:
             return str(self.lists[0].number)
         return " and ".join(f"{listed.number} of {listed.ca}" for listed in self.lists)
@@ -114,8 +114,8 @@ def _latest(listed: RevocationList, others: Sequence[RevocationList]) -> Revocat
 def find_revocations(path: Path, ca: Sequence[x509.Certificate]) -> Revocations | None:
     """Like ``load_revocations``; None if there is no such file, while its folder is there.
 
-    A CA that has never revoked anybody need not have made a list. What is there and cannot be read, a link to
-    nowhere included, is no such case.
+    A CA that has never revoked anybody need not have made a list. A file that exists but cannot be read, a
+    dangling link included, is an error.
 
     Raises:
         ConfigError: as for ``load_revocations``, or the folder is missing.
@@ -157,7 +157,7 @@ def _blocks(pem: bytes) -> list[bytes]:
 
 
 def _checked(pem: bytes, path: Path, ca: Sequence[x509.Certificate]) -> RevocationList:
-    try:  # all of it: what is damaged is to be found here, where the file is known
+    try:  # parse everything, to find damage here, where the file is known
         parsed = x509.load_pem_x509_crl(pem)
         revoked, (since, until), number = _Entries(parsed), _dates(parsed), _number(parsed)
         _ = parsed.issuer
@@ -182,7 +182,7 @@ def _has_signed(authority: x509.Certificate, parsed: x509.CertificateRevocationL
         return False
     try:
         return parsed.is_signature_valid(authority.public_key())  # type: ignore[arg-type]
-    except DAMAGE:  # a key of a kind that signs no lists, or no signature at all
+    except DAMAGE:  # a kind of key that signs no lists, or no signature at all
         return False
 
 
@@ -205,11 +205,11 @@ def _dates(parsed: x509.CertificateRevocationList) -> tuple[dt.datetime, dt.date
 class _Entries(Mapping[int, dt.datetime]):
     """When each certificate on a list was revoked, as aware UTC, by serial number.
 
-    Whatever the reason: a certificate "on hold" is no more to be trusted than another.
+    The reason does not matter: a certificate "on hold" is no more trustworthy than any other.
 
-    The library has checked the grammar (section 5.1). To get 100,000 entries out of it, one object after the
-    other, takes 3.5 s in Debian 12, and a server that reloads stands still meanwhile. So they stay as they
-    are in the list: the number and the date, each in DER.
+    The library has checked the grammar (section 5.1). Getting 100,000 entries out of it, one object after the
+    other, takes 3.5 s in Debian 12, and a server that reloads would stand still meanwhile. So we keep entries
+    as they are in the list: the number and the date, each in DER.
     """
 
     def __init__(self, parsed: x509.CertificateRevocationList) -> None:
@@ -232,14 +232,14 @@ class _Entries(Mapping[int, dt.datetime]):
 
 
 def _integer(number: int) -> bytes:
-    """The content of an INTEGER: as few bytes as hold it, and its sign (X.690, section 8.3)."""
+    """The content of an INTEGER: as few bytes as can hold it with its sign (X.690, section 8.3)."""
     return number.to_bytes(number.bit_length() // 8 + 1, "big", signed=True)
 
 
 def _find_entries(der: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Number and date of each entry of a list, without its signature; what else they say is of no account."""
+    """Number and date of each entry of a list without its signature; the rest of an entry does not matter."""
     position, _end = _inside(der, 0)
-    sequences = []  # signature, issuer, revokedCertificates; beside them there are numbers and dates
+    sequences = []  # signature, issuer, revokedCertificates; numbers and dates come between them
     while position < len(der):
         start, end = _inside(der, position)
         if der[position] == _SEQUENCE:

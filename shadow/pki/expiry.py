@@ -1,6 +1,6 @@
-"""Everything we use that ends on some day: warns before it does, in the log and in the status.
+"""Everything we use that expires: warns in time, in the log and in the status.
 
-A fleet whose certificates end unnoticed is gone at once, and every robot of it has to be visited.
+A fleet whose certificates expire unnoticed is lost all at once, and somebody has to visit every robot.
 """
 
 import datetime as dt
@@ -18,19 +18,19 @@ from .certificates import Credentials, common_name, moment, validity
 
 _DAY = dt.timedelta(days=1)
 
-# How long before the end to warn: so many days, but no larger share of the life. Renewal is due when a third
-# is left (``certificate_store``): while it is on time nobody is warned, however short certificates live.
+# How long before the end to warn: this many days, but at most this share of the lifetime. Renewal is due when
+# a third is left (``certificate_store``): while it is on time we do not warn, however short the lifetime is.
 _STAGES = ((30 * _DAY, 1 / 4), (7 * _DAY, 1 / 10), (_DAY, 1 / 40))
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """Something that ends.
+    """Something that expires.
 
     Attributes:
-        what: it, for a human, e.g. ``certificate /etc/shadow-tunnel/011.crt``.
+        what: its name for a human, e.g. ``certificate /etc/shadow-tunnel/011.crt``.
         since: when it began, aware.
-        until: when it ends, aware.
+        until: when it expires, aware.
         advice: what to do about it.
     """
 
@@ -41,13 +41,13 @@ class Term:
 
 
 def terms(credentials: Credentials, crt: Path, ca: Path, renewal: str) -> list[Term]:
-    """The ends of all certificates that one side of the tunnel uses.
+    """The terms of all certificates that one side of the tunnel uses.
 
     Args:
-        credentials: they.
+        credentials: the certificates.
         crt: the file that our own is in.
         ca: the file that the CA's are in.
-        renewal: the command that makes a new certificate of ours.
+        renewal: the command that makes a new certificate of our own.
     """
     own = min(map(validity, credentials.chain), key=lambda term: term[1])
     found = [Term(f"certificate {crt}", *own, f"make a new one with {renewal}")]
@@ -60,7 +60,7 @@ def terms(credentials: Credentials, crt: Path, ca: Path, renewal: str) -> list[T
 def _name(authority: x509.Certificate) -> str:
     try:
         return common_name(authority)
-    except IdentityError:  # a company's own CA may have an organisation only
+    except IdentityError:  # a company's own CA may only have an organisation
         return "without a name"
 
 
@@ -72,8 +72,8 @@ class Calendar:
         self._next: tuple[Term, int] | None = None
 
     def look(self, found: Sequence[Term], now: dt.datetime) -> None:
-        """Warn of terms that have come to another stage since the last look."""
-        # Of what is gone, and of what a clock set back has made young again, we shall have to warn anew.
+        """Warn of terms that have reached another stage since the last look."""
+        # If a term disappears, or a clock set back makes it young again, we shall have to warn anew.
         said, self._said = self._said, {term: _stage(term, now) for term in found}
         for term, stage in self._said.items():
             if stage > said.get(term, 0):
@@ -83,7 +83,7 @@ class Calendar:
 
     @property
     def remark(self) -> str:
-        """What there is to add to the status line, of what ends first."""
+        """What to add to the status line about the term that expires first."""
         if self._next is None:
             return ""
         term, days = self._next
@@ -96,7 +96,7 @@ def _days(term: Term, now: dt.datetime) -> int:
 
 
 def warned_from(since: dt.datetime, until: dt.datetime) -> dt.datetime:
-    """When it is time to warn of the end of something that began then and ends then."""
+    """When to warn for the first time about something that is valid from ``since`` until ``until``."""
     return _warnings(since, until)[0]
 
 

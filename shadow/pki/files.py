@@ -1,8 +1,8 @@
-"""Files that must be whole or not there: reading within bounds, writing all or nothing.
+"""Files that must be complete or absent: reading within bounds, writing all or nothing.
 
 A file is first written under a name nobody looks for, flushed to the disk, and then given its real name
-in one step. Whoever looks sees the old file or the new one, never a part; and a key has its mode from
-the moment it exists.
+in one step. A reader sees the old file or the new one, never a part; and a key has its mode from the moment
+it exists.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from ..errors import ConfigError, LocalError, ShadowError, file_reason
 
 READ_MAX = 2**20  # bytes; a bundle of a hundred certificates has some 200 KiB
 _FLUSHED_AT_ONCE = 4
-PUBLIC = 0o644  # certificates; the umask may take from it
+PUBLIC = 0o644  # certificates; the umask may remove bits
 PRIVATE = 0o600  # keys
 FOLDER = 0o700  # folders made here hold keys
 
-# What the operator must mend; anything else (disk full, input/output error) is the machine's trouble.
+# What the operator must fix; anything else (disk full, input/output error) is the machine's fault.
 _OPERATORS = frozenset(
     {
         errno.EACCES,
@@ -46,11 +46,11 @@ class NewFile:
     """A file to be written.
 
     Attributes:
-        path: where; folders that are missing on the way are made, for the owner alone.
+        path: where; missing parent folders are created, for the owner alone.
         data: all of it.
         mode: permission bits, ``PUBLIC`` or ``PRIVATE``.
-        within: a folder around it, if what root writes there is to belong to the owner of that folder; on
-            the way from there to the file no link is followed.
+        within: a folder around it, if what root writes there must belong to the owner of that folder; on the
+            way from there to the file, no link is followed.
     """
 
     path: Path
@@ -61,7 +61,7 @@ class NewFile:
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """An open folder, by descriptor, and the one to whose owner belongs what root writes there."""
+    """An open folder, by descriptor, and the one whose owner gets what root writes there."""
 
     descriptor: int
     within: int | None
@@ -69,7 +69,7 @@ class _Folder:
 
 @dataclass(frozen=True, slots=True)
 class _Staged:
-    """A file written under a name of no meaning, in the same open folder as its real name."""
+    """A file written under a temporary name, in the same open folder as its real name."""
 
     path: Path
     folder: int
@@ -82,7 +82,7 @@ def read_file(path: Path, what: str, limit: int = READ_MAX) -> bytes:
     Args:
         path: the file; symbolic links are followed.
         what: what the file is to the reader of an error message, e.g. ``CA certificate``.
-        limit: bytes that it may have.
+        limit: bytes that it may have at most.
 
     Raises:
         ConfigError: missing, unreadable, not a regular file, or too large.
@@ -103,7 +103,7 @@ def read_owned_file(path: Path, what: str, limit: int = READ_MAX) -> tuple[bytes
             status = os.fstat(descriptor)
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
                 raise ConfigError(f"{what} {path}: not a regular file")
-            # A folder gets past the check, for the better words of the system: it is not to be read.
+            # A folder passes this check because read(2) then reports it in better words.
             with os.fdopen(descriptor, "rb", closefd=False) as file:
                 data = file.read(limit + 1)
         finally:
@@ -116,12 +116,12 @@ def read_owned_file(path: Path, what: str, limit: int = READ_MAX) -> tuple[bytes
 
 
 def is_there(path: Path, what: str) -> bool:
-    """Whether there is anything at ``path``, were it a link to nowhere.
+    """Whether there is anything at ``path``, even a dangling link.
 
-    What cannot be seen is not taken for missing, as ``Path.exists`` does.
+    Unlike ``Path.exists``, this does not take what cannot be seen for missing.
 
     Raises:
-        ConfigError: it cannot be told.
+        ConfigError: we cannot tell.
     """
     try:
         path.lstat()
@@ -133,10 +133,10 @@ def is_there(path: Path, what: str) -> bool:
 
 
 def find_files(folder: Path, suffix: str, what: str) -> list[Path]:
-    """What in ``folder`` has a name with this end, in order; nothing if there is no folder.
+    """The files in ``folder`` whose names end with ``suffix``, sorted; none if there is no folder.
 
     Raises:
-        ConfigError: the folder cannot be read, which ``Path.glob`` takes for an empty one.
+        ConfigError: the folder cannot be read (``Path.glob`` would take it for an empty one).
     """
     try:
         return sorted(path for path in folder.iterdir() if path.name.endswith(suffix))
@@ -148,7 +148,7 @@ def find_files(folder: Path, suffix: str, what: str) -> list[Path]:
 
 @contextlib.contextmanager
 def made_folder(folder: Path) -> Iterator[None]:
-    """Make ``folder``, for the owner alone, unless it is there; if the block fails, what was made goes again.
+    """Make ``folder``, for the owner alone, unless it is there; if the block fails, remove what was made.
 
     Raises:
         ConfigError, LocalError: it cannot be made.
@@ -160,11 +160,11 @@ def made_folder(folder: Path) -> Iterator[None]:
 
 
 def write_files(files: Sequence[NewFile], *, force: bool) -> None:
-    """Write all of ``files``, or none: what was there before is there again when this raises.
+    """Write all of ``files``, or none: if this raises, what was there before is there again.
 
-    Only a process killed half-way leaves hidden files behind (``.NAME.….new``), private ones unreadable
-    to others; the next attempt is not bothered by them. Symbolic links at a target are never followed, and
-    none between a folder that ``within`` names and the target.
+    Only a process killed halfway leaves hidden files behind (``.NAME.….new``), private ones unreadable to
+    others; they do not disturb the next attempt. Symbolic links at a target are never followed, nor are those
+    between a folder that ``within`` names and the target.
 
     Args:
         files: what to write, in this order; no path may come twice.
@@ -200,7 +200,7 @@ def write_files(files: Sequence[NewFile], *, force: bool) -> None:
 
 
 def _check_target(path: Path, *, force: bool) -> None:
-    """Refuse early, before anything has been done; the race with others is decided by ``os.link``."""
+    """Refuse early, before anything has been done; ``os.link`` decides the race with other processes."""
     with _explained(path):
         if not os.path.lexists(path):
             return
@@ -224,10 +224,11 @@ def _make_folders(path: Path, undo: ExitStack) -> None:
 
 
 def _open_folder(path: Path, within: Path | None, opened: ExitStack, made: ExitStack) -> _Folder:
-    """Open a folder, made if it is missing.
+    """Open a folder, and make it if it is missing.
 
-    From ``within`` on it goes from one open folder to the next, and follows no link: whom that folder belongs
-    to could have root write elsewhere, and be given that, even by a link made between a look and the writing.
+    From ``within`` on it goes from one open folder to the next, and follows no link: with a link, even one
+    made between check and write, the owner of that folder could have root write elsewhere, and own what
+    root wrote.
     """
     top = path if within is None else within
     _make_folders(top / "it", made)
@@ -250,12 +251,12 @@ def _open_folder(path: Path, within: Path | None, opened: ExitStack, made: ExitS
 
 
 def _between(top: Path, path: Path) -> list[Path]:
-    """The folders on the way down from ``top`` to ``path``, itself included."""
+    """The folders on the way down from ``top`` to ``path``, including ``path``."""
     return [folder for folder in reversed([path, *path.parents]) if top in folder.parents]
 
 
 def _made_in(descriptor: int, name: str, undo: ExitStack) -> bool:
-    """Make a folder in an open one, unless there is anything of that name."""
+    """Make a folder in an open one, unless something of that name exists."""
     try:
         os.mkdir(name, FOLDER, dir_fd=descriptor)
     except FileExistsError:
@@ -272,14 +273,14 @@ def _is_link(name: str, descriptor: int) -> bool:
 
 
 def _hand_over(descriptor: int, within: int | None) -> None:
-    """Give what root has made to whom the folder around it belongs, who has to go on with it later."""
+    """Give what root has made to the owner of the folder around it, who has to work with it later."""
     if within is not None and os.geteuid() == 0 and (owner := os.fstat(within)).st_uid != 0:
-        with contextlib.suppress(PermissionError):  # root of a name space, or without that capability
+        with contextlib.suppress(PermissionError):  # root of a user namespace, or without that capability
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def _stage(file: NewFile, folder: _Folder, leftovers: ExitStack) -> _Staged:
-    """Write the bytes under a name of no meaning."""
+    """Write the bytes under a temporary name."""
     staged = _Staged(file.path, folder.descriptor, _temporary(file.path, "new"))
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with _explained(file.path):
@@ -293,7 +294,7 @@ def _stage(file: NewFile, folder: _Folder, leftovers: ExitStack) -> _Staged:
 
 
 def _flush(staged: Sequence[_Staged]) -> None:
-    """Put staged files on the disk. Of many some at once: a disk takes them together, as quick as one."""
+    """Flush staged files to the disk, some of many at once: a disk takes them together as fast as one."""
     if len(staged) <= _FLUSHED_AT_ONCE:
         list(map(_sync, staged))
     else:
@@ -315,7 +316,7 @@ def _name(staged: _Staged, undo: ExitStack) -> None:
 
 
 def _replace(staged: _Staged, leftovers: ExitStack, undo: ExitStack) -> None:
-    """Put a staged file in the place of another, which keeps a second name until all is done."""
+    """Put a staged file in the place of another, which keeps a second name until everything is done."""
     folder, name = staged.folder, staged.path.name
     backup = _temporary(staged.path, "old")
     with _explained(staged.path):
@@ -330,7 +331,7 @@ def _replace(staged: _Staged, leftovers: ExitStack, undo: ExitStack) -> None:
 
 
 def _temporary(path: Path, kind: str) -> str:
-    # The name is cut: NAME itself may be as long as the file system allows.
+    # Shortened, because NAME itself may be as long as the file system allows.
     return f".{path.name[:64]}.{secrets.token_hex(8)}.{kind}"
 
 
@@ -357,7 +358,7 @@ def _quietly(action: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn what the system says into one line that names the file, and tell whose trouble it is."""
+    """Turn the system's error into one line that names the file; its type says whose fault it is."""
     try:
         yield
     except OSError as error:

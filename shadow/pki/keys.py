@@ -1,4 +1,4 @@
-"""Keys: reading private ones, and which kinds TLS has a use for."""
+"""Keys: reading private ones, and which kinds TLS can use."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +28,8 @@ _DAMAGE = (ValueError, UnsupportedAlgorithm, InternalError)
 _RSA_BITS_MIN = 2048
 _EC_BITS_MIN = 224
 
-# The curves that OpenSSL takes signatures on, if nobody sets others (SSL_CTX_set1_groups_list(3)); with any
-# other each handshake ends, in one side's "no shared cipher" or the other's "wrong curve".
+# The curves on which OpenSSL accepts signatures by default (SSL_CTX_set1_groups_list(3)); with any other,
+# every handshake fails, with "no shared cipher" on one side or "wrong curve" on the other.
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 
@@ -39,7 +39,7 @@ def parse_private_key(pem: bytes, path: Path, what: str) -> PrivateKey:
     Args:
         pem: the file.
         path: its name, for the error message.
-        what: what it is to the reader of that, e.g. ``CA key``.
+        what: what it is to the reader of that message, e.g. ``CA key``.
 
     Raises:
         ConfigError: no private key, an encrypted or damaged one, or one of another kind.
@@ -54,8 +54,9 @@ def parse_private_key(pem: bytes, path: Path, what: str) -> PrivateKey:
             "with systemd's LoadCredentialEncrypted="
         ) from error
     except BaseException as error:
-        # A secret longer than the curve's numbers: InternalError in cryptography 38, in 43 a panic of its
-        # Rust, which is no Exception and has no public name. Neither may end a daemon that reloads.
+        # A secret longer than the curve's numbers causes an InternalError in cryptography 38, and a panic of
+        # its Rust code in 43, which is no Exception and has no public name. Neither may end a daemon that
+        # reloads.
         if not (isinstance(error, _DAMAGE) or type(error).__name__ == "PanicException"):
             raise
         raise ConfigError(f"{what} {path}: damaged: not a private key") from error
@@ -65,7 +66,7 @@ def parse_private_key(pem: bytes, path: Path, what: str) -> PrivateKey:
 
 
 def key_bytes(key: "CertificatePublicKeyTypes") -> bytes:
-    """A public key to compare by: SubjectPublicKeyInfo in DER (RFC 5280, section 4.1.2.7)."""
+    """A public key in comparable form: SubjectPublicKeyInfo in DER (RFC 5280, section 4.1.2.7)."""
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -86,10 +87,10 @@ def check_length(key: "CertificatePublicKeyTypes", what: str) -> None:
 
 
 def check_curve(key: "CertificatePublicKeyTypes", what: str) -> None:
-    """Check that handshakes take signatures by a key; those of a CA may be on any curve.
+    """Check that handshakes accept signatures by a key; those of a CA may be on any curve.
 
     Raises:
-        ConfigError: it is an EC key on a curve that they do not take.
+        ConfigError: it is an EC key on a curve that they do not accept.
     """
     if isinstance(key, ec.EllipticCurvePublicKey) and not isinstance(key.curve, _CURVES):
         raise ConfigError(
@@ -102,14 +103,14 @@ def load_private_key(path: Path, what: str) -> PrivateKey:
     """The private key of a PEM file, EC or RSA.
 
     Raises:
-        ConfigError: the file cannot be read, holds no private key, an encrypted or damaged one, or one
-            of another kind.
+        ConfigError: the file cannot be read, or holds no private key, an encrypted or damaged one, or one of
+            another kind.
     """
     return parse_private_key(read_file(path, what), path, what)
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
-    """A private key as all our certificates have."""
+    """A private key of the kind that all our certificates use."""
     return ec.generate_private_key(ec.SECP256R1())
 
 

@@ -1,7 +1,7 @@
-"""Whether the files that one side needs are there at all. All are named at once: it is the first mistake.
+"""Whether the files that one side needs exist at all: the usual first mistake, so one error names them all.
 
-Under systemd the key is a credential. What the service manager could not find it replaces by the word
-``NOT_THERE``, by ``SetCredential=`` of our units: so that the daemon starts, and can say what is missing.
+Under systemd the key is a credential. If the service manager cannot find it, ``SetCredential=`` of our units
+makes it pass the word ``NOT_THERE`` instead, so that the daemon starts and can say what is missing.
 """
 
 import os
@@ -11,11 +11,11 @@ from pathlib import Path
 from ..errors import ConfigError
 
 NOT_THERE = b"missing"
-"""What our units hand over in the place of a key that is not there."""
+"""What our units pass in place of a key that does not exist."""
 
 
 def check_presence(ca: Path, crt: Path, key: Path, advice: str) -> None:
-    """Refuse to begin without one of the three files.
+    """Refuse to start without one of the three files.
 
     Args:
         ca: file with the CA's certificate.
@@ -24,7 +24,7 @@ def check_presence(ca: Path, crt: Path, key: Path, advice: str) -> None:
         advice: the command that makes the latter two.
 
     Raises:
-        ConfigError: it names all that are missing, and how they come to be.
+        ConfigError: it names all that are missing, and how to make them.
     """
     missing = [*_missing("CA certificate", ca), *_missing("certificate", crt), *_missing_key(crt, key)]
     if missing:
@@ -46,7 +46,7 @@ def _missing_key(crt: Path, key: Path) -> Iterator[str]:
     if handed_over is None or key.parent != Path(handed_over):
         yield from _missing("private key", key)
     elif not _is_there(key) or _begins(key).strip() == NOT_THERE:
-        # Where it was looked for, nobody tells us: beside the certificate, unless a drop-in says otherwise.
+        # Nobody tells us where systemd looked: beside the certificate, unless a drop-in says otherwise.
         yield f"private key {crt.with_suffix('.key')} (or what LoadCredential= of the unit names)"
 
 
@@ -64,5 +64,5 @@ def _is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        pass  # it is, but; to say what is wrong is for whoever reads it
+        pass  # it is there; the code that reads it will say what is wrong
     return True

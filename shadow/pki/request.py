@@ -1,8 +1,8 @@
-"""Renewing a robot's certificate: what the robot asks, and how it proves to the signer who it is.
+"""Renewing a robot's certificate: the robot's request, and how it proves its identity to the signer.
 
 The request is a PKCS #10 of the new key (RFC 2986). It comes with the present certificate and a signature of
-the request by the present key, so the signer need not believe the server, through which all this comes: a
-server in the wrong hands gets no certificate out of it.
+the request by the present key, so the signer need not trust the server that relays all this: a compromised
+server cannot obtain a certificate.
 """
 
 from cryptography import x509
@@ -15,8 +15,8 @@ from ..errors import IdentityError, LocalError, Refused
 from ..wire.frames import BLOB_MAX, Sign
 from .certificates import DAMAGE, Credentials, common_name, subject
 
-# In front of what is signed: a signature made for this is good for nothing else, and none made for something
-# else, such as TLS (RFC 5246, section 7.4.8), is good for this.
+# Put in front of the signed data: a signature made for this is valid for nothing else, and none made for
+# something else, such as TLS (RFC 5246, section 7.4.8), is valid for this.
 _CONTEXT = b"shadow-tunnel renewal 1\0"
 
 BAD_REQUEST = "bad-request"
@@ -27,19 +27,19 @@ CODES = frozenset(
         *("ca", "no-signer", "timeout", "busy", "damaged", "internal"),
     }
 )
-"""Why a robot is not given a certificate, in a word; ``docs/PROTOCOL.md`` has them, too."""
+"""Why a robot is refused a certificate, in one word; ``docs/PROTOCOL.md`` lists them, too."""
 
 
 def known_code(code: str) -> str:
-    """A peer's word for it, or ``other``: what we count by, nobody else chooses."""
+    """A peer's code if we know it, else ``other``: peers must not choose the labels of our counters."""
     return code if code in CODES else "other"
 
 
 def make_request(robot: str, new_key: ec.EllipticCurvePrivateKey, present: Credentials) -> Sign:
-    """What a robot says to get a certificate for ``new_key``.
+    """What a robot sends to get a certificate for ``new_key``.
 
     Raises:
-        LocalError: its present certificate is too large for that.
+        LocalError: its present certificate is too large for a frame.
     """
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject(robot))
     request = builder.sign(new_key, hashes.SHA256()).public_bytes(Encoding.DER)
@@ -62,10 +62,10 @@ def _pss() -> padding.PSS:
 
 
 def check_proof(request: Sign, present: x509.Certificate) -> None:
-    """Make sure that who asks has the key of the present certificate.
+    """Make sure that the requester has the key of the present certificate.
 
     Raises:
-        Refused: it has not.
+        Refused: it does not.
     """
     key, message = present.public_key(), _CONTEXT + request.request
     try:
@@ -80,10 +80,10 @@ def check_proof(request: Sign, present: x509.Certificate) -> None:
 
 
 def new_key_of(request: Sign, robot: str) -> ec.EllipticCurvePublicKey:
-    """The key that a request wants a certificate for.
+    """The key that a request asks a certificate for.
 
     Raises:
-        Refused: the request is damaged, for another robot, or for a key that we make no certificates for.
+        Refused: the request is damaged, for another robot, or for a kind of key that we do not certify.
     """
     try:
         parsed = x509.load_der_x509_csr(request.request)

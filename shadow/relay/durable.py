@@ -1,11 +1,11 @@
 """Durable streams: the service manager keeps copies of their sockets and pipes, so that they outlive us.
 
-Every stream over kernel TLS is put into systemd's file descriptor store when it starts, and taken out when it
-has ended. Whatever ends the daemon in between, the next one finds it there and goes on: first with what lies
-in the pipes, then with the sockets. What cannot be read from those is in the progress table (``progress``),
-which is kept too.
+Every stream over kernel TLS is put into systemd's file descriptor store when it starts, and removed when it
+has ended. Whatever ends the daemon in between, the next one finds the stream there and continues it: first
+with what is in the pipes, then with the sockets. What it cannot read from those is in the progress table
+(``progress``), which is kept too.
 
-All methods are for the event loop's thread.
+All methods must be called in the event loop's thread.
 """
 
 import collections
@@ -28,14 +28,14 @@ from .flow import Pump, Side, StreamCut
 from .pool import Relay
 from .progress import ProgressTable
 
-_TABLE = "ledger"  # as the versions before have called it
-_PREFIX = "s"  # and the stream's slot: all names together travel in one variable of the environment
+_TABLE = "ledger"  # the name that earlier versions gave it
+_PREFIX = "s"  # and the stream's slot; short, because one environment variable carries all names together
 _TRIES = 2  # times a stream may bring the daemon down by being resumed
 _DESCRIPTORS = 6  # of a stream: two sockets, two pipes
-_RESERVE = 16  # of the store, one part in so many is for the mailbox
+_RESERVE = 16  # one part in this many of the store is for the mailbox
 
 TakeIn = Callable[[Pump, Mapping[str, Any]], object]
-"""Takes in a stream that goes on, with the facts it was kept with; has the relay adopt it, last of all.
+"""Takes in a stream that continues, with the facts stored with it; has the relay adopt it, last of all.
 
 Raises:
     ShadowError, KeyError, TypeError, ValueError: these facts are no stream of ours.
@@ -43,13 +43,13 @@ Raises:
 
 
 class DurableStreams:
-    """Keeps streams that can be kept, and has those go on that were.
+    """Keeps the streams that can be kept, and resumes those that were.
 
     Attributes:
         relay: moves the bytes of all.
         store: where they are kept.
-        protected: streams that go on without us.
-        unprotected: streams over kernel TLS that are not kept, for there is no store or it is full.
+        protected: streams that survive without us.
+        unprotected: streams over kernel TLS that are not kept, because there is no store or it is full.
     """
 
     def __init__(self, relay: Relay, store: Store) -> None:
@@ -63,12 +63,12 @@ class DurableStreams:
         self.protected = 0
         self.unprotected = 0
         self._slots: dict[Pump, int] = {}
-        self._inherited = False  # the table says how far the streams are that the daemon before us has left
+        self._inherited = False  # the table knows the streams that the previous daemon has left
         self._table = self._open_table() if store.limit else None
 
     @property
     def remark(self) -> str:
-        """What a status line should say of streams that would be lost; mostly nothing."""
+        """What the status line should say about streams that a restart would lose; usually nothing."""
         return (
             f" ({self.unprotected} not kept over a restart)" if self.store.limit and self.unprotected else ""
         )
@@ -76,12 +76,12 @@ class DurableStreams:
     def keep(self, pump: Pump, facts: Mapping[str, Any]) -> None:
         """Have a stream kept: after ``Relay.make`` and before ``Relay.adopt``, so before its first byte.
 
-        One that cannot be kept runs all the same, and ends with us. Should anything be raised, which is a
+        A stream that cannot be kept runs all the same, and ends with us. If anything is raised, which is a
         bug, nothing of the stream is left open but its sockets, which are the caller's.
 
         Args:
-            pump: it; ``ended`` must be called when it is over.
-            facts: what ``resume`` is to tell about it; fit for JSON.
+            pump: the stream; ``ended`` must be called when it is over.
+            facts: what ``resume`` will tell about it; fit for JSON.
         """
         if not isinstance(pump.link, KernelLink):
             return
@@ -102,7 +102,7 @@ class DurableStreams:
             self.protected += 1
 
     def ended(self, pump: Pump) -> None:
-        """A stream is over: what is kept of it can go."""
+        """A stream is over: drop what is kept of it."""
         slot = self._slots.pop(pump, None)
         if pump.kept:
             self.protected -= 1
@@ -113,9 +113,9 @@ class DurableStreams:
             self._give_back(slot)
 
     def resume(self, take_in: TakeIn) -> int:
-        """Go on with all streams that the daemon before us has left; how many there were.
+        """Continue all streams that the previous daemon has left; return how many there were.
 
-        Whatever is wrong with one ends that one, and is said once for all that have it.
+        Whatever is wrong with a stream ends only that one, and is logged once for all that have the fault.
         """
         count, given_up = 0, collections.Counter[str]()
         for name, descriptor in self.store.take(_is_stream):
@@ -139,7 +139,7 @@ class DurableStreams:
     # --- inside ---
 
     def _open_table(self) -> ProgressTable:
-        """The one that is in the store; a new one if there is none that this version can read."""
+        """The table in the store; a new one if there is none that this version can read."""
         passed = [descriptor for _name, descriptor in self.store.take(lambda name: name == _TABLE)]
         why = f"there are {len(passed)}"
         if len(passed) == 1:
@@ -163,7 +163,7 @@ class DurableStreams:
         return ProgressTable(descriptor)
 
     def _take_slot(self, pump: Pump) -> int | None:
-        """Have a stream note down in the progress table how far it is, if there is room for one more."""
+        """Have a stream record its progress in the progress table, if there is room for one more."""
         if self._table is None or self.store.free <= self.store.limit // _RESERVE:
             self._not_kept(
                 "the service manager keeps no more streams for us: further ones will not outlive this daemon "
@@ -185,10 +185,10 @@ class DurableStreams:
         self.unprotected += 1
 
     def _resume(self, name: str, descriptor: int, take_in: TakeIn) -> None:
-        """Go on with one stream.
+        """Continue one stream.
 
         Raises:
-            Exception: it cannot go on, and has ended.
+            Exception: it cannot continue, and has ended.
         """
         (box,) = bundle.as_sockets([descriptor])
         with box:
@@ -210,7 +210,7 @@ class DurableStreams:
         self.protected += 1
 
     def _assemble(self, slot: int, facts: Mapping[str, Any], descriptors: Sequence[int]) -> Pump:
-        """A stream's pump; if that cannot be, its descriptors are closed."""
+        """A stream's pump; on failure, its descriptors are closed."""
         pipes = descriptors[2:]
         try:
             sockets = bundle.as_sockets(descriptors[:2])
@@ -239,13 +239,13 @@ class DurableStreams:
             self._table.give_back(slot)
 
     def _drop(self, name: str) -> None:
-        """Have something dropped that cannot be used, unless it goes by the name of something that can."""
+        """Have an unusable entry dropped, unless it has the same name as a usable one."""
         if int(name[1:]) not in self._slots.values():
             self.store.remove(name)
 
 
 def _check_descriptors(descriptors: Sequence[int]) -> None:
-    """Make sure that they are those of two sockets and two pipes, all different.
+    """Make sure that these are the descriptors of two sockets and two pipes, all different.
 
     Raises:
         LocalError: they are not.

@@ -15,16 +15,16 @@ class Words:
 
     plain: str
     link: str
-    target: str  # where the bytes went that are counted first
+    target: str  # where the bytes went whose count comes first
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What there is to say, besides what the pump knows.
+    """What to say besides what the pump knows.
 
     Attributes:
         robot: its name.
-        service: the service's name, ``default`` for that without one.
+        service: the service's name, ``default`` for the one without a name.
         stream: the stream's number, as the server chose it.
         to_robot: bytes to the robot's service.
         from_robot: bytes from it.

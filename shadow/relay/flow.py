@@ -2,12 +2,12 @@
 
 The theory. A stream joins a *plain* socket (the visitor's unix socket on the server, the service's TCP
 socket on the robot) and a *link* (the TLS connection). Each direction is a ``Flow`` from a source to a sink
-with a store between them, and goes through three states only::
+with a store between them, and goes through only three states::
 
     moving ──source says end of file──▶ draining ──store is empty──▶ done (the end was passed on)
 
 The directions are independent: a half-closed stream is one with one flow done. When both are done the
-stream has ended in order. Any error of either socket cuts the whole stream: both sockets are reset, since
+stream has ended properly. Any error of either socket cuts the whole stream: both sockets are reset, because
 half a stream that silently stays would look like a live one (RFC 9293, section 3.5.2).
 
 Readiness comes from edge-triggered epoll, so it is remembered here: ``readable`` and ``writable`` stay true
@@ -30,7 +30,7 @@ from ..transport.link import Link
 from .progress import MOVED, STAGE, Entry, Record, Stage
 
 TURN_BUDGET = 2**18  # bytes per direction before the next stream gets its turn
-CALL_COST = 2**12  # bytes a record or call is charged at least: tiny ones must not buy endless turns
+CALL_COST = 2**12  # minimum charge for a record or call, in bytes: tiny ones must not buy endless turns
 
 _READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
@@ -44,11 +44,11 @@ class Side(enum.StrEnum):
 
 
 class StreamCut(Exception):
-    """One side of the stream failed, or we wanted its end; internal to the relay.
+    """One side of the stream failed, or we wanted the stream to end; internal to the relay.
 
     Attributes:
         side: whose socket it was; None if it was us.
-        error: what the system call said, or why.
+        error: the system call's error, or our reason.
     """
 
     def __init__(self, side: Side | None, error: OSError) -> None:
@@ -61,15 +61,15 @@ class Flow(ABC):
     """Bytes from ``source`` to ``sink``.
 
     Attributes:
-        record: how far it is, in memory that may outlive the process.
+        record: its progress, in memory that may outlive the process.
         moved: bytes of plaintext taken from the source so far.
         ended: the source has said end of file.
-        done: everything, the end included, has been passed on.
+        done: everything has been passed on, including the end.
         readable: the source may have something; False once it would block.
         writable: the sink may take something; False once it would block.
-        failure: the source has failed; what came before that may still be there to be taken.
-        urgent: the source may have come to urgent data (tcp(7)).
-        calls: how many records, or system calls, the last ``fill`` has taken.
+        failure: the source has failed; data from before that may still be there.
+        urgent: the source may have reached urgent data (tcp(7)).
+        calls: how many records or system calls the last ``fill`` took.
     """
 
     __slots__ = (
@@ -99,17 +99,17 @@ class Flow(ABC):
         self.done = record[STAGE] == Stage.DONE
 
     def __repr__(self) -> str:
-        """As the theory has it."""
+        """Its state, in the words of the theory."""
         state = "done" if self.done else "draining" if self.ended else "moving"
         waits = "" if self.readable or self.ended else ", source empty"
         waits += "" if self.writable else ", sink full"
         return f"<{self.source} to {self.sink} {state}, {self.moved} bytes{waits}>"
 
     def end(self) -> None:
-        """Note down that the source has said end of file.
+        """Record that the source has said end of file.
 
         Raises:
-            OSError: it only looks so, for the source has failed.
+            OSError: it only looks like the end, because the source has failed.
         """
         if self.failure is not None:
             raise self.failure
@@ -120,7 +120,7 @@ class Flow(ABC):
 
     @abstractmethod
     def fill(self) -> int:
-        """Take from the source into the store; the bytes of plaintext taken.
+        """Take from the source into the store; return the number of plaintext bytes taken.
 
         Sets ``readable`` to False where the source would block, and calls ``end`` at its end of file.
         Called only while ``has_room``.
@@ -132,7 +132,7 @@ class Flow(ABC):
 
     @abstractmethod
     def finish(self) -> bool:
-        """Pass the end of file on; False if the sink has no room for that yet."""
+        """Pass on the end of file; False if the sink has no room for that yet."""
 
     @property
     @abstractmethod
@@ -146,11 +146,11 @@ class Flow(ABC):
 
     @property
     def descriptors(self) -> list[int]:
-        """What another process needs to go on with the store; nothing if it is memory."""
+        """What another process needs to continue with the store; nothing if it is memory."""
         return []
 
     def resume(self) -> None:  # noqa: B027 - most have nothing to do
-        """Go on with what another process has left."""
+        """Continue with what another process has left."""
 
     def close(self) -> None:  # noqa: B027 - most stores are memory
         """Free the store."""
@@ -170,7 +170,7 @@ class Flow(ABC):
         return budget <= 0 and not self.done
 
     def _give(self) -> None:
-        """Pass on what there is, the end too, as far as the sink takes it."""
+        """Pass on what there is, including the end, as far as the sink takes it."""
         if self.writable and self.holds:
             self._drained()
         if self.ended and self.writable and not self.holds:
@@ -223,10 +223,10 @@ class Pump:
         link: the TLS connection.
         up: plain to link.
         down: link to plain.
-        entry: what is known of it, in memory that may outlive the process.
-        line: that of the link, if anybody knows it.
+        entry: what is known about it, in memory that may outlive the process.
+        line: the link's line, if known.
         home: the thread that it belongs to for life; None while it belongs to nobody.
-        kept: somebody else has copies of its descriptors, and will go on when this process ends.
+        kept: the service manager has copies of its descriptors, so it can continue when this process ends.
         on_end: called once, from the relay's thread, when the stream is over and its sockets are closed.
     """
 
@@ -246,12 +246,12 @@ class Pump:
         self.on_end: Callable[[Pump], object] | None = None
 
     def __repr__(self) -> str:
-        """For any thread: what it tells may be of different moments."""
+        """Safe in any thread: its parts may be from different moments."""
         cut, kept = f", cut by {self._cut}" if self._cut is not None else "", ", kept" if self.kept else ""
         return f"<Pump {self.up!r} {self.down!r}{cut}{kept}, {self.link!r}>"
 
     def note_in(self, entry: Entry) -> None:
-        """Note down in another place how far it is: before its first byte, while there is nothing to note."""
+        """Record its progress in another place: call it before the first byte, while there is no progress."""
         self.entry, self.up.record, self.down.record = entry, entry.up, entry.down
 
     @property
@@ -261,13 +261,13 @@ class Pump:
 
     @cut.setter
     def cut(self, why: StreamCut) -> None:
-        # Before any socket is touched: whoever resumes the stream must not take its ruins for an orderly end.
+        # Before any socket is touched: the next daemon must not take the remains for an orderly end.
         self.entry.cut = True
         self._cut = why
 
     @property
     def descriptors(self) -> list[int]:
-        """All that the stream is made of: two sockets, and the stores of both directions."""
+        """Everything the stream consists of: two sockets, and the stores of both directions."""
         return [self.plain.fileno(), self.link.sock.fileno(), *self.up.descriptors, *self.down.descriptors]
 
     @property
@@ -282,10 +282,10 @@ class Pump:
 
     @property
     def delivered(self) -> bool:
-        """True if the peers have acknowledged all that was written.
+        """True if the peers have acknowledged everything that was written.
 
-        Until then the sockets must stay open: one that nobody has open any more is reset by the kernel when
-        its peer does not read for some minutes (tcp(7), tcp_orphan_retries), and what it still held is lost.
+        Until then the sockets must stay open: the kernel resets a socket that nobody has open any more if its
+        peer does not read for some minutes (tcp(7), tcp_orphan_retries), and what it still held is lost.
         """
         return is_delivered(self.plain) and is_delivered(self.link.sock)
 
@@ -295,9 +295,9 @@ class Pump:
         return not self.running and (self._cut is not None or self.delivered)
 
     def look_after(self) -> None:
-        """For a stream that lingers: cut it if a peer has gone without taking everything.
+        """For a lingering stream: cut it if a peer has gone without taking everything.
 
-        epoll tells so too, but a socket that was reset also looks as if everything had been acknowledged.
+        epoll reports that too, but a socket that was reset also looks as if everything had been acknowledged.
         """
         for sock, side in ((self.plain, Side.PLAIN), (self.link.sock, Side.LINK)):
             self._cut_if_broken(sock, side)
@@ -308,9 +308,9 @@ class Pump:
             self.cut = StreamCut(side, OSError(number, None))
 
     def ready(self, side: Side, events: int) -> bool:
-        """Remember what epoll says of one side's socket; False if that is nothing new.
+        """Remember what epoll says about one side's socket; False if that is nothing new.
 
-        A unix socket tells each time its peer has read something, and most often there was room anyway.
+        A unix socket reports each time that its peer has read something, and usually there was room anyway.
         """
         reader, writer = (self.up, self.down) if side is Side.PLAIN else (self.down, self.up)
         news = False
@@ -326,9 +326,9 @@ class Pump:
         return news
 
     def _note_failure(self, reader: Flow, side: Side) -> None:
-        """Look an error up at once: who waits for a slow reader, or for nobody, would not come across it.
+        """Look up an error at once: a flow that waits for a slow reader, or for nobody, would not notice it.
 
-        Of what came before a reset, no byte is lost. A peer that has vanished is not waited for.
+        No byte that came before a reset is lost. We do not wait for a peer that has vanished.
         """
         sock = self.plain if side is Side.PLAIN else self.link.sock
         number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # which forgets it
@@ -338,7 +338,7 @@ class Pump:
             self.cut = StreamCut(side, OSError(number, None))
 
     def reads(self, side: Side) -> bool:
-        """Whether all that this side's peer has sent has been taken, so that it may send more."""
+        """Whether we have taken everything that this side's peer has sent, so that it may send more."""
         reader = self.up if side is Side.PLAIN else self.down
         return reader.ended or not reader.readable
 
@@ -352,7 +352,7 @@ class Pump:
             more = False
         if not self._well:
             self._well = True
-            self.entry.tries = 0  # whatever brought the daemon down, it was not this stream
+            self.entry.tries = 0  # whatever brought down the daemon, it was not this stream
         return more
 
     def close_stores(self) -> None:
@@ -361,13 +361,13 @@ class Pump:
             flow.close()
 
     def leave(self) -> None:
-        """Close our copies of what somebody else keeps: nothing is sent, nobody notices."""
+        """Close our copies of what the service manager keeps: nothing is sent, and no peer notices."""
         self.close_stores()
         self.plain.close()
         self.link.sock.close()
 
     def close(self) -> None:
-        """Close everything: in order after an orderly end, with a reset after a cut."""
+        """Close everything: properly after an orderly end, with a reset after a cut."""
         self.close_stores()
         if self.cut is None:
             self.plain.close()
@@ -375,8 +375,8 @@ class Pump:
             return
         self.link.abort()
         if self.plain.family == socket.AF_UNIX:
-            # Unix sockets know no reset; what the peer gets is ECONNRESET if we leave bytes of its
-            # unread (net/unix/af_unix.c, unix_release_sock), else end of file and EPIPE.
+            # Unix sockets have no reset; the peer gets ECONNRESET if we leave bytes of its own unread
+            # (net/unix/af_unix.c, unix_release_sock), else end of file and EPIPE.
             self.plain.close()
         else:
             reset(self.plain)

@@ -1,8 +1,8 @@
 """The relay: a few threads, each with an edge-triggered epoll over many streams.
 
 splice(2), OpenSSL and socket calls release the interpreter's lock, so the threads run in parallel where it
-matters. A stream belongs to one thread for life; what other threads want of it goes through that
-thread's inbox. Streams that have more to do take turns (``flow.TURN_BUDGET``), so none starves another.
+matters. A stream belongs to one thread for life; requests of other threads go through that thread's inbox.
+Streams that have more to do take turns (``flow.TURN_BUDGET``), so none starves another.
 """
 
 import bisect
@@ -28,10 +28,10 @@ from .progress import private_entry
 
 _EVENTS = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _EVENTS_AT_ONCE = 256
-_LINGER = 0.1  # seconds between looks whether the last bytes of a stream have been acknowledged
+_LINGER = 0.1  # seconds between checks whether the last bytes of a stream have been acknowledged
 
 TURN_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
-"""Seconds that a thread is busy before it waits again, to count by; see ``Relay.measure_turns``."""
+"""Histogram of the seconds that a thread is busy before it waits again; see ``Relay.measure_turns``."""
 
 OnEnd = Callable[[Pump], object]
 
@@ -40,7 +40,7 @@ class Relay:
     """The pool of threads."""
 
     def __init__(self, threads: int | None = None) -> None:
-        """Start the threads: as many as there are CPUs for us, if not told otherwise.
+        """Start the threads: unless told otherwise, as many as there are CPUs for us.
 
         Raises:
             LocalError: no more threads or descriptors; those that were started have ended.
@@ -60,14 +60,14 @@ class Relay:
         return sum(worker.load for worker in self._workers)
 
     def make(self, plain: socket.socket, link: Link) -> Pump:
-        """A stream between two non-blocking sockets, of which no byte is moved before ``adopt``.
+        """A stream between two non-blocking sockets; no byte of it moves before ``adopt``.
 
         Args:
             plain: the visitor's or the service's socket.
             link: the TLS connection, with nothing left to flush.
 
         Returns:
-            It; the sockets are the caller's until it is adopted, the rest is freed by ``Pump.close_stores``.
+            The pump; the sockets are the caller's until it is adopted; ``Pump.close_stores`` frees the rest.
 
         Raises:
             LocalError: no descriptors left, or the threads have ended.
@@ -78,10 +78,10 @@ class Relay:
         return pump
 
     def adopt(self, pump: Pump, on_end: OnEnd) -> None:
-        """Begin to move a stream's bytes, or go on; its sockets belong to the relay from now on.
+        """Begin to move a stream's bytes, or continue; its sockets belong to the relay from now on.
 
         Args:
-            pump: made by ``make``, or of a stream that another process has left.
+            pump: made by ``make``, or a stream that another process has left.
             on_end: called from the relay's thread when the stream is over and its sockets are closed.
 
         Raises:
@@ -113,21 +113,21 @@ class Relay:
         return all(worker.answered for worker in self._workers)
 
     def measure_turns(self) -> None:
-        """From now on, note down how long each thread is busy before it waits again; see ``turns``."""
+        """From now on, record how long each thread is busy before it waits again; see ``turns``."""
         for worker in self._workers:
             worker.spans = _Spans()
 
     @property
     def turns(self) -> tuple[list[int], float]:
-        """Rounds of all threads: how many up to each of ``TURN_BUCKETS`` and longer, and seconds in all."""
+        """Rounds of all threads: counts for each of ``TURN_BUCKETS`` and for longer ones, total seconds."""
         spans = [worker.spans for worker in self._workers if worker.spans is not None]
         counts = [sum(column) for column in zip(*(one.counts for one in spans), strict=True)]
         return counts or [0] * (len(TURN_BUCKETS) + 1), sum(one.seconds for one in spans)
 
     def stop(self) -> None:
-        """End the threads, for good; returns when they have ended.
+        """End the threads for good; return when they have ended.
 
-        Streams that somebody else keeps are left as they are, the others are cut off.
+        Streams that the service manager keeps are left as they are, the others are cut off.
         """
         for worker in self._workers:
             worker.stop()
@@ -137,9 +137,9 @@ class Relay:
 
 
 class _Spans:
-    """How long rounds took: a count for each of ``TURN_BUCKETS`` and for what is longer, and the sum.
+    """How long rounds took: a count for each of ``TURN_BUCKETS`` and for longer ones, and the sum.
 
-    Written by one thread; who reads it meanwhile may see a round in the counts and not yet in the sum.
+    Only one thread writes; a concurrent reader may see a round in the counts that is not yet in the sum.
     """
 
     def __init__(self) -> None:
@@ -152,11 +152,11 @@ class _Spans:
 
 
 class _Worker:
-    """One thread of the pool; public methods are called from other threads."""
+    """One thread of the pool; other threads call the public methods."""
 
     def __init__(self, name: str) -> None:
         self.spans: _Spans | None = None
-        self.load = 0  # streams adopted and not ended; written by both sides, under the lock
+        self.load = 0  # streams adopted and not ended; both sides write it, under the lock
         self._lock = threading.Lock()
         self._scratch = userspace.Scratch()
         self._inbox: collections.deque[Callable[[], None]] = collections.deque()
@@ -166,9 +166,9 @@ class _Worker:
         self._sides: dict[int, tuple[Pump, Side]] = {}
         self._hungry: dict[Pump, None] = {}  # in order of their turns
         self._lingering: dict[Pump, None] = {}
-        self._linger_due = math.inf  # when to look after those
+        self._linger_due = math.inf  # when to check those
         self._watches: dict[Pump, list[tuple[Side, Watch]]] = {}
-        self._watch_due = math.inf  # when to look whether their peers are there
+        self._watch_due = math.inf  # when to check whether their peers are there
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
@@ -206,7 +206,7 @@ class _Worker:
 
     def join(self) -> None:
         self._thread.join()
-        # Not before: another thread may still write to it, and the number would soon be another file's.
+        # Not earlier: another thread may still write to it, and its number would soon be another file's.
         self._close()
 
     def _close(self) -> None:
@@ -217,12 +217,12 @@ class _Worker:
         self._inbox.append(task)
         os.eventfd_write(self._wake, 1)
 
-    # From here on everything runs in the worker's own thread.
+    # Everything below runs in the worker's own thread.
 
     def _run(self) -> None:
         while not self._stopping:
             events = self._epoll.poll(self._patience, _EVENTS_AT_ONCE)
-            spans = self.spans  # asked once: another thread sets it
+            spans = self.spans  # read once: another thread sets it
             now = time.monotonic()
             self._turns += 1
             for descriptor, mask in events:
@@ -238,7 +238,7 @@ class _Worker:
 
     @property
     def _patience(self) -> float | None:
-        """Seconds to wait for events: none tells that a peer has acknowledged the last byte, or is gone."""
+        """Seconds to wait for events: no event says that a peer has acknowledged all, or that it is gone."""
         if self._hungry:
             return 0
         due = min(self._linger_due, self._watch_due)
@@ -259,18 +259,18 @@ class _Worker:
 
     def _begin(self, pump: Pump) -> None:
         self._guard(pump, self._watch, pump)
-        # epoll reports what is already there, but not what OpenSSL has already read. And a stream that cannot
-        # be watched, for want of memory or of /proc/sys/fs/epoll/max_user_watches, is to end.
+        # epoll reports what is already there, but not what OpenSSL has already read. And a stream that we
+        # cannot watch, for lack of memory or of /proc/sys/fs/epoll/max_user_watches, must end.
         self._hungry[pump] = None
 
     def _watch(self, pump: Pump) -> None:
         for sock, side in ((pump.plain, Side.PLAIN), (pump.link.sock, Side.LINK)):
-            # Urgent data is data (RFC 6093): left in its place, or the kernel would take it out.
+            # Urgent data is data (RFC 6093): keep it in its place, else the kernel would take it out.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
             self._sides[sock.fileno()] = (pump, side)
             self._epoll.register(sock, _EVENTS)
         now = time.monotonic()
-        # The other end of a link is one of us, and probes; a service may be anything.
+        # The other end of a link is one of ours, and probes; a service may be anything.
         self._watches[pump] = [
             (side, Watch(sock, now, probes_us=side is Side.LINK))
             for sock, side in ((pump.link.sock, Side.LINK), (pump.plain, Side.PLAIN))
@@ -279,7 +279,7 @@ class _Worker:
         self._expect_look(pump, now)
 
     def _take_turn(self, pump: Pump) -> None:
-        # Out and in again: a stream that wants more goes to the end of the queue.
+        # Remove and re-add: a stream that wants more goes to the end of the queue.
         del self._hungry[pump]
         if self._guard(pump, pump.turn):
             self._hungry[pump] = None
@@ -295,7 +295,7 @@ class _Worker:
             self._linger_due = min(self._linger_due, time.monotonic() + _LINGER)
 
     def _look_after_the_lingering(self, now: float) -> None:
-        """Not at every wake-up: there may be many, and each is four system calls."""
+        """Not at every wake-up: there may be many, and each takes four system calls."""
         for pump in list(self._lingering):
             self._guard(pump, pump.look_after)
             self._end_if_over(pump)
@@ -305,7 +305,7 @@ class _Worker:
         """Run one step of a stream: whatever goes wrong in it ends that stream and nothing else.
 
         Returns:
-            Whether the stream wants a turn, be it to end.
+            Whether the stream wants a turn, even if only to end.
         """
         try:
             return False if pump.over else bool(step(*arguments))
@@ -332,7 +332,7 @@ class _Worker:
         self._watch_due = min(self._watch_due, now + min(steps, default=math.inf))
 
     def _has_died(self, pump: Pump, now: float) -> bool:
-        """Cut a stream one of whose peers is gone; whether that is so."""
+        """Cut a stream if one of its peers is gone; return whether it was."""
         for side, watch in self._watches[pump]:
             line = pump.line if side is Side.LINK else None
             if watch.is_dead(now, reading=pump.reads(side), line=line):

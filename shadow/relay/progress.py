@@ -1,8 +1,7 @@
-"""What must be known of streams even if the daemon dies: a few words of shared memory for each.
+"""What must be known about streams even if the daemon dies: a few words of shared memory for each.
 
 The memory is a memfd. The service manager keeps a copy of its descriptor (sd_notify(3), FDSTORE=1), so a
-word that was written is there after SIGKILL, and the daemon that comes next reads it. Writing costs no
-system call.
+word once written survives SIGKILL, and the next daemon reads it. Writing costs no system call.
 """
 
 import enum
@@ -17,20 +16,20 @@ _SIZE = SLOTS * _WORDS * 8
 _UP, _DOWN, _CUT, _TRIES = 0, 3, 6, 7
 
 MOVED, STAGE, MARK = range(3)
-"""Words of a flow's record: bytes taken from the source; a ``Stage``; what ``flow`` notes down for itself."""
+"""Words of a flow's record: bytes taken from the source; a ``Stage``; the flow's private note."""
 
 Record = memoryview
 """The three words of one flow, to be indexed by ``MOVED``, ``STAGE`` and ``MARK``."""
 
 
 class Stage(enum.IntEnum):
-    """How far a flow is; it only ever grows."""
+    """How far a flow has come; it only ever grows."""
 
     MOVING = 0
     ENDED = 1
-    """The source has said end of file; the store may hold bytes yet."""
+    """The source has said end of file; the store may still hold bytes."""
     FINISHING = 2
-    """The end is being passed on; whether it has been is to be found out."""
+    """The end is being passed on; the reader of the record must find out whether it was."""
     DONE = 3
 
 
@@ -39,7 +38,7 @@ _MOVED_MAX = 2**63  # bytes: more than any stream will move, and more can be add
 
 
 class Entry:
-    """What is known of one stream.
+    """What is known about one stream.
 
     Attributes:
         up: the record of the flow from plain to link.
@@ -64,7 +63,7 @@ class Entry:
 
     @property
     def tries(self) -> int:
-        """How often it was resumed and not yet found well."""
+        """How often it was resumed without having made a turn since."""
         return int(self._words[_TRIES])
 
     @tries.setter
@@ -73,18 +72,18 @@ class Entry:
 
     @property
     def makes_sense(self) -> bool:
-        """False if another version wrote what this one does not know."""
+        """False if another version wrote something that this one does not know."""
         states_known = all(record[STAGE] in _STAGES for record in (self.up, self.down))
         return states_known and max(self.up[MOVED], self.down[MOVED]) <= _MOVED_MAX
 
     def clear(self) -> None:
-        """As for a stream that has not begun."""
+        """Reset it to the state of a stream that has not begun."""
         for number in range(_WORDS):
             self._words[number] = 0
 
 
 def private_entry() -> Entry:
-    """An entry of memory that ends with the process: for streams that cannot outlive it."""
+    """An entry in memory that ends with the process: for streams that cannot outlive it."""
     return Entry(memoryview(bytearray(_WORDS * 8)).cast("Q"))
 
 
@@ -92,7 +91,7 @@ class ProgressTable:
     """All entries of a daemon, in shared memory."""
 
     def __init__(self, descriptor: int) -> None:
-        """Use the memory behind a memfd that ``create`` has made, here or in another process; closes it.
+        """Use the memory behind a memfd that ``create`` has made, here or in another process, and close it.
 
         Raises:
             LocalError: no memory, or it is something else.
@@ -111,7 +110,7 @@ class ProgressTable:
         self._taken: set[int] = set()
 
     def take(self) -> tuple[int, Entry]:
-        """A free slot, and what is known of the stream in it: nothing yet.
+        """A free slot, and its entry, which is still empty.
 
         Raises:
             LocalError: there is none.
@@ -129,10 +128,10 @@ class ProgressTable:
         return slot, entry
 
     def retake(self, slot: int) -> Entry:
-        """The entry of a stream that goes on.
+        """The entry of a stream that continues.
 
         Raises:
-            LocalError: no such slot, or it is another stream's, or what it says makes no sense.
+            LocalError: no such slot, or it is another stream's, or its content makes no sense.
         """
         if not 0 <= slot < SLOTS or slot in self._taken:
             raise LocalError(f"slot {slot} of the table is not to be had")
@@ -149,12 +148,12 @@ class ProgressTable:
         self._free.append(slot)
 
     def entry(self, slot: int) -> Entry:
-        """What is known of the stream in ``slot``."""
+        """What is known about the stream in ``slot``."""
         return Entry(self._memory[slot * _WORDS : (slot + 1) * _WORDS])
 
 
 def create() -> int:
-    """A memfd for a table, empty.
+    """A memfd for a new, empty table.
 
     Raises:
         LocalError: no memory or no descriptors.

@@ -1,4 +1,4 @@
-"""The streams of one robot, and what is known of each: the same on both sides.
+"""The streams of one robot, and what is known about each: the same on both sides.
 
 Everything runs in the event loop's thread; the relay's threads report ends through ``call_soon_threadsafe``.
 """
@@ -17,15 +17,15 @@ Known = TypeVar("Known")
 
 
 class Roster(Generic[Known]):
-    """Who is on it runs.
+    """The running streams of one robot.
 
     Attributes:
-        durable: what keeps them.
-        lines: over which the robot is connected to its server.
+        durable: keeps them.
+        lines: the lines over which the robot is connected to its server.
     """
 
     def __init__(self, durable: DurableStreams, on_end: Callable[[Pump, Known], None]) -> None:
-        """Without any; ``on_end`` is called after the end of each."""
+        """Begin without any; ``on_end`` is called after the end of each."""
         self.durable = durable
         self.lines = Lines()
         self._on_end = on_end
@@ -33,7 +33,7 @@ class Roster(Generic[Known]):
         self._known: dict[Pump, Known] = {}
 
     def __len__(self) -> int:
-        """How many run."""
+        """How many are running."""
         return len(self._known)
 
     def __iter__(self) -> Iterator[Pump]:
@@ -41,17 +41,17 @@ class Roster(Generic[Known]):
         return iter(self._known)
 
     def items(self) -> ItemsView[Pump, Known]:
-        """Their pumps, and what is known of them."""
+        """Their pumps, and what is known about them."""
         return self._known.items()
 
     def begin(self, plain: socket.socket, link: Link, known: Known, facts: Mapping[str, Any]) -> None:
-        """Let the relay have a stream.
+        """Hand a stream to the relay.
 
         Args:
             plain: the visitor's or the service's socket.
             link: the TLS connection.
-            known: what is known of it.
-            facts: of that what the next process is to be told; fit for JSON.
+            known: what is known about it.
+            facts: the part of that which the next process needs; fit for JSON.
 
         Raises:
             LocalError: no descriptors left; the link is closed, the socket is the caller's.
@@ -65,7 +65,7 @@ class Roster(Generic[Known]):
         self.go_on(pump, known)
 
     def go_on(self, pump: Pump, known: Known) -> None:
-        """Let the relay have a stream that has been made already.
+        """Hand a stream to the relay that has been made already.
 
         Raises:
             LocalError: the relay has ended; the pump is still the caller's.

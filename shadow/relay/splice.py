@@ -1,16 +1,16 @@
 """Streams over kernel TLS: splice(2) from socket to pipe to socket, no byte ever in this process.
 
-What the kernel does, and the code therefore heeds (``net/tls/tls_sw.c``, ``tls_sw_splice_read``):
+How the kernel behaves, which the code has to respect (``net/tls/tls_sw.c``, ``tls_sw_splice_read``):
 
 * One splice from a TLS socket yields at most one record, and only ``SPLICE_F_NONBLOCK`` keeps it from
-  blocking; ``O_NONBLOCK`` is not looked at.
+  blocking; the kernel ignores ``O_NONBLOCK``.
 * If the pipe is short of slots the rest of the record is dropped *silently*. So we splice only while the
   pipe is sure to have room for a whole one: ``RECORD_SLOTS``.
 * A record that is not application data makes splice fail with EINVAL and stays in the queue.
-* The return value 0 means end of file, which without close_notify is a truncation, or a record of
+* The return value 0 means either end of file, which without close_notify is a truncation, or a record of
   length zero.
 * A record that went only partly into the TCP socket counts as sent; SHUT_WR would lose its rest. A
-  socket that polls writable takes that rest before close_notify, so: writable, close_notify, SHUT_WR.
+  socket that polls writable takes that rest before close_notify, hence: writable, close_notify, SHUT_WR.
 
 Bytes wait in pipes rather than in buffers of ours because a pipe can outlive the process.
 """
@@ -35,8 +35,8 @@ from .progress import MARK, STAGE, Entry, Record, Stage
 
 PAGE = os.sysconf("SC_PAGESIZE")
 RECORD_SLOTS = 17  # pipe slots one record may take: MAX_SKB_FRAGS (include/linux/skbuff.h)
-_DOWN_PIPE = 2**17  # bytes: room for one record at least, whatever it lies on
-_BUSY_PIPE = 2**19  # bytes, of a pipe that was found full
+_DOWN_PIPE = 2**17  # bytes: room for at least one record, however many pages it is spread over
+_BUSY_PIPE = 2**19  # bytes, for a pipe that was found full
 _CHUNK = 2**18  # bytes asked of a plain socket, which gives what it has, or what the pipe has slots for
 _FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 _INT = struct.Struct("i")
@@ -46,7 +46,7 @@ class _Allowance:
     """Pages by which the pipes of this process may grow.
 
     An unprivileged user gets pipes of two slots once all its pipes together have more than
-    ``fs.pipe-user-pages-soft`` pages (pipe(7)). Half of that is kept for streams that are yet to come.
+    ``fs.pipe-user-pages-soft`` pages (pipe(7)). Half of that is reserved for future streams.
     """
 
     def __init__(self, pages: int) -> None:
@@ -65,7 +65,7 @@ class _Allowance:
             self._pages += pages
 
 
-# Not read from /proc/sys, which the units hide (ProcSubset=pid): 16384 is what the kernel begins with.
+# Not read from /proc/sys, which the units hide (ProcSubset=pid): 16384 is the kernel's default.
 _allowance = _Allowance(16384 // 2)
 
 
@@ -82,7 +82,7 @@ class Pipe:
     __slots__ = ("_grown", "_may_grow", "held", "reader", "slots", "writer")
 
     def __init__(self, reader: int, writer: int) -> None:
-        """Two ends of a pipe, new or not; what is inside counts."""
+        """Wrap the two ends of a pipe, new or not; bytes already inside count as held."""
         self.reader = reader
         self.writer = writer
         self.slots = fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ) // PAGE
@@ -94,14 +94,14 @@ class Pipe:
         self._may_grow = True
 
     def grow(self) -> None:
-        """Make it as large as a busy stream's, if the kernel and our other pipes leave room for that."""
+        """Make it as large as a busy stream needs, if the kernel and our other pipes leave room for that."""
         more = _BUSY_PIPE // PAGE - self.slots
         if more <= 0 or not self._may_grow or not _allowance.take(more):
             return
         try:
             self.slots = fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, _BUSY_PIPE) // PAGE
             self._grown += more
-        except OSError:  # EPERM: other processes of the user have pipes, too; it works as it is
+        except OSError:  # EPERM: other processes of the user have pipes, too; the pipe works as it is
             _allowance.give_back(more)
             self._may_grow = False
 
@@ -123,8 +123,8 @@ def make_pipe(size: int | None = None) -> Pipe:
     except OSError as error:
         raise LocalError(f"no pipe for a stream: {reason(error)}") from error
     if size is not None:
-        # Past fs.pipe-user-pages-soft an unprivileged process gets smaller pipes, and EPERM here
-        # (pipe(7)). What counts is the size we have in the end.
+        # Beyond fs.pipe-user-pages-soft an unprivileged process gets smaller pipes, and EPERM here
+        # (pipe(7)). What counts is the size we end up with.
         try:
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, size)
         except OSError as error:
@@ -170,7 +170,7 @@ class _SpliceFlow(Flow):
             self.writable = False
 
     def close(self) -> None:
-        """Give the pipe back."""
+        """Close the pipe."""
         self._pipe.close()
 
 
@@ -205,7 +205,7 @@ class UpFlow(_SpliceFlow):
         return taken
 
     def _pass_mark(self) -> int:
-        """Take one byte by way of this process: splice(2) stops in front of urgent data, for good.
+        """Take one byte through this process: splice(2) stops before urgent data, for good.
 
         See ``tcp_read_sock`` (net/ipv4/tcp.c). The pipe is empty, so it takes the byte.
         """
@@ -222,10 +222,10 @@ class UpFlow(_SpliceFlow):
         return 1
 
     def drain(self) -> None:
-        """See ``Flow.drain``: all records but the last are announced to have more behind them.
+        """See ``Flow.drain``: for all records but the last, tell the kernel that more will follow.
 
-        The kernel then hands TCP segments of several records. The last one is never held back: what is in
-        the pipe, or in a record still open, always has a call without ``SPLICE_F_MORE`` to come.
+        The kernel then hands TCP segments of several records. It never holds back the last one: for what is
+        in the pipe, or in a record still open, a call without ``SPLICE_F_MORE`` always follows.
         """
         pipe, sink = self._pipe, self._sink_descriptor
         try:
@@ -240,9 +240,9 @@ class UpFlow(_SpliceFlow):
     def finish(self) -> bool:
         """See ``Flow.finish``.
 
-        The daemon may die between any two of these lines, and whoever goes on must not send a second
-        close_notify: it would be answered with a reset. So the number of bytes ever written is noted down
-        first; if it has grown, close_notify is among them.
+        The daemon may die between any two of these lines, and its successor must not send a second
+        close_notify: the peer would answer with a reset. So we first record the number of bytes ever written;
+        if it has grown, close_notify is among them.
         """
         sock, record = self._link.sock, self.record
         if not is_writable(sock):
@@ -266,8 +266,8 @@ class DownFlow(_SpliceFlow):
 
     def __init__(self, plain: socket.socket, link: Link, pipe: Pipe, record: Record) -> None:
         super().__init__(Side.LINK, Side.PLAIN, plain, link, pipe, record)
-        # Spliced since the pipe was last empty. In what another process has left they cannot be counted:
-        # then the pipe is full until it is empty.
+        # Records spliced since the pipe was last empty. We cannot count those that another process has left:
+        # then the pipe counts as full until it is empty.
         self._records = pipe.slots
 
     @property
@@ -277,11 +277,11 @@ class DownFlow(_SpliceFlow):
 
     @property
     def _room(self) -> int:
-        """Records that surely fit; less than one in what another process has left."""
+        """Records that are sure to fit; none into a pipe that another process has left, until it is empty."""
         return self._pipe.slots // RECORD_SLOTS - self._records
 
     def fill(self) -> int:
-        """See ``Flow.fill``: as many records as the pipe surely holds."""
+        """See ``Flow.fill``: as many records as are sure to fit into the pipe."""
         pipe, source, request = self._pipe, self._source_descriptor, self._request()
         if pipe.held == 0:
             self._records = 0
@@ -309,16 +309,16 @@ class DownFlow(_SpliceFlow):
         return total
 
     def _request(self) -> int:
-        """Bytes to ask for: a record, or what surely fits a pipe too small for one.
+        """Bytes to ask for: a record, or what is sure to fit into a pipe too small for one.
 
         The kernel decrypts into fresh pages, so n bytes lie on at most n / PAGE + 1 of them.
         """
         return kernel_tls.RECORD_MAX if self._pipe.slots >= RECORD_SLOTS else (self._pipe.slots - 1) * PAGE
 
     def _control_record(self) -> None:
-        """Take close_notify from the queue, having noted it down: behind it there is only a FIN.
+        """Take close_notify from the queue, after recording it: only a FIN comes after it.
 
-        Should the daemon die in between, whoever goes on would otherwise find a FIN alone, a truncation.
+        Otherwise, if the daemon died in between, its successor would find only the FIN, a truncation.
         """
         check_close_notify(*kernel_tls.read_control_record(self._link.sock, socket.MSG_PEEK))
         self.end()
@@ -327,15 +327,14 @@ class DownFlow(_SpliceFlow):
     def resume(self) -> None:
         """See ``Flow.resume``."""
         if self.ended:
-            with contextlib.suppress(OSError):  # it may or may not have taken it from the queue
+            with contextlib.suppress(OSError):  # that process may or may not have taken it from the queue
                 kernel_tls.read_control_record(self._link.sock)
 
     def _nothing_came(self) -> None:
-        """Tell the end from a record of length zero, of which splice says the same.
+        """Tell the end from a record of length zero; splice returns 0 for both.
 
-        A look that takes nothing away: every record, even an empty one, comes with its type as ancillary
-        data, the end of the connection with none. POLLRDHUP would not do: it is also set while records
-        are queued in front of the FIN.
+        Peek: every record, even an empty one, comes with its type as ancillary data, the end of the
+        connection with none. POLLRDHUP would not do: it is also set while records are queued before the FIN.
         """
         try:
             data, ancillary, _flags, _address = self._link.sock.recvmsg(
@@ -372,7 +371,7 @@ def resume_pump(plain: socket.socket, link: Link, pipe_ends: Sequence[int], entr
     """The pump of a stream that another process has left; its pipes as ``Pump.descriptors`` lists them.
 
     Raises:
-        LocalError: they are no pipes; all descriptors are still the caller's.
+        LocalError: they are not pipes; all descriptors are still the caller's.
     """
     for ends in (pipe_ends[:2], pipe_ends[2:]):
         _check_pipe(*ends)

@@ -1,6 +1,6 @@
 """Streams over userspace TLS, for kernels without TLS: the same flows, with OpenSSL between them.
 
-Reads and writes are large, since at 16 KiB a record the system calls would otherwise cost as much as the
+Reads and writes are large, because at 16 KiB a record the system calls would otherwise cost as much as the
 cipher. All streams of a thread share its two buffers; what a full sink does not take is kept as bytes, and
 nothing more is read until it is gone.
 """
@@ -17,20 +17,20 @@ from .flow import CALL_COST, TURN_BUDGET, Flow, Pump, Side
 from .progress import Record, private_entry
 
 _CHUNK = 2**17  # bytes per system call: eight full records
-_RECORDS = TURN_BUDGET // CALL_COST  # of one system call's bytes there may be thousands
+_RECORDS = TURN_BUDGET // CALL_COST  # at a time; the bytes of one system call may hold thousands
 _SIZE = _CHUNK + 2**15  # of a buffer: a chunk, its records' overhead, and a record begun in the chunk before
 
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """The buffers of one thread. What is in them counts only until the next stream's turn."""
+    """The buffers of one thread. Their content is only valid until the next stream's turn."""
 
     plaintext: Buffer = field(default_factory=lambda: Buffer(_SIZE))
     ciphertext: Buffer = field(default_factory=lambda: Buffer(_SIZE))
 
 
 class _UserspaceFlow(Flow):
-    """What both directions do alike: the store is what the sink has not taken."""
+    """What both directions share: the store is what the sink has not taken."""
 
     __slots__ = ("_link", "_plain", "_records", "_scratch", "_store")
 
@@ -58,7 +58,8 @@ class _UserspaceFlow(Flow):
     def has_room(self) -> bool:
         """See ``Flow.has_room``.
 
-        Not while the sink is full: what is in the thread's buffer must go to the sink, or be kept, at once.
+        False while the sink is full: the content of the thread's buffer must go to the sink, or be kept, at
+        once.
         """
         return not self._store and self.writable
 
@@ -113,7 +114,7 @@ class DownFlow(_UserspaceFlow):
     def fill(self) -> int:
         """See ``Flow.fill``.
 
-        OpenSSL first: epoll knows nothing of what is inside it.
+        OpenSSL first: epoll does not know what is inside it.
         """
         self.calls = 1
         if self._records.more and ((total := self._decrypt()) or self.ended):
@@ -150,7 +151,7 @@ class DownFlow(_UserspaceFlow):
 
 
 def make_pump(plain: socket.socket, link: UserspaceLink, scratch: Scratch) -> Pump:
-    """The pump of a stream over userspace TLS; ``scratch`` is shared by all streams of one thread."""
+    """The pump of a stream over userspace TLS; all streams of one thread share ``scratch``."""
     entry = private_entry()  # a stream whose keys are in OpenSSL cannot outlive the process
     up = UpFlow((Side.PLAIN, Side.LINK), plain, link, scratch, entry.up)
     down = DownFlow((Side.LINK, Side.PLAIN), plain, link, scratch, entry.down)

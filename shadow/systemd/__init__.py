@@ -1,1 +1,1 @@
-"""The service manager and its journal: notify, the descriptor store, what is handed over, the log."""
+"""The service manager and its journal: notifications, the descriptor store, bundles, the log."""

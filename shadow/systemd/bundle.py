@@ -1,11 +1,11 @@
-"""Bundles: descriptors and a word about them, as one descriptor that the service manager can keep.
+"""Bundles: descriptors and facts about them, as one descriptor that the service manager can keep.
 
-PID 1 compares each new descriptor with every one it has, so a stream costs one and not six. A bundle is
-the receiving end of a ``SOCK_SEQPACKET`` pair (unix(7)) in whose queue lie letters. A letter is one message:
-JSON, with descriptors as SCM_RIGHTS.
+PID 1 compares each new descriptor with every one it has, so a stream costs one descriptor and not six. A
+bundle is the receiving end of a ``SOCK_SEQPACKET`` pair (unix(7)) with letters in its queue. A letter is one
+message: JSON, with descriptors as SCM_RIGHTS.
 
-The bundle of a stream has one letter, which is looked at and left there, for the next time (``pack``,
-``unpack``). Others are filled with as many as they take, and emptied once (``BundleWriter``, ``empty``).
+The bundle of a stream has one letter, which we read and leave there for the next time (``pack``, ``unpack``).
+Other bundles are filled with as many letters as fit, and emptied once (``BundleWriter``, ``empty``).
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class Letter(NamedTuple):
 
     Attributes:
         facts: fit for JSON.
-        descriptors: in a bundle as copies.
+        descriptors: the bundle holds copies of them.
     """
 
     facts: Mapping[str, Any]
@@ -65,7 +65,7 @@ class BundleWriter:
         """Add a letter; False if the bundle is full.
 
         Raises:
-            LocalError: too much for one letter, or for what a user may have under way (unix(7),
+            LocalError: too much for one letter, or more descriptors than a user may have in flight (unix(7),
                 ETOOMANYREFS).
         """
         text = json.dumps({"version": VERSION, **letter.facts}).encode()
@@ -86,7 +86,7 @@ class BundleWriter:
 
 def _why_not(error: OSError) -> str:
     if error.errno == errno.ETOOMANYREFS:
-        # net/unix/scm.c, too_many_unix_fds: all bundles of the user together, by this process's limit.
+        # net/unix/scm.c, too_many_unix_fds: all bundles of the user count, against this process's limit.
         return (
             "too many descriptors of this user lie in bundles, and LimitNOFILE= of the unit counts them, too "
             "(ETOOMANYREFS, unix(7))"
@@ -111,10 +111,10 @@ def pack(facts: Mapping[str, Any], descriptors: Sequence[int]) -> socket.socket:
 
 
 def unpack(bundle: socket.socket) -> Letter:
-    """What is in the first letter; its descriptors are the caller's. The bundle stays as it is.
+    """The first letter; its descriptors are the caller's. The bundle stays as it is.
 
     Raises:
-        LocalError: it is none of ours, or of another version.
+        LocalError: it is not one of ours, or of another version.
     """
     try:
         letter = _read(bundle, socket.MSG_PEEK)
@@ -126,7 +126,7 @@ def unpack(bundle: socket.socket) -> Letter:
 
 
 def empty(bundle: socket.socket) -> Iterator[Letter | LocalError]:
-    """Take all letters out; their descriptors are the caller's. One that is none of ours is an error."""
+    """Take all letters out; their descriptors are the caller's. A letter that is not ours yields an error."""
     while True:
         try:
             letter: Letter | LocalError | None = _read(bundle, 0)
@@ -163,10 +163,10 @@ def _read(bundle: socket.socket, flags: int) -> Letter | None:
 def _facts(text: bytes, flags: int) -> dict[str, Any]:
     if flags & socket.MSG_TRUNC:
         raise LocalError("a letter is larger than any of ours")
-    if flags & socket.MSG_CTRUNC:  # so does recvmsg(2) say that no descriptor was left for one of them
+    if flags & socket.MSG_CTRUNC:  # recvmsg(2): no descriptor was left for one of them
         raise LocalError("there is no room for its descriptors (LimitNOFILE= of the unit may be too low)")
     try:
-        # Times that are none would poison every comparison made with them.
+        # Times that are not numbers would poison every comparison made with them.
         facts = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise LocalError("a letter is not one of ours") from error
@@ -183,10 +183,10 @@ def _finite(text: str) -> float:
 
 
 def as_sockets(descriptors: Sequence[int], count: int | None = None) -> list[socket.socket]:
-    """The same descriptors as sockets, non-blocking; all are closed if one is none.
+    """The same descriptors as non-blocking sockets; if one is not a socket, all are closed.
 
     Raises:
-        LocalError: one is none, or there are not ``count``.
+        LocalError: one is not a socket, or there are not ``count``.
     """
     made: list[socket.socket] = []
     if count not in {None, len(descriptors)}:
@@ -203,7 +203,7 @@ def as_sockets(descriptors: Sequence[int], count: int | None = None) -> list[soc
 
 
 def abandon(descriptors: Sequence[int]) -> None:
-    """Close descriptors that nobody can go on with: no peer may take that for an orderly end."""
+    """Close descriptors that nobody can go on with, so that no peer takes it for an orderly end."""
     for descriptor in descriptors:
         try:
             sock = socket.socket(fileno=descriptor)

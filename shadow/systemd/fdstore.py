@@ -1,7 +1,7 @@
 """Descriptors from the service manager: sockets that it passes, and the store where it keeps ours.
 
 See sd_listen_fds(3), sd_pid_notify_with_fds(3) and FileDescriptorStoreMax= in systemd.service(5). Outside
-systemd all of it does nothing.
+systemd none of this does anything.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from ..events import STEPS
 class Store:
     """What the service manager passed to us, and what it keeps for us: its file descriptor store.
 
-    See sd_listen_fds(3), and sd_notify(3) on FDSTORE=1. What is stored comes back when the service starts
-    again, whatever ended it; ``systemctl stop`` drops it.
+    See sd_listen_fds(3), and sd_notify(3) on FDSTORE=1. Stored descriptors come back when the service starts
+    again, whatever ended it; ``systemctl stop`` drops them.
 
     Attributes:
         limit: how many descriptors may be stored; 0 if there is no store.
@@ -41,21 +41,21 @@ class Store:
 
     @property
     def free(self) -> int:
-        """How many more may be stored; what is too much, the service manager closes without a word."""
+        """How many more may be stored; the service manager silently closes what exceeds its limit."""
         return self.limit - self._count
 
     def take(self, wanted: Callable[[str], object]) -> list[tuple[str, int]]:
-        """The passed descriptors with names that are wanted; they are the caller's."""
+        """The passed descriptors whose names are wanted; they are the caller's."""
         taken = [(name, descriptor) for descriptor, name in self._passed if wanted(name)]
         self._passed = [(descriptor, name) for descriptor, name in self._passed if not wanted(name)]
         return taken
 
     def was_passed(self, wanted: Callable[[str], object]) -> bool:
-        """True if one of the passed descriptors that nobody has taken has a name that is wanted."""
+        """True if a passed descriptor that nobody has taken has a wanted name."""
         return any(wanted(name) for _descriptor, name in self._passed)
 
     def count(self, number: int) -> None:
-        """Descriptors that came out of the store are in it still."""
+        """Count descriptors that came out of the store: they are still in it."""
         self._count += number
 
     def add(self, name: str, descriptor: int) -> None:
@@ -72,13 +72,13 @@ class Store:
         STEPS.debug("stored descriptor %d as %s, %d of %d", descriptor, name, self._count, self.limit)
 
     def remove(self, name: str) -> None:
-        """Drop what is stored under a name."""
+        """Drop the descriptor stored under a name."""
         self._count -= 1
         _drop(name)
         STEPS.debug("dropped %s from the store, %d of %d", name, self._count, self.limit)
 
     def close_rest(self) -> list[str]:
-        """Close what nobody has taken, and have it dropped; the names."""
+        """Close what nobody has taken, and have the store drop it; return the names."""
         names = [name for _descriptor, name in self._passed]
         for descriptor, name in self._passed:
             os.close(descriptor)
@@ -88,7 +88,7 @@ class Store:
 
 
 def _drop(name: str) -> None:
-    with contextlib.suppress(OSError):  # then it stays until the service is stopped
+    with contextlib.suppress(OSError):  # if so, it stays until the service is stopped
         _daemon.notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
 
@@ -100,20 +100,20 @@ class Memo:
     """
 
     def __init__(self, name: str) -> None:
-        """Look; before ``Store`` is made, which takes what was passed out of the environment."""
+        """Look; must run before ``Store`` is made, which removes the passed names from the environment."""
         self._name = name
         self.is_set = name in os.environ.get("LISTEN_FDNAMES", "").split(":")
         self._can_be_set = "NOTIFY_SOCKET" in os.environ
 
     def set(self) -> None:
-        """Set it, as far as there is a store; without a service manager nothing happens."""
+        """Set it, if there is a store; without a service manager nothing happens."""
         if not self.is_set and self._can_be_set:
             with contextlib.suppress(OSError), os.fdopen(os.memfd_create(self._name), "rb") as nothing:
                 _daemon.notify(f"FDSTORE=1\nFDNAME={self._name}\nFDPOLL=0", fds=[nothing.fileno()])
                 self.is_set = True
 
     def clear(self, store: Store | None = None) -> None:
-        """Take it back; out of what the store has passed to us, too, if it is there."""
+        """Clear it; also take it from what the store has passed to us, if it is there."""
         for _name, descriptor in store.take(lambda name: name == self._name) if store else []:
             os.close(descriptor)
         if self.is_set:
@@ -122,7 +122,7 @@ class Memo:
 
 
 def passes_socket(name: str, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether ``listening_sockets`` will find any; to be asked before ``Store`` takes what was passed."""
+    """Whether ``listening_sockets`` will find any; call it before ``Store`` takes what was passed."""
     if environment.get("LISTEN_PID") != str(os.getpid()) or environment.get("LISTEN_FDS", "0") == "0":
         return False
     return any(map(_chosen(name), environment.get("LISTEN_FDNAMES", "").split(":")))
@@ -147,9 +147,9 @@ def listening_sockets(name: str, store: Store) -> list[socket.socket]:
 def _store_limit() -> int:
     """How many descriptors the service manager keeps for us.
 
-    From systemd 254 on it says so itself in ``FDSTORE``, and is right whatever drop-in has changed
-    ``FileDescriptorStoreMax=``. What a unit sets by that name would win over it (``Environment=``,
-    systemd.exec(5)), so our units have another one for older versions.
+    From version 254 on systemd says so itself in ``FDSTORE``, and is right even if a drop-in has changed
+    ``FileDescriptorStoreMax=``. A variable of that name in a unit would override it (``Environment=``,
+    systemd.exec(5)), so our units set one of another name for older versions.
     """
     for name in ("FDSTORE", "FDSTORE_MAX"):
         limit = os.environ.get(name)

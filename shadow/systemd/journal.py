@@ -1,7 +1,7 @@
 """Where events go: to the journal with their fields, or to a terminal as lines.
 
 Each kind of line has a quota for each robot or address, so that no peer decides how often we log. See
-systemd.journal-fields(7) and sd-journal's ``sd_journal_send(3)``.
+systemd.journal-fields(7) and sd_journal_send(3).
 """
 
 import copy
@@ -42,17 +42,17 @@ class Level(enum.StrEnum):
 
     @property
     def number(self) -> int:
-        """As ``logging`` has it."""
+        """The number that ``logging`` uses."""
         return logging.getLevelNamesMapping()[self.name]
 
 
 def setup(stream: TextIO | None = None, level: int = logging.INFO) -> None:
     """Send events to the journal if systemd gave us one, else as plain lines to ``stream`` (stderr).
 
-    Whoever reads them may be as slow as he likes; see ``outlet``. What is below ``level`` is counted only.
+    The reader may be as slow as it likes; see ``outlet``. Events below ``level`` are only counted.
 
     Raises:
-        LocalError: there is no thread to be had for that.
+        LocalError: the thread for this cannot be started.
     """
     close()
     try:
@@ -61,14 +61,14 @@ def setup(stream: TextIO | None = None, level: int = logging.INFO) -> None:
         raise no_thread("the log's thread", error) from error
     outlet.setLevel(level)
     STEPS.setLevel(level)
-    for logger in (LOGGER, logging.getLogger("asyncio")):  # which would write to stderr by itself, and wait
+    for logger in (LOGGER, logging.getLogger("asyncio")):  # asyncio's would write to stderr, and wait
         logger.handlers[:] = [outlet]
         logger.propagate = False
-    LOGGER.setLevel(logging.DEBUG)  # what is only counted
+    LOGGER.setLevel(logging.DEBUG)  # events that are only counted
 
 
 def close() -> None:
-    """Have what was logged written, if it is taken within a second; end the thread that writes."""
+    """Write what was logged, unless the reader takes more than a second; end the thread that writes."""
     for handler in LOGGER.handlers[:]:
         if isinstance(handler, Outlet):
             LOGGER.removeHandler(handler)
@@ -76,15 +76,15 @@ def close() -> None:
 
 
 def lost() -> int:
-    """How many lines nobody has taken."""
+    """How many lines were lost because nobody read them."""
     return sum(handler.lost for handler in LOGGER.handlers if isinstance(handler, Outlet))
 
 
 def is_journal(stream: TextIO, journal_stream: str) -> bool:
     """True if ``stream`` is the very socket that ``$JOURNAL_STREAM`` names (systemd.exec(5)).
 
-    The comparison matters: a program started from a service inherits the variable, but its output may
-    long have been redirected elsewhere.
+    The comparison matters: a program started from a service inherits the variable, but its output may be
+    redirected elsewhere.
     """
     try:
         status = os.fstat(stream.fileno())
@@ -93,8 +93,9 @@ def is_journal(stream: TextIO, journal_stream: str) -> bool:
     return journal_stream == f"{status.st_dev}:{status.st_ino}"
 
 
-# What peers and strangers can cause: no more of it for each than people read, so that none of them decides
-# how often we log, and journald drops no line of another for it. Figures count all, who watches sees all.
+# Events that peers and strangers can cause: for each of them no more lines than people read, so that none
+# decides how often we log, or makes journald drop another's lines. Metrics count them all, and callers that
+# watch see them all.
 _OFTEN = Rate(20, 3.0)
 _STREAMS = Rate(2000, 0.02)
 _STRANGERS = Rate(60, 1.0)
@@ -108,15 +109,15 @@ _BY_ROBOT: dict[type[Event | None], Rate] = {
 
 
 def limits_of(record: logging.LogRecord) -> list[tuple[Hashable, Rate]]:
-    """Whose a record is, and how many of those there may be; nothing: as many as come."""
+    """The keys that a record counts for, and their rates; an empty list means no limit."""
     event = event_of(record)
     kind: type[Event | None] = type(event)
     if isinstance(event, events.HandshakeFailed | events.RobotRefused):
-        address = event.peer.rpartition(":")[0]  # he may have many, so all together are limited
+        address = event.peer.rpartition(":")[0]  # a stranger may have many, so we also limit all together
         return [((kind, address), _OFTEN), ((kind,), _STRANGERS)]
     if kind in _BY_ROBOT:
         return [((kind, getattr(event, "robot", None)), _BY_ROBOT[kind])]
-    if event is None and record.levelno > logging.DEBUG:  # a bug, and whatever makes it happen again
+    if event is None and record.levelno > logging.DEBUG:  # a bug, which may happen again and again
         return [((record.pathname, record.lineno), _OFTEN)]
     return []
 
@@ -139,7 +140,7 @@ class _Gate:
 
 
 def _without_trace(record: logging.LogRecord) -> logging.LogRecord:
-    """Fit to be kept: a traceback keeps everything alive that was on the stack."""
+    """A copy that we can keep: a traceback keeps everything alive that was on the stack."""
     kept = copy.copy(record)
     kept.exc_info = kept.exc_text = None
     return kept
@@ -160,7 +161,7 @@ def _lost_record(count: int) -> logging.LogRecord:
 
 
 def encode_native(record: logging.LogRecord) -> bytes:
-    """A record as journald takes it, with its facts as fields."""
+    """A record in journald's format, with its facts as fields."""
     return native({"MESSAGE": _FORMATTER.format(record), **journal_fields(record)})
 
 

@@ -1,11 +1,11 @@
 """The mailbox: what a planned restart leaves for the next daemon, besides the streams (``relay.durable``).
 
-Sessions, their channels, visitors that wait and the sockets that visitors come through are handed in as
-letters when the daemon is told to stop, many to a bundle: thousands of robots are a few dozen descriptors
-for the service manager. Each letter is taken out once. If the next daemon dies half way, what it had taken
-dies with it, and what it had not is there for the one after.
+When told to stop, the daemon puts letters here for its sessions, their channels, waiting visitors and the
+sockets that visitors connect to, many to a bundle: for the service manager, thousands of robots are a few
+dozen descriptors. Each letter is taken out once. If the next daemon dies halfway, what it had taken dies with
+it, and what it had not taken is there for the one after.
 
-A crash leaves nothing here: then robots connect anew, and their streams go on meanwhile.
+A crash leaves nothing here: robots then reconnect, and their streams continue meanwhile.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from . import bundle
 from .bundle import BundleWriter, Letter
 from .fdstore import Store
 
-_PREFIX = "p"  # and a number; short, as all names together travel in one variable of the environment
+_PREFIX = "p"  # and a number; short, because one environment variable carries all names together
 
 
 class Mailbox:
@@ -68,7 +68,7 @@ class Mailbox:
 
 
 def is_left(store: Store) -> bool:
-    """True if the daemon before us has left anything that nobody has collected."""
+    """True if the previous daemon has left anything that nobody has collected."""
     return store.was_passed(_is_ours)
 
 
@@ -77,7 +77,7 @@ def _is_ours(name: str) -> bool:
 
 
 def collect(store: Store) -> Iterator[Letter]:
-    """The letters of the daemon before us, in the order in which they were put in."""
+    """The letters of the previous daemon, in the order in which it put them in."""
     passed = store.take(_is_ours)
     for name, descriptor in sorted(passed, key=lambda entry: int(entry[0][1:])):
         store.count(1)
@@ -102,12 +102,12 @@ def deal(
 ) -> None:
     """Hand each letter to ``take``: its facts, and its descriptors as sockets.
 
-    Whatever goes wrong with one closes its sockets, and is told to ``give_up``; the others go on.
+    If anything goes wrong with one, its sockets are closed and ``give_up`` is called; the others go on.
 
     Args:
         letters: what ``collect`` has found.
-        take: takes one in; may raise anything, for what another version wrote may be anything.
-        give_up: told the facts, and why, fit for the log.
+        take: takes one in; may raise anything, because another version may have written anything.
+        give_up: gets the facts, and the reason, fit for the log.
         count: how many sockets there must be.
     """
     loop = asyncio.get_running_loop()

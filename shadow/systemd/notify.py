@@ -1,4 +1,4 @@
-"""What the service manager is told: ready, status, watchdog; see sd_notify(3) and sd_watchdog_enabled(3)."""
+"""What we tell the service manager: ready, status, watchdog; see sd_notify(3), sd_watchdog_enabled(3)."""
 
 import os
 import time
@@ -10,13 +10,13 @@ from ..text import printable
 
 
 class Notifier:
-    """Tells the service manager how we are; silent where there is none.
+    """Tells the service manager our state; does nothing where there is none.
 
-    A peer's words may be in a status: a line break in it would begin an assignment of their own.
+    A status may contain a peer's words; a line break in them would start an assignment of the peer's own.
     """
 
     def __init__(self) -> None:
-        # Made without the variable, it would leave a socket behind for the garbage collector.
+        # Without the variable, the object would leave a socket behind for the garbage collector.
         self._notifier = sdnotify.SystemdNotifier() if "NOTIFY_SOCKET" in os.environ else None
         self._status = ""
 
@@ -30,7 +30,7 @@ class Notifier:
             self._notifier.socket.close()
 
     def ready(self, status: str) -> None:
-        """``READY=1``: we do our work from now on."""
+        """``READY=1``: we are at work from now on."""
         self._status = status
         self._notify(f"READY=1\nSTATUS={printable(status)}")
 
@@ -41,12 +41,12 @@ class Notifier:
             self._notify(f"STATUS={printable(status)}")
 
     def reloading(self) -> None:
-        """``RELOADING=1``; ``MONOTONIC_USEC=`` is what Type=notify-reload wants with it (systemd 253)."""
+        """``RELOADING=1``; Type=notify-reload (systemd 253) requires ``MONOTONIC_USEC=`` with it."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._notify(f"RELOADING=1\nMONOTONIC_USEC={now}")
 
     def stopping(self, status: str) -> None:
-        """``STOPPING=1``: we are on our way out."""
+        """``STOPPING=1``: we are shutting down."""
         self._notify(f"STOPPING=1\nSTATUS={printable(status)}")
 
     def watchdog(self) -> None:
@@ -55,7 +55,7 @@ class Notifier:
 
 
 def watchdog_interval() -> float | None:
-    """Seconds within which the service manager wants a sign of life, or None if it wants none.
+    """Seconds within which the service manager expects a sign of life, or None if it expects none.
 
     Raises:
         ConfigError: ``WATCHDOG_USEC`` is not a number.

@@ -1,8 +1,8 @@
-"""Where the log goes: a thread of its own, which alone waits for whoever reads it.
+"""Where the log goes: a thread of its own, the only one that waits for the log's reader.
 
-A terminal that is stopped, a pipe that nobody reads, a journald that is busy or dead: write(2) and sendto(2)
-then wait, and nothing that carries bytes or answers peers must wait with them. So lines go into a queue of
-limited length. What does not fit is lost, counted, and told as soon as lines are taken again.
+If a terminal is stopped, nobody reads a pipe, or journald is busy or dead, write(2) and sendto(2) wait;
+nothing that carries bytes or answers peers may wait with them. So lines go into a queue of limited length.
+Lines that do not fit are lost and counted, and the count is logged as soon as the reader takes lines again.
 """
 
 import collections
@@ -25,8 +25,8 @@ from typing import Protocol, TextIO
 JOURNALD = Path("/run/systemd/journal/socket")
 _LINES_MAX = 4096
 _BYTES_MAX = 2**22
-_LAST_WORDS = 1.0  # seconds that the end of the process waits for the last lines to be taken
-_SNDBUF = 2**23  # bytes, as sd_journal_send(3) asks for; the kernel gives what it allows
+_LAST_WORDS = 1.0  # seconds that the process waits at its end for the last lines to be taken
+_SNDBUF = 2**23  # bytes, as much as sd_journal_send(3) asks for; the kernel gives what it allows
 _TOO_LONG = frozenset({errno.EMSGSIZE, errno.ENOBUFS})
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -36,7 +36,7 @@ class Sink(ABC):
 
     @abstractmethod
     def write(self, line: bytes) -> None:
-        """Write one; may wait for as long as it likes, but not with the interpreter's lock."""
+        """Write one; may wait for as long as it likes, but must not hold the interpreter's lock."""
 
     @abstractmethod
     def close(self) -> None:
@@ -44,13 +44,13 @@ class Sink(ABC):
 
 
 class Gate(Protocol):
-    """Decides how often one and the same may be in the log; times are of a monotonic clock."""
+    """Decides how often the same thing may be logged; times are a monotonic clock's."""
 
     def admit(self, record: logging.LogRecord, now: float) -> bool:
         """Whether a record may be written; if not, it is held back."""
 
     def due(self, now: float) -> Sequence[logging.LogRecord]:
-        """What is to be told of those held back."""
+        """What to log now about those held back."""
 
     def patience(self, now: float) -> float | None:
         """Seconds until something is due; None if nothing is held back."""
@@ -60,7 +60,7 @@ class Outlet(logging.Handler):
     """Takes lines, and never makes anybody wait.
 
     Attributes:
-        lost: lines that nobody has taken, in all.
+        lost: total number of lines lost because nobody took them.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Outlet(logging.Handler):
 
         Args:
             sink: where lines go.
-            encode: makes of a record what is written.
+            encode: turns a record into the bytes to write.
             gate: decides what is written at all.
             tell_lost: makes a record that says how many lines were lost.
         """
@@ -93,7 +93,7 @@ class Outlet(logging.Handler):
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take one record, in whatever thread."""
+        """Take one record, in any thread."""
         with self._condition:
             if self._gate.admit(record, time.monotonic()):
                 self._put(record)
@@ -101,12 +101,12 @@ class Outlet(logging.Handler):
                 self._condition.notify_all()  # it may be due
 
     def flush(self) -> None:
-        """Wait until all has been taken, but not for long."""
+        """Wait until everything has been taken, but not for long."""
         with self._condition:
             self._condition.wait_for(lambda: not (self._lines or self._busy), _LAST_WORDS)
 
     def close(self) -> None:
-        """End the thread when all has been taken; what was held back is told."""
+        """Log what was held back; end the thread when everything has been taken."""
         with self._condition:
             for record in self._gate.due(math.inf):
                 self._put(record)
@@ -118,7 +118,7 @@ class Outlet(logging.Handler):
     def _put(self, record: logging.LogRecord) -> None:
         try:
             line = self._encode(record)
-        except Exception:  # noqa: BLE001 - as every handler of the standard library: logging never fails
+        except Exception:  # noqa: BLE001 - like every handler of the standard library: logging never fails
             line = b""
         full = len(self._lines) >= _LINES_MAX or self._bytes + len(line) > _BYTES_MAX
         if full or not line:
@@ -132,7 +132,7 @@ class Outlet(logging.Handler):
         self.lost += 1
         self._untold += 1
 
-    # From here on everything runs in the thread.
+    # Everything below runs in the thread.
 
     def _run(self) -> None:
         while (line := self._next()) is not None:
@@ -164,10 +164,10 @@ class Outlet(logging.Handler):
                 self._condition.wait(self._gate.patience(now))
 
     def _written(self) -> None:
-        """One is on its way: what was lost was lost behind all that waits now."""
+        """A line was written: lines are taken again, and the lost ones come after those that wait now."""
         with self._condition:
             if self._untold:
-                # Past the limit, which it may be at: else the number itself would be lost.
+                # Even past the limit, which the queue may be at; else the number itself would be lost.
                 line = self._encode(self._tell_lost(self._untold))
                 self._untold = 0
                 self._lines.append(line)
@@ -175,16 +175,16 @@ class Outlet(logging.Handler):
 
 
 class Terminal(Sink):
-    """A file, a pipe or a terminal, also if somebody has made it non-blocking."""
+    """A file, a pipe or a terminal, even if somebody has made it non-blocking."""
 
     def __init__(self, stream: TextIO | None) -> None:
-        """None: there is none, and all is lost, and counted."""
+        """Without a stream (None) every line is lost and counted."""
         self._stream = stream
         self._descriptor: int | None = -1
         if stream is not None:
             try:
                 self._descriptor = stream.fileno()
-            except (OSError, ValueError):  # nothing of the kernel's
+            except (OSError, ValueError):  # not a file of the kernel's
                 self._descriptor = None
 
     def write(self, line: bytes) -> None:
@@ -194,7 +194,7 @@ class Terminal(Sink):
             return
         view = memoryview(line)
         while view:
-            # Not by way of the stream: its lock is wanted by whoever writes to it at the end.
+            # Not through the stream: others who write to it at the end need its lock.
             try:
                 view = view[os.write(self._descriptor, view) :]
             except BlockingIOError:
@@ -219,7 +219,7 @@ class Journald(Sink):
     def write(self, line: bytes) -> None:
         """See ``Sink.write``."""
         try:
-            # By its path, each time: after a restart of journald another one listens there.
+            # By path, each time: after a restart of journald a new socket listens there.
             self._sock.sendto(line, self._address)
         except OSError as error:
             if error.errno not in _TOO_LONG:
@@ -232,7 +232,7 @@ class Journald(Sink):
 
 
 def _send_sealed(sock: socket.socket, line: bytes, address: str) -> None:
-    """What no datagram takes goes as a file that nobody can change any more."""
+    """Send a line that is too long for a datagram as a sealed file, which nobody can change any more."""
     descriptor = os.memfd_create("shadow-log", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with os.fdopen(descriptor, "wb", buffering=0) as file:
         file.write(line)
@@ -242,7 +242,7 @@ def _send_sealed(sock: socket.socket, line: bytes, address: str) -> None:
 
 
 def native(fields: Mapping[str, str]) -> bytes:
-    """Fields as journald takes them: ``NAME=value``, or with the length before a value of several lines."""
+    """Fields in journald's format: ``NAME=value``, or with the length before a value of several lines."""
     parts = []
     for name, value in fields.items():
         data = value.encode(errors="replace")

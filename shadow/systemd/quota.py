@@ -1,4 +1,4 @@
-"""How often one and the same thing may be said: a burst, then so many a minute; the rest is counted.
+"""How often the same thing may be said: a burst, then at a fixed rate; the rest is counted.
 
 No I/O and no clock.
 """
@@ -11,13 +11,13 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-PAUSE = 60.0  # seconds until it is said how many were held back
-_KEYS_MAX = 1024  # that are remembered
+PAUSE = 60.0  # seconds until we say how many were held back
+_KEYS_MAX = 1024  # that we remember
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """``burst`` at once, then one in so many ``seconds``."""
+    """``burst`` at once, then one every ``seconds``."""
 
     burst: float
     seconds: float
@@ -40,7 +40,7 @@ class _Bucket(Generic[Item]):
 
 
 class Quota(Generic[Item]):
-    """Counts by keys; a key that has not been heard of for long may start anew."""
+    """Counts by keys; a key that has not been used for long may start afresh."""
 
     def __init__(self) -> None:
         self._buckets: OrderedDict[Hashable, _Bucket[Item]] = OrderedDict()
@@ -72,7 +72,7 @@ class Quota(Generic[Item]):
             self._forgotten.append(self._holding.pop(key))
 
     def due(self, now: float = math.inf) -> list[Held[Item]]:
-        """What was held back for ``PAUSE`` seconds, to be told now; all of it without a time."""
+        """What was held back ``PAUSE`` seconds ago, to be said now; without a time, all of it."""
         due, self._forgotten = self._forgotten, []
         while self._holding:
             key = next(iter(self._holding))

@@ -1,8 +1,8 @@
 """Frames over a live TLS connection, on asyncio's event loop, without a task per connection.
 
-A channel belongs to a robot for days and says a word every half minute: callbacks cost a fraction of what a
-task with its coroutine costs. Reading takes exactly the bytes of the frame at hand; after ``release`` the
-link is somebody else's, and not a byte of it has been touched.
+A channel belongs to a robot for days and carries a frame every half minute: callbacks cost a fraction of what
+a task with its coroutine costs. Reading takes exactly the bytes of the current frame; after ``release`` the
+link belongs to somebody else, and none of its further bytes has been read.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from ..wire.frames import Decoder, Frame, encode
 from .link import KernelLink, Link
 
 KEEPALIVE_MIN = 0.1  # seconds
-UNSENT_MAX = 2**16  # bytes a peer may leave unread before it is given up
+UNSENT_MAX = 2**16  # bytes a peer may leave unread before we give up on it
 _READS_AT_ONCE = 32  # then other connections get their turn
 
 OnFrame = Callable[[Frame], None]
@@ -31,7 +31,7 @@ class Channel:
 
     Attributes:
         link: the TLS connection.
-        conversation: what has been said on it.
+        conversation: its protocol state.
         on_frame: called with each frame received; it may send, release or close.
         on_lost: called once when the peer hung up (None) or the connection failed (the error); the
             channel is closed by then. Not called after ``close``, ``abort`` or ``release``.
@@ -67,7 +67,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._watches_write = False
         self._live = True
-        self._hears = True  # lives, and is not paused
+        self._hears = True  # live, and not paused
         self._loop.add_reader(link.sock, self._readable)
 
     def __repr__(self) -> str:
@@ -80,11 +80,11 @@ class Channel:
         return self._live
 
     def send(self, frame: Frame) -> None:
-        """Send one frame; a connection that fails meanwhile is reported through ``on_lost`` later.
+        """Send one frame; if the connection fails meanwhile, ``on_lost`` reports that later.
 
         Raises:
-            LocalProtocolError: it may not be sent now, a bug of ours; the connection fails, too, for nobody
-                knows what it is good for.
+            LocalProtocolError: it may not be sent now, a bug of ours; the connection fails, too, because its
+                state is now unknown.
         """
         if not self._live:
             return
@@ -106,26 +106,26 @@ class Channel:
         self._watch_write()
 
     def pause(self) -> None:
-        """Hear no more, for a moment: what the peer says from now on waits for ``hear``."""
+        """Stop listening for a moment: what the peer says from now on waits for ``hear``."""
         self._hears = False
 
     def hear(self, on_frame: OnFrame, on_lost: OnLost) -> None:
-        """From now on tell a new owner what the peer says, after this turn of the event loop."""
+        """Tell a new owner what the peer says, starting after this iteration of the event loop."""
         self.on_frame, self.on_lost = on_frame, on_lost
         self._hears = self._live
-        self._loop.call_soon(self._readable)  # it may be inside OpenSSL already, where no selector sees it
+        self._loop.call_soon(self._readable)  # data may be inside OpenSSL already, where no selector sees it
 
     def release(self) -> Link:
         """Stop watching; the link is the caller's.
 
         Raises:
-            PeerError: frames are still unsent; nothing may follow them yet, so the link is closed.
+            PeerError: frames are still unsent; nothing may follow them yet, so the link is aborted.
         """
         self._stop_watching()
         if not self.link.flushed:
             self.link.abort()
             raise PeerError("the peer does not read what we send")
-        # From here on a pause of the reader's is its own business; see liveness.Watch.
+        # From here on the reader may pause as long as it likes; see liveness.Watch.
         self.link.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
         return self.link
 
@@ -134,7 +134,7 @@ class Channel:
         """What ``remembered`` needs besides the socket, fit for JSON.
 
         Raises:
-            LocalError: no other process could go on with it.
+            LocalError: no other process could continue it.
         """
         if not (self._live and isinstance(self.link, KernelLink)):
             raise LocalError("encryption in userspace ends with it")
@@ -143,21 +143,21 @@ class Channel:
         return {**self.link.record, "role": self.conversation.role, "state": self.conversation.state.value}
 
     def leave(self) -> None:
-        """Close our descriptor without a word: another process goes on with the connection."""
+        """Close our descriptor silently: another process continues the connection."""
         self._stop_watching()
         self.link.sock.close()
 
     def close(self) -> None:
-        """End the connection in order."""
+        """End the connection properly."""
         if self._live:
             self._stop_watching()
             self.link.close()
 
     def retire(self, within: float) -> None:
-        """End the connection in order, and wait so many seconds for the peer to do the same.
+        """End the connection properly, and wait ``within`` seconds for the peer to do the same.
 
-        What the peer says meanwhile is read, and no answer: closed at once, the connection would be reset by
-        it, and the reset might overtake our close_notify. So the peer knows that we have left in order.
+        We read what the peer says meanwhile, but do not answer: if we closed at once, it would cause a reset,
+        which might overtake our close_notify. So the peer learns that we have left properly.
         """
         if not self._live:
             return
@@ -214,7 +214,7 @@ class Channel:
                     self.conversation.received(frame)
                     STEPS.debug("%r hears %s", self, type(frame).__name__)
                     self.on_frame(frame)
-            # More may be there already, inside OpenSSL, where no selector sees it.
+            # More may already be inside OpenSSL, where no selector sees it.
             self._loop.call_soon(self._readable)
         except BlockingIOError:
             return
@@ -238,7 +238,7 @@ class Channel:
 
 
 def remembered(link: Link, record: Mapping[str, Any], us: Party, state: State) -> Channel:
-    """The channel that another process has noted down; set ``on_frame`` and ``on_lost`` at once.
+    """The channel that another process has recorded; set ``on_frame`` and ``on_lost`` at once.
 
     Raises:
         KeyError, TypeError, ValueError: the record is not one of a channel in this state.
@@ -250,7 +250,7 @@ def remembered(link: Link, record: Mapping[str, Any], us: Party, state: State) -
 
 
 def remembered_interval(record: Mapping[str, Any]) -> float:
-    """The keepalive interval that another process has noted down.
+    """The keepalive interval that another process has recorded.
 
     Raises:
         KeyError, TypeError, ValueError: the record has none.
@@ -262,7 +262,7 @@ def remembered_interval(record: Mapping[str, Any]) -> float:
 
 
 def _unheard(_what: object) -> None:
-    """Of a channel that nobody has yet: nothing is read before the event loop comes around. Or any more."""
+    """For a channel that has no owner yet (nothing is read before the event loop's next turn) or any more."""
 
 
 def _lost(error: OSError) -> PeerError:

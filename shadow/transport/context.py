@@ -19,7 +19,7 @@ _SSL_MODE_RELEASE_BUFFERS = 0x10
 
 
 class Ktls(enum.StrEnum):
-    """Whether the kernel is to encrypt."""
+    """Whether the kernel should encrypt."""
 
     AUTO = "auto"
     REQUIRE = "require"
@@ -33,9 +33,9 @@ class Settings:
     Attributes:
         context: made by ``make_context``.
         purpose: which side we are.
-        ktls: whether the kernel is to encrypt.
-        server_name: (robot) what the server's certificate must be for: a host name or an IP address.
-        ca: the certificates that peers are checked against, the same as in ``context``.
+        ktls: whether the kernel should encrypt.
+        server_name: (robot) the host name or IP address that the server's certificate must be for.
+        ca: the CA certificates that peers are checked against, the same as in ``context``.
         fingerprint: of our own certificate.
     """
 
@@ -51,7 +51,7 @@ def make_context(credentials: Credentials) -> SSL.Context:
     """An OpenSSL context for one side: TLS 1.2 only, AEAD suites with ephemeral keys, mutual certificates.
 
     No tickets and no session cache: each handshake proves both certificates anew, so a revoked or
-    expired one cannot come back on an old session.
+    expired one cannot return with an old session.
     """
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)

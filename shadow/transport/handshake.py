@@ -3,7 +3,7 @@
 OpenSSL works between two memory BIOs; the socket is ours. That lets us read record by record, and so
 never a byte past the peer's Finished: what follows belongs to the kernel if it takes over. It also shows
 us the alert that OpenSSL sends, which says why a certificate was refused. No Python callback is
-registered anywhere: under ``MemoryDenyWriteExecute=`` cffi cannot make one.
+registered anywhere, because cffi cannot create one under ``MemoryDenyWriteExecute=``.
 """
 
 import asyncio
@@ -30,9 +30,9 @@ _RECORD_HEADER = 5  # bytes: type, version, length (RFC 5246, section 6.2.1)
 _CIPHERTEXT_MAX = 2**14 + 2048  # bytes (RFC 5246, section 6.2.3)
 _HANDSHAKE_TYPES = frozenset({20, 21, 22})  # change_cipher_spec, alert, handshake
 _FLIGHT_MAX = 2**16  # bytes of one flight that we send
-_PARTING = 1.0  # seconds for a peer that we refuse to hear it
-_PART = 4096  # bytes of what it still says, read at once
-_HANDSHAKE_MAX = 2**15  # bytes that a peer may send in all: OpenSSL keeps what it shows, and may not know it
+_PARTING = 1.0  # seconds for a refused peer to hear the reason
+_PART = 4096  # bytes of what it still sends, read at once
+_HANDSHAKE_MAX = 2**15  # bytes that a peer may send in all: OpenSSL keeps them before it knows who that is
 
 
 async def handshake(sock: socket.socket, settings: Settings) -> Link:
@@ -41,8 +41,8 @@ async def handshake(sock: socket.socket, settings: Settings) -> Link:
     The caller sets the deadline, and closes the socket if this raises.
 
     Raises:
-        HandshakeError: TLS did not come about; the message says whose certificate or what else was wrong.
-        IdentityError: the peer's certificate is good but not for what it is used here.
+        HandshakeError: TLS failed; the message says whose certificate or what else was wrong.
+        IdentityError: the peer's certificate is good, but not for this use.
         OSError: the connection broke.
     """
     connection = SSL.Connection(settings.context, None)
@@ -59,24 +59,24 @@ async def handshake(sock: socket.socket, settings: Settings) -> Link:
 
 
 def check_again(link: Link, settings: Settings, *, renews: bool = False) -> None:
-    """Make sure that a peer who was let in once would be let in today; its chain is today's then.
+    """Make sure that we would still let in a peer that we let in before, and verify its chain anew.
 
     Args:
         link: the connection to the peer.
-        settings: today's.
-        renews: the peer can have its certificate renewed, so it may have expired a little while ago, see
+        settings: the present ones.
+        renews: the peer can renew its certificate, so it may have expired a little while ago, see
             ``judged_at``.
 
     Raises:
-        IdentityError: it would not; the message says why.
-        LocalError: the kernel is not to encrypt any more.
+        IdentityError: we would not; the message says why.
+        LocalError: the kernel must not encrypt any more.
     """
     if settings.ktls is Ktls.OFF:
         raise LocalError("--ktls=off, and it is encrypted by the kernel")
     now = dt.datetime.now(dt.UTC)
     at = judged_at(link.certificate, now) if renews else now
     store = _store(tuple(settings.ca))
-    if at < now:  # in a store of its own: once set, the time stays
+    if at < now:  # in a separate store: once set, the time stays
         store = make_store(settings.ca)
         store.set_time(at)
     try:
@@ -113,7 +113,7 @@ async def _run(
             await _part(sock, output)
             raise _explain(failure, output) from failure
         if not chain and (finished or (output and connection.get_peer_certificate() is not None)):
-            # Before our Finished is sent: so far nothing is encrypted, and the peer can be told why.
+            # Before our Finished is sent: nothing is encrypted yet, so we can tell the peer why.
             chain = await _identified(sock, connection, settings)
         if output:
             await loop.sock_sendall(sock, output)
@@ -130,7 +130,7 @@ async def _run(
 async def _identified(
     sock: socket.socket, connection: SSL.Connection, settings: Settings
 ) -> list[x509.Certificate]:
-    """The peer's chain, if it is whom we want to talk to; else it is told.
+    """The peer's chain, if it is a peer that we want to talk to; else tell it why not.
 
     Raises:
         IdentityError: it is not.
@@ -153,10 +153,10 @@ def _alert(number: int) -> bytes:
 
 
 async def _part(sock: socket.socket, last_words: bytes) -> None:
-    """Say why we go, as a courtesy, and give the peer time to hear it.
+    """Say why we leave, as a courtesy, and give the peer time to hear it.
 
-    What it has sent and we have not read would make the kernel answer close(2) with a reset, which can
-    overtake the alert.
+    If anything it has sent were still unread, the kernel would turn close(2) into a reset, which can overtake
+    the alert.
     """
     if not last_words:
         return
@@ -197,7 +197,7 @@ async def _read_exactly(loop: asyncio.AbstractEventLoop, sock: socket.socket, si
 
 
 def _peer_chain(connection: SSL.Connection, us: Purpose) -> list[x509.Certificate]:
-    """The peer's certificate and those that vouch for it, whatever else it showed."""
+    """The peer's certificate and those that vouch for it, without anything else it showed."""
     # With the leaf on a client, without it on a server (SSL_get_peer_cert_chain(3)).
     if len(connection.get_peer_cert_chain() or []) + (us is Purpose.SERVER) > SHOWN_MAX:
         raise IdentityError(f"the peer showed more than {SHOWN_MAX} certificates")
@@ -217,7 +217,7 @@ def _check_identity(certificate: x509.Certificate, settings: Settings) -> None:
 
 
 def _fault(certificate: x509.Certificate, settings: Settings) -> tuple[int, str] | None:
-    """Why a good certificate is not good for what it is used here: an alert for the peer, words for us."""
+    """Why a good certificate is not good for this use: an alert for the peer, words for us."""
     if settings.purpose is Purpose.SERVER:
         # OpenSSL lets a certificate without any extended key usage pass for both sides; we do not.
         if not has_purpose(certificate, Purpose.ROBOT):
@@ -283,8 +283,8 @@ _UNSUPPORTED_CERTIFICATE = 43
 _CERTIFICATE_UNKNOWN = 46
 _ABOUT_CERTIFICATES = {42, 43, 44, 45, 46, 48, 116}
 
-# What an alert means to somebody who looks after certificates (RFC 5246, section 7.2.2). OpenSSL
-# chooses them in ssl/statem/statem_lib.c, ssl_x509err2alert().
+# What an alert means to somebody who manages certificates (RFC 5246, section 7.2.2). OpenSSL chooses them
+# in ssl/statem/statem_lib.c, ssl_x509err2alert().
 _ALERTS = {
     40: "handshake_failure: no cipher suite or key type in common",
     _BAD_CERTIFICATE: "bad_certificate: not valid yet (a wrong clock?), or damaged",
@@ -302,7 +302,7 @@ _ALERTS = {
 
 
 def _explain(error: SSL.Error, sent: bytes) -> HandshakeError:
-    """One line that says which side found fault with what."""
+    """One line that says which side objected to what."""
     words = openssl_reason(error)
     if "alert" in words:  # OpenSSL's words for an alert that it received
         number = _received_alert(words)

@@ -1,4 +1,4 @@
-"""The first words on a connection, as the robot says and hears them: HELLO, and WELCOME or REFUSED."""
+"""The first frames on a connection, on both sides: HELLO, then WELCOME or REFUSED."""
 
 import asyncio
 import contextlib
@@ -14,11 +14,11 @@ async def greet(link: Link, hello: Hello, timeout: float) -> tuple[Channel, Welc
     """Say HELLO, and wait for WELCOME.
 
     Returns:
-        The channel, and what the server said. The channel is paused: START may be right behind WELCOME, and
-        has to find it with its new owner, who calls ``hear``.
+        The channel, and what the server said. The channel is paused: START may come right behind WELCOME, and
+        must not be read before the new owner calls ``hear``.
 
     Raises:
-        Refused: the server said no.
+        Refused: the server refused us.
         PeerError: the connection broke, or it took too long.
     """
     answer: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
@@ -41,7 +41,7 @@ async def greet(link: Link, hello: Hello, timeout: float) -> tuple[Channel, Welc
     channel = Channel(link, Party.ROBOT, on_frame, on_lost)
     try:
         channel.send(hello)
-        # Not wait_for() or timeout(): on a machine that stood still both would forget what has been heard.
+        # Not wait_for() or timeout(): on a machine that stood still, both would discard an answer received.
         await asyncio.wait([answer], timeout=timeout)
         if not answer.done():
             raise PeerError(f"no WELCOME within {timeout:g} s")

@@ -9,17 +9,17 @@ from cryptography import x509
 from ..errors import ConfigError
 from ..net.address import is_ip_address
 
-# With the underscore that is in no host name by the letter (RFC 1123, section 2.1), but in many networks.
+# With the underscore, which RFC 1123, section 2.1, strictly forbids in host names but many networks use.
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII | re.IGNORECASE)
 _STAR = "*"
-_PARENTS_MIN = 2  # labels behind a wildcard: nobody has all names of a top-level domain
+_PARENTS_MIN = 2  # labels after a wildcard: nobody owns all names of a top-level domain
 
 
 def parse_reference(text: str) -> str:
-    """The name or address that a server's certificate is to be for, in the form that ``is_for`` wants.
+    """The name or address that a server's certificate must be for, in the form that ``is_for`` expects.
 
     Args:
-        text: as typed; a name may have a dot at its end, as in DNS, and loses it here: no certificate has it.
+        text: as typed; a dot at the end of a name, as in DNS, is removed, because no certificate has it.
 
     Raises:
         ConfigError: no certificate can be for that: a wildcard, a port.
@@ -38,8 +38,8 @@ def parse_reference(text: str) -> str:
 def is_for(reference: str, alternatives: Iterable[x509.GeneralName]) -> bool:
     """Whether a certificate is for a host.
 
-    An address is compared with addresses only, a name with names. What is odd among the alternative names
-    matches nothing, and does not spoil the others.
+    An address is compared with addresses only, a name with names. An odd alternative name matches nothing,
+    and does not spoil the others.
 
     Args:
         reference: what ``parse_reference`` has returned.

@@ -1,12 +1,12 @@
 """Kernel TLS: from the end of an OpenSSL handshake to a socket that the kernel encrypts.
 
-OpenSSL is built without kernel TLS in many places (PyPI's wheels among them), so its own switch is not
-used. Instead the TLS 1.2 key schedule (RFC 5246, section 6.3) is run on the master secret that the handshake
-agreed on, and the keys are given to the kernel with setsockopt(2): ``TCP_ULP``, then ``TLS_TX`` and
-``TLS_RX`` (kernel: ``Documentation/networking/tls.rst``, ``include/uapi/linux/tls.h``).
+Many builds of OpenSSL lack kernel TLS (PyPI's wheels among them), so we do not use its own switch. Instead
+we run the TLS 1.2 key schedule (RFC 5246, section 6.3) on the master secret that the handshake agreed on, and
+give the keys to the kernel with setsockopt(2): ``TCP_ULP``, then ``TLS_TX`` and ``TLS_RX`` (kernel:
+``Documentation/networking/tls.rst``, ``include/uapi/linux/tls.h``).
 
-After that the socket speaks plaintext to us. What is not application data (alerts, above all
-close_notify) travels as ancillary data of sendmsg(2) and recvmsg(2).
+After that the socket speaks plaintext to us. For anything but application data (alerts, above all
+close_notify), ancillary data of sendmsg(2) and recvmsg(2) gives the record's type.
 """
 
 import errno
@@ -37,7 +37,7 @@ _FIRST_SEQUENCE = 1  # record 0 of each direction was the Finished message
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """What the kernel must know of a cipher suite.
+    """What the kernel must know about a cipher suite.
 
     Attributes:
         digest: hash of the PRF (RFC 5246, section 5; RFC 5288, section 3).
@@ -84,7 +84,7 @@ class Secrets:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class KeyBlock:
-    """The key block, cut up (RFC 5246, section 6.3); AEAD suites have no MAC keys."""
+    """The key block, split up (RFC 5246, section 6.3); AEAD suites have no MAC keys."""
 
     client_key: bytes
     server_key: bytes
@@ -153,11 +153,11 @@ def install(
 
     Args:
         sock: an ESTABLISHED TCP socket of which nothing past the peer's Finished has been read.
-        suite: the suite agreed on.
-        secrets: the handshake's outcome.
+        suite: the negotiated suite.
+        secrets: the handshake's result.
         server: whether we are the server of the handshake.
-        explicit_nonce: (GCM) the nonce of the first record we send. OpenSSL begins its own at a random
-            number, so only continuing from there makes sure that none is ever used twice.
+        explicit_nonce: (GCM) the nonce of the first record we send. OpenSSL starts at a random number, so
+            only continuing from there makes sure that no nonce is ever used twice.
 
     Returns:
         False if the kernel has no TLS, or not this cipher; the socket is still good for userspace TLS.
@@ -191,11 +191,11 @@ def send_alert(sock: socket.socket, alert: bytes) -> None:
 
 
 def read_control_record(sock: socket.socket, flags: int = 0) -> tuple[int, bytes]:
-    """Read the record at the head of the queue that is not application data: (content type, payload).
+    """Read the record at the head of the queue if it is not application data: (content type, payload).
 
     With ``socket.MSG_PEEK`` in ``flags`` it stays there.
 
-    A record of application data comes back as type ``RECORD_DATA`` with (a part of) its payload.
+    A record of application data is returned as type ``RECORD_DATA`` with (a part of) its payload.
 
     Raises:
         BlockingIOError: no complete record is there.

@@ -1,10 +1,10 @@
 """A live TLS connection after its handshake: plaintext in and out of a non-blocking socket.
 
-Two kinds behind one interface: ``KernelLink`` (the kernel encrypts, the socket speaks plaintext to us) and
-``UserspaceLink`` (OpenSSL encrypts between two memory BIOs). Frames are read and written through it; the
-relay takes it over once a stream has started.
+There are two kinds behind one interface: ``KernelLink`` (the kernel encrypts, the socket speaks plaintext to
+us) and ``UserspaceLink`` (OpenSSL encrypts between two memory BIOs). Frames are read and written through it;
+the relay takes it over once a stream has started.
 
-Reading follows the rules of RFC 5246, section 7.2.1: only close_notify ends a connection in order. A FIN
+Reading follows the rules of RFC 5246, section 7.2.1: only close_notify ends a connection properly. A FIN
 without it is a truncation, and reads as ``ConnectionAbortedError``, never as an end of file.
 """
 
@@ -31,7 +31,7 @@ _CHUNK = 2**16  # bytes taken from a socket at once: four full records
 
 
 class _Memory(threading.local):
-    """Buffers of each thread, for what is in no call's hands longer than that call."""
+    """Buffers of each thread, for data that no call keeps beyond its own return."""
 
     def __init__(self) -> None:
         self.plaintext = Buffer(_CHUNK)
@@ -47,7 +47,7 @@ class Link(ABC):
     Attributes:
         sock: the TCP socket, non-blocking.
         suite: the cipher suite, by OpenSSL's name.
-        chain: the peer's certificate, then those that vouch for it, up to our CA's: as they were verified.
+        chain: the peer's certificate, then those that vouch for it, up to our CA's, as verified.
         in_kernel: True if the kernel encrypts.
     """
 
@@ -79,7 +79,7 @@ class Link(ABC):
 
         Raises:
             BlockingIOError: nothing there yet.
-            ConnectionAbortedError: FIN without close_notify, a fatal alert, or a record that is none.
+            ConnectionAbortedError: FIN without close_notify, a fatal alert, or an invalid record.
             OSError: the connection is gone.
         """
 
@@ -93,7 +93,7 @@ class Link(ABC):
 
     @property
     def flushed(self) -> bool:
-        """True if everything written has been taken by the socket."""
+        """True if the socket has taken everything written."""
         return not self._unsent
 
     @property
@@ -121,13 +121,13 @@ class Link(ABC):
                 self._unsent = self._unsent[self.sock.send(self._unsent) :]
 
     def close(self) -> None:
-        """End the connection in order: close_notify, then close."""
-        if not self._unsent:  # behind half a record it would only be noise
+        """End the connection properly: close_notify, then close."""
+        if not self._unsent:  # after half a record it would only be noise
             self.send_close_notify()
         self.sock.close()
 
     def abort(self) -> None:
-        """Cut the connection off (RST), so that the peer cannot take it for an orderly end."""
+        """Cut off the connection (RST), so that the peer cannot take it for an orderly end."""
         reset(self.sock)
 
 
@@ -150,7 +150,7 @@ class KernelLink(Link):
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-            # Not application data: recvmsg() with room for its type is the only way to get it
+            # Not application data: recvmsg() with room for the record's type is the only way to get it
             # (net/tls/tls_sw.c, tls_record_content_type).
             return check_close_notify(*kernel_tls.read_control_record(self.sock))
         if not data:
@@ -167,10 +167,10 @@ class KernelLink(Link):
 
 
 def remembered(sock: socket.socket, record: Mapping[str, Any]) -> KernelLink:
-    """The connection that another process has noted down.
+    """The connection that another process has recorded.
 
     Raises:
-        LocalError: the socket is no TCP connection's.
+        LocalError: the socket is not that of a TCP connection.
         KeyError, TypeError, ValueError: the record is not one of a connection.
     """
     check_connection(sock, socket.AF_INET, socket.AF_INET6)
@@ -236,7 +236,7 @@ class UserspaceLink(Link):
         """Call after reading: OpenSSL must not have found anything to answer.
 
         It answers an attempt to renegotiate with a warning alert and goes on; a peer that does nothing
-        else would fill our memory with such answers. Nobody does it in good faith.
+        else would fill our memory with such answers. No honest peer does that.
 
         Raises:
             ConnectionAbortedError: the peer tried to renegotiate.
@@ -262,7 +262,7 @@ def renegotiating() -> ConnectionAbortedError:
 
 
 def tls_failure(error: SSL.Error) -> ConnectionAbortedError:
-    """The error for a record that OpenSSL could not make sense of, or a fatal alert."""
+    """The error for a record that OpenSSL does not understand, or for a fatal alert."""
     return ConnectionAbortedError(errno.ECONNABORTED, f"TLS: {openssl_reason(error)}")
 
 

@@ -1,11 +1,11 @@
-"""What pyOpenSSL has of OpenSSL and does not offer: the record layer on memory of ours, signature algorithms.
+"""Parts of OpenSSL that pyOpenSSL wraps but does not offer: records in our own memory, signature algorithms.
 
-pyOpenSSL is made for handshakes: it hands out each record as new bytes, by way of a buffer that it
-allocates, and says by an exception that there are no more. That takes as long as the cipher, and twice over
-the time of everything else that is done for a record. So bulk data goes by the four calls that pyOpenSSL
-itself makes for ``send``, ``recv``, ``bio_read`` and ``bio_write``; only the memory is ours.
+pyOpenSSL is made for handshakes: it returns each record as a new bytes object, through a buffer that it
+allocates, and raises an exception when there are no more. That takes as long as the cipher, and twice as long
+as everything else that is done for a record. So bulk data uses the four calls that pyOpenSSL itself makes for
+``send``, ``recv``, ``bio_read`` and ``bio_write``; only the memory is ours.
 
-All are reached by pyOpenSSL's own, private names: the same ones from version 23 (Debian 12) to 26.
+We reach all of them by pyOpenSSL's own, private names, which are the same from version 23 (Debian 12) to 26.
 
 See SSL_read(3), SSL_write(3), BIO_s_mem(3), SSL_CTX_set1_sigalgs_list(3).
 """
@@ -18,7 +18,7 @@ from OpenSSL._util import lib as _lib
 
 from ..errors import LocalError
 
-# OpenSSL's defaults have SHA-1, SHA-224 and DSA among them, too (RFC 9155).
+# OpenSSL's defaults also include SHA-1, SHA-224 and DSA (RFC 9155).
 _SIGNATURES = ":".join(
     f"{algorithm}+{digest}"
     for algorithm in ("ECDSA", "RSA-PSS", "RSA")
@@ -30,8 +30,8 @@ class Buffer:
     """Memory that both OpenSSL and system calls use.
 
     Attributes:
-        view: the whole of it.
-        start: the same as a pointer.
+        view: all of it.
+        start: a pointer to its start.
     """
 
     __slots__ = ("start", "view")
@@ -47,7 +47,7 @@ class Records:
 
     Attributes:
         connection: pyOpenSSL's, between two memory BIOs, its handshake done.
-        more: ``decrypt`` has more to say without being fed.
+        more: ``decrypt`` can return more without being fed.
     """
 
     __slots__ = ("_failure", "_from_ssl", "_into_ssl", "_ssl", "connection", "more")
@@ -58,10 +58,10 @@ class Records:
         self._into_ssl: Any = connection._into_ssl  # noqa: SLF001
         self._from_ssl: Any = connection._from_ssl  # noqa: SLF001
         self._failure: SSL.Error | None = None
-        self.more = True  # what came behind the last record of the handshake, or behind a frame
+        self.more = True  # what came after the last record of the handshake, or after a frame
 
     def encrypt(self, plaintext: Buffer, size: int, output: Buffer) -> int:
-        """Make records of the first ``size`` bytes; how many bytes of ``output`` they take.
+        """Make records of the first ``size`` bytes; return how many bytes of ``output`` they take.
 
         Args:
             plaintext: what to send.
@@ -96,13 +96,13 @@ class Records:
         return self._decrypt(output, min(len(output.view), size), size)[0]
 
     def decrypt_some(self, output: Buffer, records: int) -> tuple[int, int]:
-        """Plaintext of what OpenSSL was fed, as much as fits, and of how many records it is.
+        """Plaintext of what OpenSSL was fed, as much as fits, and how many records it came from.
 
-        A record of one byte costs as much time as thousands of bytes in large ones, so they are counted.
+        A record of one byte takes as much time as thousands of bytes in large ones, so we count records.
 
         Args:
             output: for the plaintext.
-            records: no more than so many.
+            records: the maximum number of records.
 
         Raises:
             SSL.ZeroReturnError: nothing more comes: close_notify.
@@ -126,22 +126,22 @@ class Records:
         return done, count
 
     def replies(self, output: Buffer) -> int:
-        """How many bytes OpenSSL wants sent, now in ``output``; after reading, of its own accord."""
+        """How many bytes OpenSSL wants sent, now in ``output``; after reading, these are its own replies."""
         return max(0, int(_lib.BIO_read(self._from_ssl, output.start, len(output.view))))
 
     def _starves(self, result: int) -> bool:
-        """Whether SSL_read failed for nothing but want of input.
+        """Whether SSL_read failed only for lack of input.
 
-        Asked at once, whatever came before: OpenSSL keeps one queue of errors for all connections of a
-        thread, and what is left in it would be taken for the next one's (SSL_get_error(3)).
+        Call it at once, whatever came before: OpenSSL keeps one queue of errors for all connections of a
+        thread, and errors left in it would be taken for the next connection's (SSL_get_error(3)).
         """
         if _lib.SSL_get_error(self._ssl, result) == _lib.SSL_ERROR_WANT_READ:
             return True
         self._failure = self._error(result)
-        return False  # raised when all that came before it has been handed out
+        return False  # raised once everything that came before it has been returned
 
     def _error(self, result: int) -> SSL.Error:
-        """What pyOpenSSL would raise; OpenSSL's queue of errors is empty then."""
+        """What pyOpenSSL would raise; afterwards OpenSSL's queue of errors is empty."""
         try:
             self.connection._raise_ssl_error(self._ssl, result)  # noqa: SLF001
         except SSL.Error as error:
@@ -150,10 +150,10 @@ class Records:
 
 
 def limit_signatures(context: SSL.Context) -> None:
-    """Offer and take signatures by ECDSA and RSA with SHA-2 of 256 bits or more, and no others.
+    """Offer and accept signatures by ECDSA and RSA with SHA-2 of 256 bits or more, and no others.
 
     Raises:
-        LocalError: OpenSSL was made without one of them.
+        LocalError: OpenSSL was built without one of them.
     """
     if _lib.SSL_CTX_set1_sigalgs_list(context._context, _SIGNATURES.encode()) != 1:  # noqa: SLF001
         _lib.ERR_clear_error()

@@ -1,1 +1,1 @@
-"""What is said between server and robot, by whom and when; no I/O."""
+"""The protocol between server and robot: who may say what, and when; no I/O."""

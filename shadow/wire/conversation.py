@@ -1,6 +1,6 @@
-"""The protocol as state machines: what may be said when. No I/O, no clock.
+"""The protocol as state machines: which frame is allowed when. No I/O, no clock.
 
-Both ends of a connection run the same machine, since what one sends the other receives. A connection
+Both ends of a connection run the same machine, because what one sends the other receives. A connection
 begins in OPENING. Its HELLO makes it a control channel or a data channel::
 
     control:  OPENING ─HELLO→ GREETED ─WELCOME→ OPEN ─PING, PONG, DIAL, SIGN, SIGNED, UNSIGNED→ OPEN
@@ -8,8 +8,8 @@ begins in OPENING. Its HELLO makes it a control channel or a data channel::
                                                                          └─FAILED→ CLOSED
 
 REFUSED closes a connection from every state before RAW. In RAW the connection carries a visitor's bytes
-and no frames. The transitions are the table below. Whatever is not in it is an error of whoever says it: a
-``FrameError`` of the peer, a ``LocalProtocolError`` of ours.
+and no frames. The transitions are the table below. Anything that is not in it is the sender's error: a
+``FrameError`` if the peer sent it, a ``LocalProtocolError`` if we did.
 """
 
 import enum
@@ -43,7 +43,7 @@ class Party(enum.StrEnum):
 
 
 class State(enum.StrEnum):
-    """Where a connection stands; see the module's picture."""
+    """The state of a connection; see the diagram at the top of the module."""
 
     OPENING = "opening"
     GREETED = "greeted"
@@ -83,8 +83,8 @@ class Conversation:
     """One connection's state, seen from one of its ends.
 
     Attributes:
-        state: where it stands.
-        role: ``control`` or ``data`` once HELLO has been said, else empty.
+        state: the present state.
+        role: ``control`` or ``data`` after HELLO, empty before.
     """
 
     __slots__ = ("_us", "role", "state")
@@ -125,15 +125,15 @@ class Conversation:
 
 
 def speaks_our_version(hello: Hello) -> bool:
-    """True if we understand a robot that says this."""
+    """True if the robot that sent this speaks our version of the protocol."""
     return hello.version == PROTOCOL_VERSION
 
 
 class Budget:
-    """What the other end of a connection may have us do, before the visitor's bytes begin.
+    """How much work the other end of a connection may cause before the visitor's bytes begin.
 
-    Everything it sends costs time, of which it has a second each second, and may save up some. A robot says a
-    word every half minute; a server asks for a channel for each visitor.
+    Everything it sends costs time. It earns one second each second, and may save up a few. A robot sends one
+    frame every half minute; a server asks for a channel for each visitor.
     """
 
     __slots__ = ("_frame", "_rate", "_spent")
@@ -146,7 +146,7 @@ class Budget:
         self._spent = 0.0
 
     def read(self, size: int, now: float) -> None:
-        """So many bytes came at once; few cost as much as some more, since each call does.
+        """``size`` bytes came at once; a few cost as much as ``_READ_MIN``, because each call has a cost.
 
         Raises:
             FrameError: it has sent too much.
@@ -157,7 +157,7 @@ class Budget:
         """A frame came.
 
         Raises:
-            FrameError: those were too many.
+            FrameError: it has sent too many.
         """
         self._spend(self._frame, now)
 

@@ -2,10 +2,10 @@
 
 A frame is a header of four bytes (type, zero, length of the body as a big-endian 16-bit number) and a body
 that is one JSON object. Header and body together fit one TLS record (RFC 5246, section 6.2.1: 2^14 bytes).
-The decoder asks for exactly as many bytes as the frame at hand still needs and never for more, because
+The decoder asks for exactly as many bytes as the current frame still needs and never for more, because
 what follows a STARTED frame is the visitor's own data and belongs to the relay.
 
-Nothing here knows a socket or a clock. ``docs/PROTOCOL.md`` describes when each frame is sent.
+Nothing here knows about sockets or clocks. ``docs/PROTOCOL.md`` describes when each frame is sent.
 """
 
 import base64
@@ -68,7 +68,7 @@ class Welcome(Frame):
         session: id of the session; data channels name it.
         keepalive: interval between PINGs, in seconds.
         software: name and version of the server, for the log.
-        renews: (control) the server knows who signs certificates: SIGN may be said.
+        renews: (control) the server has a signer for certificates: the robot may send SIGN.
     """
 
     TYPE: ClassVar[int] = 2
@@ -86,7 +86,7 @@ class Refusal(Frame):
     Attributes:
         code: reason for machines: ``name-mismatch``, ``version``, ``limit``, ``no-session``, …
         text: reason for humans.
-        retry: seconds to stay away at least; 0: as the robot likes.
+        retry: minimum number of seconds to stay away; 0: the robot decides.
     """
 
     TYPE: ClassVar[int] = 3
@@ -97,7 +97,7 @@ class Refusal(Frame):
 
 @dataclass(frozen=True, slots=True)
 class Ping(Frame):
-    """Either side on the control channel: are you there? ``stamp`` comes back in the PONG."""
+    """Either side on the control channel: are you there? The PONG returns ``stamp``."""
 
     TYPE: ClassVar[int] = 4
     stamp: float = 0.0
@@ -175,7 +175,7 @@ class Signed(Frame):
 
 @dataclass(frozen=True, slots=True)
 class Unsigned(Frame):
-    """The answer to SIGN: no.
+    """The answer to SIGN: refused.
 
     Attributes:
         code: reason for machines: ``revoked``, ``early``, ``limit``, …
@@ -211,7 +211,7 @@ def encode(frame: Frame) -> bytes:
 
 
 def _base64(value: object) -> str:
-    """RFC 4648, section 4; the only thing in a frame that JSON cannot say itself."""
+    """RFC 4648, section 4; bytes are the only thing in a frame that JSON cannot express."""
     if not isinstance(value, bytes):
         raise TypeError(f"{type(value).__name__} in a frame")
     return base64.b64encode(value).decode()
@@ -220,7 +220,7 @@ def _base64(value: object) -> str:
 class Decoder:
     """Turns bytes into frames, one at a time.
 
-    ``wanted`` says how many bytes the frame at hand still needs; feed at most that many.
+    ``wanted`` says how many bytes the current frame still needs; feed at most that many.
     """
 
     __slots__ = ("_body_length", "_buffer", "_kind")
@@ -232,13 +232,13 @@ class Decoder:
 
     @property
     def wanted(self) -> int:
-        """Bytes still missing from the header or body at hand; never 0."""
+        """Bytes still missing from the current header or body; never 0."""
         total = _HEADER.size if self._kind is None else self._body_length
         return total - len(self._buffer)
 
     @property
     def idle(self) -> bool:
-        """True between frames: nothing of the next one has come yet."""
+        """True between frames: nothing of the next one has arrived yet."""
         return self._kind is None and not self._buffer
 
     def feed(self, data: bytes) -> Frame | None:
@@ -275,7 +275,7 @@ def _decode_body(kind: type[Frame], body: bytes) -> Frame:
         raise FrameError(f"{kind.__name__} frame is not JSON") from error
     if not isinstance(values, dict):
         raise FrameError(f"{kind.__name__} frame is not a JSON object")
-    # Keys we do not know are left out: a newer peer may say more than we understand.
+    # Ignore keys that we do not know: a newer peer may say more than we understand.
     known = {
         name: _checked(kind, name, wanted, values[name]) for name, wanted in _FIELDS[kind] if name in values
     }
@@ -290,7 +290,7 @@ def _no_constant(name: str) -> float:
 
 
 def _checked(kind: type[Frame], name: str, wanted: object, value: object) -> object:
-    """``value`` as the field's type wants it; the types are those that appear in the classes above."""
+    """``value`` as the field's type requires it; the types are those that appear in the classes above."""
     if wanted is str and isinstance(value, str) and len(value) <= TEXT_MAX and not _SURROGATE.search(value):
         return value
     if wanted is bool and isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Times and paces of a conversation: keepalive, backoff, windows. No I/O and no clock."""
+"""The timing of a conversation: keepalive, backoff, rates, windows. No I/O and no clock."""
 
 import math
 import random
@@ -7,7 +7,7 @@ MISSED_MAX = 3  # keepalive intervals without a word after which the peer counts
 
 
 class Keepalive:
-    """When to say PING, and when to give the peer up. Times are any monotonic clock's, in seconds."""
+    """When to send PING, and when to give up on the peer. Times are any monotonic clock's, in seconds."""
 
     __slots__ = ("_heard", "interval")
 
@@ -33,7 +33,7 @@ class Backoff:
     """How long to wait before the next attempt: exponential with full jitter.
 
     Full jitter (any time between none and the ceiling) is what spreads a fleet that lost its server at the
-    same moment. A connection that lived ``healthy_after`` seconds starts the series anew.
+    same moment. A connection that lasted ``healthy_after`` seconds restarts the series.
     """
 
     first = 0.5  # seconds, ceiling of the first wait
@@ -49,8 +49,8 @@ class Backoff:
         """Seconds to wait now, after one more failure.
 
         Args:
-            at_least: so long and up to half of that more, but never longer than ``patience``.
-            at_most: a lower ceiling, for who is in a hurry; ``at_least`` comes before it.
+            at_least: wait this long and up to half of it more, but never longer than ``patience``.
+            at_most: a lower ceiling, for callers in a hurry; ``at_least`` takes precedence.
         """
         # The exponent is bounded too: a robot offline for a year must not overflow a float.
         exponent = min(self._failures, math.ceil(math.log2(self.ceiling / self.first)))
@@ -60,22 +60,22 @@ class Backoff:
         return max(wait, self._random.uniform(wanted, min(1.5 * wanted, self.patience)))
 
     def lived(self, seconds: float) -> None:
-        """The last connection lived that long."""
+        """The last connection lasted that long."""
         if seconds >= self.healthy_after:
             self._failures = 0
 
 
 class Pace:
-    """So many a second, and no more than ``burst`` at once."""
+    """``rate`` a second, and no more than ``burst`` at once."""
 
     def __init__(self, rate: float, burst: float | None = None) -> None:
-        """Start with all that may go at once; without ``burst`` that is a second's worth."""
+        """Start with a full burst; without ``burst`` that is one second's worth."""
         self._rate = rate
         self._burst = self._tokens = rate if burst is None else burst
         self._last: float | None = None
 
     def delay(self, now: float) -> float:
-        """Seconds until the next one may go; 0 takes it as gone."""
+        """Seconds until the next one may go; 0 counts it as gone."""
         if self._last is not None:
             self._tokens = min(self._burst, self._tokens + (now - self._last) * self._rate)
         self._last = now
@@ -85,16 +85,16 @@ class Pace:
         return (1 - self._tokens) / self._rate
 
     def give_back(self) -> None:
-        """One that has gone does not count after all."""
+        """One that was counted as gone does not count after all."""
         self._tokens = min(self._burst, self._tokens + 1)
 
 
 class Window:
-    """How many may be under way at once: more while that costs no time, fewer when it does.
+    """How many may be in progress at once: more while that costs no time, fewer when it does.
 
-    What takes its time on the line takes no longer if many are under way; what takes a CPU does, and if all
-    of many begin at once, all end late at once, too late perhaps. So the time that one takes is compared with
-    the best time there was, as TCP Vegas does. The best time doubles each minute, for lines change.
+    Work that waits for the line takes no longer if many are in progress. Work that needs a CPU does: if many
+    begin at once, all end late at once, perhaps too late. So we compare the time of each with the best time
+    so far, as TCP Vegas does. The best time doubles each minute, because lines change.
     """
 
     _LEAST, _FIRST, _MOST = 2.0, 6.0, 64.0
@@ -107,11 +107,11 @@ class Window:
 
     @property
     def size(self) -> int:
-        """So many."""
+        """How many."""
         return int(self._size)
 
     def took(self, seconds: float, now: float) -> None:
-        """One has ended well, so many seconds after it began."""
+        """One has succeeded, ``seconds`` after it began."""
         aged = self._best * 2 ** min((now - self._last) / self._MEMORY, 64)
         self._best, self._last = min(aged, seconds), now
         if seconds <= 2 * self._best:
