@@ -1,9 +1,9 @@
 """From the server's name to WELCOME: through whichever of its addresses leads to it.
 
-That an address takes a TCP connection says little: behind it may be a box that is silent, somebody else's
-server, or ours on its way down. So an address is good when it has led to WELCOME, and not before. One that
-failed at any step goes to the end of the line for a while, and while others wait behind it, it has but a part
-of the time.
+That an address accepts a TCP connection says little: behind it may be a silent box, somebody else's server,
+or ours while it shuts down. So an address is good once it has led to WELCOME, and not before. One that failed
+at any step goes to the end of the line for a while, and while others wait behind it, it gets only a part of
+the time.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ from ..transport.hello import greet
 from ..wire.frames import Hello, Welcome
 
 _REMEMBERED = 600.0  # seconds for which an address that failed comes after those that did not
-_PARTS_MAX = 4  # an address has this part of the time at least, and all of it if it is the last one
-_LOOKUP_PART = 10  # of the time, for a lookup that can be done without: a visitor waits for its channel
-_ADDRESSES_MAX = 8  # addresses that are tried in one go; those behind them are the first of the next
-_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # no address is to blame for these
+_PARTS_MAX = 4  # an address gets at least one part in this many of the time; the last one gets all of it
+_LOOKUP_PART = 10  # the same for a lookup that we can do without: a visitor waits for its channel
+_ADDRESSES_MAX = 8  # addresses to try in one go; those behind them come first in the next
+_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # not the fault of any address
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,9 @@ class Call:
 
     Attributes:
         settings: how to do the handshake.
-        hello: what to say.
-        interval: seconds; keepalive until the server says what it wants.
-        reach: seconds for a TCP connection, if less than the others have.
+        hello: the HELLO to send.
+        interval: keepalive in seconds, until the server says what it wants.
+        reach: seconds for a TCP connection, if less than the usual time.
     """
 
     settings: contexts.Settings
@@ -50,13 +50,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What has come of a call.
+    """The result of a call.
 
     Attributes:
-        target: the address that led there.
-        channel: paused; see ``hello.greet``.
-        welcome: what the server said.
-        took: seconds that its server took for that, once it was connected to.
+        target: the address that led to the server.
+        channel: the connection, paused; see ``hello.greet``.
+        welcome: the server's WELCOME.
+        took: seconds from the TCP connection to WELCOME.
     """
 
     target: Target
@@ -69,25 +69,25 @@ class Approach:
     """The way to one server; it outlives sessions, and so remembers what failed."""
 
     def __init__(self, server: Endpoint, patience: float) -> None:
-        """``patience``: seconds for a name to be resolved, for a handshake, and again for WELCOME."""
+        """``patience``: seconds for resolving a name, for a handshake, and again for WELCOME."""
         self._server = server
         self._patience = patience
         self._found: list[Target] = []  # by the last lookup that found any
-        self._failed: dict[Target, float] = {}  # when; the latest is the last
+        self._failed: dict[Target, float] = {}  # when each failed; the latest comes last
         self._loop = asyncio.get_running_loop()
 
     async def call(self, call: Call, known: Target | None = None) -> Arrival:
-        """Have a connection welcomed.
+        """Open a connection and get it welcomed.
 
         Args:
             call: what it is for.
-            known: the only address to be tried, unless it has failed lately: then all are, those of the
-                last lookup if the name server does not answer at once.
+            known: the only address to try, unless it has failed recently: then try all, those of the last
+                lookup if the name server does not answer at once.
 
         Raises:
-            Refused: the server said no; other addresses of it are not asked.
-            PeerError: no address has led to WELCOME. Of several reasons it is that of the first one that
-                was reached, if any was.
+            Refused: the server refused us; its other addresses are not tried.
+            PeerError: no address has led to WELCOME. Of several reasons it gives that of the first address
+                that was reached, if any.
         """
         if known is not None and not self._has_failed(known):
             line = [known]
@@ -96,7 +96,7 @@ class Approach:
         return await self._try_all(self._in_order(line)[:_ADDRESSES_MAX], call, known)
 
     async def _addresses(self, known: Target | None) -> list[Target]:
-        """Those of the server; with a ``known`` one a dead name server holds up nothing for long."""
+        """Those of the server; if one is ``known``, a dead name server delays us only briefly."""
         within = self._patience if known is None else self._patience / _LOOKUP_PART
         try:
             self._found = await resolve(self._server, within)
@@ -132,13 +132,13 @@ class Approach:
             else:
                 self._failed.pop(target, None)
                 return Arrival(target, channel, welcome, self._loop.time() - began)
-        assert why is not None  # noqa: S101 - a name resolves to one address at least
+        assert why is not None  # noqa: S101 - a name resolves to at least one address
         raise why
 
     async def _reach(self, line: list[Target], at_most: float) -> tuple[socket.socket, Target]:
-        """Connect to the first that answers of those that have not failed lately, else of the others.
+        """Connect to the first address that answers.
 
-        Who does not answer leaves the line.
+        Those that have not failed recently come first. Addresses that do not answer leave the line.
         """
         candidates = [target for target in line if not self._has_failed(target)] or list(line)
         within = self._patience if len(candidates) == len(line) else self._patience / 2
@@ -175,7 +175,7 @@ class Approach:
         return await greet(link, call.hello, within)
 
     def _in_order(self, targets: list[Target]) -> list[Target]:
-        """Those that have not failed lately, then the others, the latest failure last."""
+        """Those that have not failed recently, then the others, the latest failure last."""
         order = list(self._failed)
         return sorted(targets, key=lambda target: order.index(target) if self._has_failed(target) else -1)
 
@@ -195,7 +195,7 @@ class Approach:
 
 
 class Door:
-    """The way to the server that has one session: by its address, for as long as that leads there.
+    """The way to the server that has our session: by its address, for as long as that leads there.
 
     Attributes:
         settings: how to do handshakes; a reload replaces it.
@@ -204,11 +204,11 @@ class Door:
     def __init__(
         self, approach: Approach, hello: Hello, settings: contexts.Settings, interval: float, target: Target
     ) -> None:
-        """Have a way in.
+        """Make a way in.
 
         Args:
-            approach: to all addresses of the server.
-            hello: what to say.
+            approach: the way to all addresses of the server.
+            hello: the HELLO to send.
             settings: how to do handshakes.
             interval: of the session's keepalive, in seconds.
             target: the address where the session is.
@@ -220,10 +220,10 @@ class Door:
         self._target = target
 
     async def open(self) -> Channel:
-        """A data channel, welcomed and paused.
+        """Open a data channel; it is welcomed and paused.
 
         Raises:
-            PeerError: it did not come about.
+            PeerError: that failed.
         """
         arrival = await self._approach.call(Call(self.settings, self._hello, self._interval), self._target)
         self._target = arrival.target

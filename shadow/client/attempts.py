@@ -1,4 +1,4 @@
-"""How often a robot tries to reach its server: in haste while streams wait for their session.
+"""How often a robot tries to reach its server: in a hurry while streams wait for their session.
 
 No I/O and no clock.
 """
@@ -9,20 +9,20 @@ from ..errors import ConfigError, HandshakeError, IdentityError, Refused, Shadow
 from ..wire.timing import Backoff
 
 ANSWERS = (IdentityError, HandshakeError, Refused, ConfigError)
-"""What no better line would change."""
+"""Failures that a better line would not change."""
 
 _HURRY_WAIT, _WAIT_LEAST = 1 / 8, 1.0  # of a keepalive interval, and seconds; see Attempts
-_HURRY_REACH, _REACH_LEAST = 1 / 4, 3.0  # with less than that a lost SYN or a slow machine could not be borne
+_HURRY_REACH, _REACH_LEAST = 1 / 4, 3.0  # less would not tolerate a lost SYN or a slow machine
 
 
 class Attempts:
-    """Those of one robot.
+    """The attempts of one robot.
 
-    After an outage a stream may find out from its session only that the line is back (``net.lines``), and for
-    that the session has to be there half a keepalive interval later: a wait of an eighth of it and a quarter
-    until there is a connection leave an eighth for the handshake. (With intervals of less than twelve seconds
-    that may not suffice.) Without streams nobody is in a hurry, and if the line is gone for good, soon no
-    streams are there.
+    After an outage a stream may learn only from its session that the line is back (``net.lines``), so the
+    session must be there half a keepalive interval later: a wait of an eighth of the interval and a quarter
+    of it for the connection leave an eighth for the handshake. (With intervals of less than twelve seconds
+    that may not be enough.) Without streams nobody is in a hurry, and if the line is down for good, soon
+    there are no streams.
     """
 
     def __init__(self, backoff: Backoff | None = None) -> None:
@@ -30,23 +30,23 @@ class Attempts:
         self._interval = math.inf  # of the last session's keepalive
 
     def connected(self, interval: float) -> None:
-        """There is a session, with a keepalive interval of so many seconds."""
+        """There is a session, with a keepalive interval of ``interval`` seconds."""
         self._interval = interval
 
     def lived(self, seconds: float) -> None:
-        """It lived that long."""
+        """The session lasted that long."""
         self._backoff.lived(seconds)
 
     def reach(self, streams: int) -> float:
-        """Seconds until there has to be a connection, infinite without ``streams``."""
+        """Seconds within which there must be a connection; infinite without ``streams``."""
         return max(_REACH_LEAST, _HURRY_REACH * self._hurry(streams))
 
     def wait(self, error: ShadowError, streams: int) -> float:
         """Seconds to wait before the next attempt, after one more failure or loss."""
-        if isinstance(error, ANSWERS):  # the line is there, and haste would change nothing
+        if isinstance(error, ANSWERS):  # the line is up, so hurrying would change nothing
             return self._backoff.wait(error.retry_after if isinstance(error, Refused) else 0.0)
         return self._backoff.wait(at_most=max(_WAIT_LEAST, _HURRY_WAIT * self._hurry(streams)))
 
     def _hurry(self, streams: int) -> float:
-        """The interval by which streams wait for their robot's session."""
+        """The keepalive interval if streams wait for their robot's session, else infinity."""
         return self._interval if streams else math.inf

@@ -1,17 +1,17 @@
 """A robot's certificates: the one that its operator gave it, and those that it has renewed since.
 
-The operator's is named by ``--crt`` and ``--key`` and never touched. In the state folder are, each written in
-one step, so that whenever the machine stops there is a pair to go on with:
+``--crt`` and ``--key`` name the operator's pair, which is never touched. The state folder holds the following
+files, each written in one step, so that whenever the machine stops there is a usable pair:
 
 ``pair.pem``
     the latest pair that the server has accepted: key and certificate in one file.
 ``next.key``
-    the key that a certificate is being asked for. It is there before anybody is asked: whoever asks again
-    for the same key is given the same certificate again.
+    the key that the robot requests a certificate for. It is stored before the first request: a repeated
+    request for the same key gets the same certificate.
 ``next.crt``
     the certificate for it, until the server has accepted it once.
 
-Of the operator's pair and the accepted one the later is used, so new files from the operator win. The next
+Of the operator's pair and the accepted one, the newer is used, so new files from the operator win. The next
 one is used if neither is good any more.
 """
 
@@ -45,8 +45,8 @@ from ..pki.keys import PrivateKey, key_bytes, key_pem, load_private_key, new_key
 
 _Clock = Callable[[Path], dt.datetime]  # the time to judge the certificate of a file by
 
-_DUE = 2 / 3  # of a certificate's life
-_SPREAD = 1 / 30  # of it: robots that were baked on the same day do not come in the same hour
+_DUE = 2 / 3  # of a certificate's lifetime
+_SPREAD = 1 / 30  # of it, so that robots set up on the same day do not come in the same hour
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class LoadedPair:
 
     @property
     def due(self) -> dt.datetime:
-        """When to ask for the next one."""
+        """When to request the next one."""
         start, end = validity(self.certificate)
         share = int(self.credentials.fingerprint[:8], 16) / 2**32
         return start + (end - start) * (_DUE + _SPREAD * share)
@@ -73,8 +73,8 @@ class CertificateStore:
     """The pairs of one robot.
 
     Attributes:
-        current: the one in use; None before one was good.
-        next: the one that the server has yet to accept, if there is one.
+        current: the one in use; None until one was good.
+        next: the one that the server has yet to accept, if any.
     """
 
     def __init__(self, files: Files, state: Path | None, robot: str) -> None:
@@ -92,15 +92,15 @@ class CertificateStore:
         return self._state is not None
 
     def load(self, now: dt.datetime, *, late: bool = False) -> LoadedPair:
-        """Read everything again, and choose what is in use from now on.
+        """Read everything again, and choose what to use from now on.
 
         Args:
             now: the present, aware.
-            late: if none is any good, one will do that has expired and may still be renewed.
+            late: if none is good, accept one that has expired but may still be renewed.
 
         Raises:
-            ConfigError, ClockError: none of the pairs is any good; it is the operator's that is complained
-                about. What was chosen before stays.
+            ConfigError, ClockError: none of the pairs is good; the message is about the operator's. The
+                previous choice stays.
         """
         try:
             return self._choose(lambda _crt: now)
@@ -127,7 +127,7 @@ class CertificateStore:
         return self.current
 
     def _stored(self, crt: str, key: str, at: _Clock) -> LoadedPair | None:
-        """A pair in the state folder, if there is one that can be used."""
+        """A pair in the state folder, if there is a usable one."""
         if self._state is None or not (self._state / crt).exists():
             return None
         try:
@@ -156,7 +156,7 @@ class CertificateStore:
         return self.next is not None or (self.current is not None and now >= self.current.due)
 
     def key_to_ask_for(self) -> ec.EllipticCurvePrivateKey:
-        """The next key; it is on the disk when this returns.
+        """The next key; it is on disk when this returns.
 
         Raises:
             LocalError: it cannot be stored.
@@ -174,7 +174,7 @@ class CertificateStore:
         """Store what the signer has sent: it becomes ``next``.
 
         Raises:
-            PeerError: it is not for the key that was asked for, or no peer of ours would take it.
+            PeerError: it is not for the key that we asked for, or no peer of ours would accept it.
             LocalError: it cannot be stored.
         """
         certificate, key = parse_certificate(der), self.key_to_ask_for()
@@ -190,10 +190,10 @@ class CertificateStore:
         return self.next
 
     def accepted(self, pair: LoadedPair) -> None:
-        """The server has accepted a pair: if it is the next one, it takes the place of the one before.
+        """The server has accepted a pair: if it is the next one, it replaces the current one.
 
         Raises:
-            LocalError: it cannot be stored; it is used all the same, and remains the next one on the disk.
+            LocalError: it cannot be stored; it is used nevertheless, and remains the next one on disk.
         """
         if self._state is None or pair.crt != self._path("next.crt"):
             return
@@ -205,7 +205,7 @@ class CertificateStore:
         self.current = LoadedPair(pair.credentials, self._path("pair.pem"))
 
     def drop_next(self) -> None:
-        """The server does not accept the next certificate: ask again, for the same key."""
+        """The server does not accept the next certificate: request one again, for the same key."""
         self.next = None
         self._remove("next.crt")
 

@@ -24,7 +24,7 @@ from .trust import Trust
 
 @dataclass(frozen=True, slots=True)
 class Dialling:
-    """No session yet, and on the way to one."""
+    """There is no session yet; we are connecting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """No session, and none is dialled for until then.
+    """There is no session; we wait before the next attempt.
 
     Attributes:
         error: why.
@@ -53,8 +53,8 @@ State: TypeAlias = Dialling | Connected | Waiting
 class Client:
     """One robot's client; ``start`` it, then it runs until ``stop`` or (``--once``) ``failure``.
 
-    One task supervises: it dials, has the certificate renewed while there is a session, and when that ends
-    dials again. So nobody else connects under our name meanwhile.
+    One task supervises: it dials, renews the certificate while there is a session, and dials again when the
+    session ends. So nothing else connects under our name meanwhile.
     """
 
     def __init__(self, config: ClientConfig, durable: DurableStreams) -> None:
@@ -69,7 +69,7 @@ class Client:
         self._store = durable.store
         self._streams = Streams(config.robot, durable)
         self._opener = Opener(config, self._streams)
-        # Over a session that is left for us an expired certificate can be renewed, and over no other.
+        # An expired certificate can only be renewed over a session that was left for us.
         self._trust = Trust(config, late=handover.is_left(durable.store))
         self._renewer = Renewer(self._trust.certificates, config.robot)
         self._attempts = Attempts()
@@ -96,7 +96,7 @@ class Client:
         self._task.add_done_callback(self._supervised)
 
     def reload(self) -> str:
-        """Read certificates and CA again, for new connections; there is nothing more to say.
+        """Read certificates and CA again, for new connections; the remark for the log is empty.
 
         Raises:
             ShadowError: a file is broken; the old ones stay in use.
@@ -107,7 +107,7 @@ class Client:
         return ""
 
     async def stop(self) -> None:
-        """Leave the session for the next client, or end it in order."""
+        """Leave the session for the next client, or end it properly."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -166,14 +166,14 @@ class Client:
             self._enter(Dialling())
 
     def _supervised(self, task: asyncio.Task[None]) -> None:
-        """A bug must end the daemon: one that lives, is fed, and never dials again helps nobody."""
+        """A bug must end the daemon: one that stays alive, feeds its watchdog, and never dials is useless."""
         error = None if task.cancelled() else task.exception()
         if error is not None and not self.failure.done():
             self._close_session()
             self.failure.set_exception(error)
 
     async def _supervise(self) -> None:
-        """Have a session, and after each one the next; with ``--once`` only one."""
+        """Keep a session, and after each one the next; with ``--once`` only one."""
         while True:
             error = await self._one_session()
             if self._config.once:
@@ -189,9 +189,9 @@ class Client:
             session = await self._connect()
         except ShadowError as error:
             return error
-        welcomed = time.monotonic()  # dialling is not living
+        welcomed = time.monotonic()  # dialling does not count as living
         self._attempts.connected(session.agreed.interval)
-        with contextlib.suppress(LocalError):  # then it will be tried again
+        with contextlib.suppress(LocalError):  # it will be tried again
             self._trust.welcomed(session.certificate)
         lost = await self._end_of_session(session)
         self._close_session()
@@ -199,10 +199,10 @@ class Client:
         return lost
 
     async def _connect(self) -> Session:
-        """A session: that which another process has left, or a new one.
+        """A session: the one that another process has left, or a new one.
 
         Raises:
-            ShadowError: it did not come about.
+            ShadowError: there is none.
         """
         settings = self._trust.refresh()
         session = self._session
@@ -214,7 +214,7 @@ class Client:
         return session
 
     async def _end_of_session(self, session: Session) -> PeerError:
-        """What ended a session, or the last one of those that have taken its place."""
+        """Wait for the end of a session, or of the last one that has replaced it; return the reason."""
         while True:
             await asyncio.wait([session.lost], timeout=self._renewer.patience)
             if session.lost.done():
@@ -222,9 +222,9 @@ class Client:
             session = await self._renew(session)
 
     async def _renew(self, session: Session) -> Session:
-        """If it is time for another certificate, go on with it in a new session; which one there is then.
+        """If it is time for another certificate, continue with it in a new session; return the one in use.
 
-        The server takes the new session for the old one in one step, so the robot's sockets are there all
+        The server replaces the old session by the new one in one step, so the robot's sockets stay there all
         the time.
         """
         try:

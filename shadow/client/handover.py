@@ -1,6 +1,6 @@
-"""What the client leaves when it is restarted as planned, and how the next one takes it up.
+"""What the client leaves at a planned restart, and how the next one takes it over.
 
-A letter with the session, then one for each channel that stands by. The server notices nothing.
+It leaves a letter with the session, then one for each standby channel. The server notices nothing.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _SESSION, _STANDBY = "session", "standby"  # kinds of letters
 
 
 def is_left(store: Store) -> bool:
-    """True if the client before us has left anything."""
+    """True if the previous client has left anything."""
     return mailbox.is_left(store)
 
 
@@ -38,9 +38,9 @@ def park(session: Session, offer: Offer, store: Store) -> bool:
     """Leave a session for the next client; False if that is not possible.
 
     Args:
-        session: good for nothing but ``close`` afterwards.
+        session: afterwards it can only be closed.
         offer: what it was made for.
-        store: where to.
+        store: where to leave it.
     """
     if session.lost.done() or not store.limit:
         return False
@@ -66,11 +66,11 @@ def _put(box: mailbox.Mailbox, kind: str, record: Mapping[str, Any], channel: Ch
 
 
 def resume(store: Store, opener: Opener, trust: Trust) -> Session | None:
-    """The session that the client before us has left, if there is one and it can go on.
+    """The session that the previous client has left, if there is one and it can continue.
 
-    Whatever is wrong with a part of it ends that part.
+    Whatever is wrong with a part of it ends only that part.
     """
-    if trust.settings is None:  # our clock is wrong, and nothing can be said
+    if trust.settings is None:  # our clock is wrong, so we cannot tell
         return None
     resumption = _Resumption(opener, trust, trust.settings)
     mailbox.deal(mailbox.collect(store), resumption.take, resumption.give_up, 1)
@@ -79,10 +79,10 @@ def resume(store: Store, opener: Opener, trust: Trust) -> Session | None:
 
 
 class _Resumption:
-    """Takes up letters, one by one.
+    """Takes over letters, one by one.
 
     Attributes:
-        session: what has come of them.
+        session: the session made from them, if any.
     """
 
     def __init__(self, opener: Opener, trust: Trust, settings: Settings) -> None:
@@ -91,7 +91,7 @@ class _Resumption:
         self._settings = settings
         self._trust = trust
         self._offer = trust.offer(settings.fingerprint)
-        self._has_changed = False  # what the session was made for
+        self._has_changed = False  # whether the session was made for other settings
         self._kinds = {_SESSION: self._take_session, _STANDBY: self._take_standby}
 
     def take(self, facts: Mapping[str, Any], sockets: Sequence[socket.socket]) -> None:
@@ -123,7 +123,7 @@ class _Resumption:
 
     def give_up(self, _facts: Mapping[str, Any], why: str) -> None:
         """See ``mailbox.deal``."""
-        if not self._has_changed:  # else one word for all, below: nothing is wrong
+        if not self._has_changed:  # else one line for all, below: nothing is wrong
             text = f"a connection of the client before this one cannot go on and ends: {why}"
             events.log(events.SessionGivenUp(robot=self._offer.robot), logging.WARNING, text)
 

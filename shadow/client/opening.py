@@ -1,4 +1,4 @@
-"""How sessions of a robot begin: a server is dialled and says WELCOME, or another process leaves one."""
+"""How sessions of a robot begin: a server that we dial says WELCOME, or another process has left one."""
 
 import math
 
@@ -30,14 +30,14 @@ class Opener:
         return f"<Opener to {self._config.server}, {self._services}>"
 
     async def open(self, settings: Settings, reach: float = math.inf) -> Session:
-        """Dial, shake hands, say HELLO and hear WELCOME.
+        """Dial, do the handshake, send HELLO and receive WELCOME.
 
         Args:
             settings: how to do handshakes.
-            reach: seconds for a TCP connection, if less than the settings of the client say.
+            reach: seconds for a TCP connection, if less than the client's settings allow.
 
         Raises:
-            ShadowError: it did not come about.
+            ShadowError: that failed.
         """
         config = self._config
         hello = Hello(PROTOCOL_VERSION, CONTROL, config.robot, tuple(config.services), software=SOFTWARE)
@@ -49,7 +49,7 @@ class Opener:
         return session
 
     def stop(self) -> None:
-        """Connect no visitor any more."""
+        """Stop connecting visitors."""
         self._services.stop()
 
     def session(self, channel: Channel, agreed: Agreed, settings: Settings) -> Session:

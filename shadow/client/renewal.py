@@ -1,6 +1,6 @@
-"""Keeps a robot's certificate young: looks whether it is time for the next one, and asks for it.
+"""Keeps a robot's certificate fresh: checks whether it is time for the next one, and requests it.
 
-Whatever fails, the robot goes on with what it has, and tries again.
+Whatever fails, the robot keeps what it has, and tries again.
 """
 
 import asyncio
@@ -15,40 +15,40 @@ from ..pki.request import known_code, make_request
 from .certificate_store import CertificateStore, LoadedPair
 from .session import Session
 
-_LOOK = 60.0  # seconds at most between looks at the clock, which may jump
-_PAUSES = 60  # how often we look, and try again at first, in a certificate's life
+_LOOK = 60.0  # maximum seconds between looks at the clock, which may jump
+_PAUSES = 60  # how often we look, and try again at first, in a certificate's lifetime
 _PAUSE_MAX = 3600.0  # seconds until the second try; each further one waits twice as long
 _REST_SHARE = (
-    8  # looks that are left out at most: the time until, and a little after, its end has several tries
+    8  # looks to skip at most: so there are several tries before the end, and in the grace time after it
 )
-_DOUBLED_MAX = 5  # times: more than a day apart they do not get
+_DOUBLED_MAX = 5  # times: so tries are at most about a day apart
 
 
 class Renewer:
-    """Asks for the certificates of one robot; whether they are any good, the robot finds out."""
+    """Requests the certificates of one robot; the robot finds out whether they are any good."""
 
     def __init__(self, certificates: CertificateStore, name: str) -> None:
         self._certificates = certificates
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._failures = 0
-        self._tried = False  # the next pair is in the hands of whoever tries it
+        self._tried = False  # the next pair was given to the caller, who is trying it
         self._due = self._loop.time() + self._pause  # when to look again
 
     @property
     def patience(self) -> float | None:
-        """Seconds until it is time to ``look``; None: for ever, there is no place for another certificate."""
+        """Seconds until it is time to ``look``; None: never, there is no place for another certificate."""
         return max(0.0, self._due - self._loop.time()) if self._certificates.renews else None
 
     async def look(self, session: Session) -> LoadedPair | None:
-        """The next pair, if it is time for one; then tell ``succeeded`` or ``failed`` what has become of it.
+        """The next pair, if it is time for one; afterwards call ``succeeded`` or ``failed``.
 
         Raises:
-            ShadowError: it is time, and there is none; tell ``failed``.
+            ShadowError: it is time, but there is none; call ``failed``.
         """
         self._due = self._loop.time() + self._pause
         present = self._certificates.current
-        # By the clock on the wall, each time: certificates go by it, and it may have been set meanwhile.
+        # Ask the wall clock each time: certificates go by it, and it may have been set meanwhile.
         if present is None or not self._certificates.is_due(dt.datetime.now(dt.UTC)):
             return None
         pair = self._certificates.next
@@ -62,7 +62,7 @@ class Renewer:
         return pair
 
     def succeeded(self, pair: LoadedPair) -> None:
-        """The server has welcomed the robot with it."""
+        """The server has welcomed the robot with this pair."""
         self._failures, self._tried = 0, False
         serial, end = serial_of(pair.certificate), validity(pair.certificate)[1]
         text = f"robot {self._name} has a new certificate, {serial}, valid until {moment(end)}"
@@ -70,7 +70,7 @@ class Renewer:
         events.log(events.Renewed(robot=self._name, serial=serial, expires=expires), logging.INFO, text)
 
     def failed(self, error: ShadowError) -> None:
-        """There is no new pair, or it is no good: rest for a while."""
+        """There is no new pair, or it is not good: wait for a while."""
         if self._tried and isinstance(error, Refused | HandshakeError):
             error = self._drop() or error
         self._tried = False
@@ -84,7 +84,7 @@ class Renewer:
         self._due = self._loop.time() + pause + self._pause
 
     def _drop(self) -> LocalError | None:
-        """Ask anew: it may have been by accident, then we are given the same certificate again."""
+        """Request it again: if it was refused by accident, we get the same certificate again."""
         try:
             self._certificates.drop_next()
         except LocalError as error:
@@ -98,7 +98,7 @@ class Renewer:
 
     @property
     def _share(self) -> float:
-        """Seconds: a part of the certificate's life."""
+        """Seconds: one part in ``_PAUSES`` of the certificate's lifetime."""
         if self._certificates.current is None:
             return _LOOK
         start, end = validity(self._certificates.current.certificate)

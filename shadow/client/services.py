@@ -22,9 +22,9 @@ CONNECT_TIMEOUT = (
     5.0  # seconds a local service has to accept; half of the server's --start-timeout by default
 )
 SERVICE_KEEPALIVE = 30.0  # seconds between probes of an idle connection to a service on another host
-STREAMS_MAX = 4096  # streams at once; a robot does not take more from its server, whatever it asks for
+STREAMS_MAX = 4096  # streams at once; a robot does not accept more, whatever its server asks for
 
-# Lines of the log: how often visitors come is the server's business, how much is written to our disk is not.
+# Lines of the log: the server decides how often visitors come, but not how much we write to our disk.
 _FAILURES_AT_ONCE, _FAILURES_A_MINUTE = 30, 30.0
 
 _CODES = {
@@ -53,7 +53,7 @@ class Services:
         return f"<Services {names}; {many(len(self._connecting), 'visitor')} being connected>"
 
     def connect(self, channel: Channel, start: Start, outcome: OnOutcome) -> None:
-        """Connect a visitor: answer START on ``channel``, let the relay have it, and say how that went."""
+        """Connect a visitor: answer START on ``channel``, hand it to the relay, and report the outcome."""
         channel.on_frame = _ignore_frame
         channel.on_lost = _ignore_loss
         task = self._loop.create_task(self._connect(channel, start))
@@ -69,7 +69,7 @@ class Services:
             outcome(connected)
 
     def stop(self) -> None:
-        """Connect nobody any more; the server offers those under way another channel. Streams go on."""
+        """Stop connecting; the server offers visitors in progress another channel. Streams go on."""
         for task, channel in self._connecting.items():
             task.cancel()
             channel.abort()
@@ -127,4 +127,4 @@ def _ignore_frame(frame: Frame) -> None:
 
 
 def _ignore_loss(error: PeerError | None) -> None:
-    """The server gave up while we were connecting; ``Channel.live`` tells."""
+    """The server gave up while we were connecting; ``Channel.live`` says so."""

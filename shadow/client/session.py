@@ -1,4 +1,4 @@
-"""A robot's session with its server, as the robot has it: the control channel, for as long as it lives."""
+"""A robot's session with its server, as the robot sees it: the control channel, for as long as it lives."""
 
 import asyncio
 import logging
@@ -21,9 +21,9 @@ from ..wire.timing import MISSED_MAX, Keepalive
 from .approach import Door
 from .standbys import Standbys
 
-_PROMPT = 1.0  # seconds for a session to be welcomed; a server that takes longer has a fleet at its door
+_PROMPT = 1.0  # seconds until WELCOME; a server that takes longer has a whole fleet connecting
 _SIGN_TIMEOUT = 30.0  # seconds; the server itself waits for 20
-_SPREAD = 4  # times as long as that we may then wait before we ask for more
+_SPREAD = 4  # we may then wait up to this many times as long before we ask for more
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class Agreed:
     """What robot and server have agreed on at WELCOME.
 
     Attributes:
-        id: what data channels name.
+        id: the session's id, which data channels name.
         interval: of the keepalive, in seconds.
-        since: when that was, for humans.
-        renews: the server has certificates renewed.
+        since: when they agreed, for humans.
+        renews: the server has a signer, so certificates can be renewed.
         target: the server's address.
     """
 
@@ -46,7 +46,7 @@ class Agreed:
 
     @classmethod
     def at_welcome(cls, welcome: Welcome, target: Target) -> "Agreed":
-        """What the server at an address says now."""
+        """What the server at ``target`` has just said."""
         interval = min(max(welcome.keepalive, KEEPALIVE_MIN), KEEPALIVE_MAX)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         return cls(welcome.session, interval, since, welcome.renews, target)
@@ -63,7 +63,7 @@ class Agreed:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> "Agreed":
-        """What another process has noted down.
+        """What another process has recorded.
 
         Raises:
             KeyError, TypeError, ValueError: it is not that.
@@ -77,8 +77,8 @@ class Session:
 
     Attributes:
         channel: the control channel.
-        agreed: what it was welcomed with.
-        certificate: the fingerprint of ours that the server has seen.
+        agreed: what both sides agreed on.
+        certificate: the fingerprint of the certificate that we showed the server.
         standbys: the data channels.
         lost: set to what ended the session.
     """
@@ -112,7 +112,7 @@ class Session:
         )
 
     def begin(self) -> None:
-        """It has just been welcomed; ``stand_by`` comes next."""
+        """The session has just been welcomed; ``stand_by`` comes next."""
         link, target = self.channel.link, str(self.agreed.target)
         self._timer = self._loop.call_later(self.agreed.interval, self._keep_alive)
         watch_for_death(link.sock, self.agreed.interval)
@@ -124,21 +124,21 @@ class Session:
         events.log(event, logging.INFO, text)
 
     def stand_by(self, took: float) -> None:
-        """Have channels stand by; later, if it took so long to be welcomed: first a session for every robot.
+        """Open standby channels; later if WELCOME took long, so that every robot gets its session first.
 
-        A visitor who comes meanwhile has a channel dialled for.
+        For a visitor who comes meanwhile, the server asks for a channel.
         """
         delay = 0.0 if took < _PROMPT else random.uniform(0, _SPREAD * took)  # noqa: S311 - no secret
         self.standbys.begin(self.agreed.interval, delay)
 
     def go_on(self) -> None:
-        """It has been taken up from another process."""
-        # At once: the last PING was the other one's, and nobody knows how long ago.
+        """The session has been taken over from another process."""
+        # At once: the other process sent the last PING, and nobody knows how long ago.
         self._keep_alive()
         self.standbys.begin(self.agreed.interval)
 
     def use(self, settings: Settings) -> None:
-        """From now on data channels do their handshakes with these."""
+        """Use these settings for the handshakes of data channels from now on."""
         self._door.settings = settings
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class Session:
         self.standbys.close()
         self.channel.close()
 
-    # What is said
+    # Frames
 
     def _heard(self) -> None:
         now = self._loop.time()
@@ -178,7 +178,7 @@ class Session:
             self._end(PeerError(f"nothing heard for {MISSED_MAX * self.agreed.interval:g} s"))
             return
         self.channel.send(Ping(round(now, 3)))
-        # A server that says nothing is given up when it is time, and not an interval later: see Line.
+        # Give up on a silent server exactly at the deadline, not up to an interval later: see Line.
         self._timer = self._loop.call_at(
             min(now + self.agreed.interval, self._keepalive.deadline), self._keep_alive
         )
@@ -189,10 +189,10 @@ class Session:
             self.lost.set_result(error)
 
     async def renew(self, request: Sign) -> bytes:
-        """Have our certificate renewed; the new one, in DER.
+        """Have our certificate renewed; return the new one, in DER.
 
         Raises:
-            Refused: the server or the signer says no.
+            Refused: the server or the signer refuses.
             PeerError: no answer.
         """
         if self.lost.done():

@@ -1,4 +1,4 @@
-"""Lines whose number the server decides: some of them are logged, the rest is counted."""
+"""Log lines whose number the server decides: some are logged, the rest is counted."""
 
 from collections.abc import Callable
 
@@ -8,21 +8,21 @@ from ..wire.timing import Pace
 
 
 class Sparing:
-    """Lines whose number a peer decides: some at once and so many a minute; the others are counted only."""
+    """Logs lines whose number a peer decides: ``at_once``, then ``a_minute``; others are only counted."""
 
     def __init__(self, clock: Callable[[], float], at_once: int = 10, a_minute: float = 10.0) -> None:
-        """``clock``: seconds, and it never goes back."""
+        """``clock`` returns seconds, and never goes back."""
         self._clock = clock
         self._pace = Pace(a_minute / 60, at_once)
         self._left_out = 0
 
     def log(self, event: Event, level: int, text: str) -> bool:
-        """Log one event like ``events.log``, if that may be, and how many were left out since the last one.
+        """Log one event like ``events.log``, if allowed, with the number of lines left out before it.
 
         Args:
-            event: see there, as for the rest.
-            level: see there.
-            text: see there.
+            event: see ``events.log``.
+            level: see ``events.log``.
+            text: see ``events.log``.
 
         Returns:
             True if it was logged.

@@ -1,12 +1,12 @@
-"""The robot's data channels: as many standing by as wanted, more when visitors ask, a few opened at once.
+"""The robot's data channels: as many standing by as wanted, more when visitors come, a few opened at once.
 
-Three things decide when the next one is opened. A ``Window``: a handful at once, more if that costs no time,
-so that a slow machine is slow and not dead. A ``Pace`` for those that bring nothing: who has visitors
-connected gets channels as fast as they come, and a server that has us dial for nothing gets four a second.
-A ``Backoff``: after failures for all, and after visitors that could not be connected for what nobody has
-asked for.
+Three things decide when to open the next one. A ``Window``: a handful at once, more if that costs no time, so
+that a slow machine is slow and not dead. A ``Pace`` for channels that bring no stream: a server whose
+visitors get connected gets channels as fast as they come, but one that makes us dial for nothing gets four a
+second. A ``Backoff``: after failures it applies to all channels, and after visitors that could not be
+connected, to those that nobody has asked for.
 
-What has been dialled for visitors who have left stands by, too, until it has been idle for half a keepalive
+Channels dialled for visitors who have left stand by, too, until they have been idle for half a keepalive
 interval; then the surplus is given up.
 """
 
@@ -25,13 +25,13 @@ from .sparing import Sparing
 
 CHANNELS_MAX = 256  # data channels opening or standing by, whatever the server asks for
 _AT_ONCE = 64  # channels that a server asks for at once (docs/PROTOCOL.md)
-_DUE_MAX = 2 * _AT_ONCE  # DIAL may overtake WELCOME: then the server has counted what we have not
-_DUE_LIFE = 30.0  # seconds after its last DIAL for which a server may still want what it has asked for
-_FRUITLESS_RATE = 4.0  # channels a second that bring no stream, beyond what may be wanted at once
+_DUE_MAX = 2 * _AT_ONCE  # DIAL may overtake WELCOME: then the server has counted channels that we have not
+_DUE_LIFE = 30.0  # seconds after its last DIAL for which a server may still want what it asked for
+_FRUITLESS_RATE = 4.0  # channels a second that bring no stream, beyond those that may be wanted at once
 
 
 class Standbys:
-    """Those of one session; before ``begin`` only what the server asks for is opened.
+    """The standby channels of one session; before ``begin`` only those that the server asks for are opened.
 
     Attributes:
         closed: no more channels are opened.
@@ -44,13 +44,13 @@ class Standbys:
         open_one: Callable[[], Awaitable[Channel]],
         on_start: Callable[[Channel, Start, OnOutcome], None],
     ) -> None:
-        """Have ``wanted`` channels stand by.
+        """Keep ``wanted`` channels standing by.
 
         Args:
             robot: our name, for the log.
-            wanted: how many are to stand by if no visitors come.
-            open_one: a channel that has been welcomed and is paused; raises ShadowError.
-            on_start: called with a channel that is asked to serve a visitor, which is then its own.
+            wanted: how many to keep standing by if no visitors come.
+            open_one: returns a channel that is welcomed and paused; raises ShadowError.
+            on_start: called with a channel that is asked to serve a visitor, and owns it from then on.
         """
         self._robot = robot
         self._wanted = wanted
@@ -65,9 +65,9 @@ class Standbys:
         self._pace = Pace(_FRUITLESS_RATE, _AT_ONCE + wanted)
         self._backoff = Backoff()
         self._doubtful = False  # the last visitor could not be connected
-        self._undecided = 0  # visitors of whom nobody knows yet
-        self._not_before = 0.0  # for what the server has asked for
-        self._rest_until = math.inf  # for what nobody has asked for
+        self._undecided = 0  # visitors that are being connected
+        self._not_before = 0.0  # for channels that the server has asked for
+        self._rest_until = math.inf  # for channels that nobody has asked for
         self._idle = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._trimmer: asyncio.TimerHandle | None = None
@@ -87,7 +87,7 @@ class Standbys:
         self._open_more()
 
     def dial(self, count: int) -> None:
-        """The server wants so many channels now, for visitors that wait."""
+        """The server wants ``count`` more channels now, for waiting visitors."""
         now = self._loop.time()
         self._due = min(self._asked_for(now) + count, _DUE_MAX)
         self._due_until = now + _DUE_LIFE
@@ -104,7 +104,7 @@ class Standbys:
         self._trim_later()
 
     def take(self) -> list[Channel]:
-        """All that stand by; they are the caller's, and no more are opened."""
+        """All standby channels; they are the caller's, and no more are opened."""
         channels = list(self._channels)
         self._channels.clear()
         self.close()
@@ -128,14 +128,14 @@ class Standbys:
         return self._due if now < self._due_until else 0
 
     def _open_more(self) -> None:
-        """Open as many as may be opened now, and come back when more may be."""
+        """Open as many as allowed now, and come back when more are."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         while not self.closed:
             now = self._loop.time()
             asked = self._is_asked_for(now)
-            # A visitor does not wait behind what hangs and was opened for nobody.
+            # A visitor must not wait behind hanging channels that were opened for nobody.
             at_once = self._window.size + (asked and not any(self._opening.values()))
             if len(self._opening) >= at_once or not (asked or self._is_missing):
                 return
@@ -149,12 +149,12 @@ class Standbys:
             task.add_done_callback(self._opened)
 
     def _is_asked_for(self, now: float) -> bool:
-        """Whether one more is to be opened for a visitor that waits at the server."""
+        """Whether to open one more for a visitor that waits at the server."""
         return self._has_room and self._asked_for(now) > sum(self._opening.values())
 
     @property
     def _is_missing(self) -> bool:
-        """Whether one more is to be opened to stand by."""
+        """Whether to open one more to stand by."""
         coming = sum(not asked for asked in self._opening.values())
         coming += self._undecided if self._doubtful else 0
         return self._has_room and len(self._channels) + coming < self._wanted
@@ -182,7 +182,7 @@ class Standbys:
     def _failed(self, error: ShadowError) -> None:
         self._window.failed()
         now = self._loop.time()
-        if now < self._not_before:  # those that were under way together fail together
+        if now < self._not_before:  # those that were in progress together fail together
             return
         wait = self._backoff.wait(error.retry_after if isinstance(error, Refused) else 0.0)
         self._not_before = self._rest_until = now + wait
@@ -228,11 +228,11 @@ class Standbys:
 
     def _trim_later(self) -> None:
         if self._trimmer is None and self._idle and len(self._channels) > self._wanted:
-            # Two looks in each idle time, so that a surplus is gone within a keepalive interval.
+            # Look twice in each idle time, so that a surplus is gone within a keepalive interval.
             self._trimmer = self._loop.call_later(self._idle / 2, self._trim)
 
     def _trim(self) -> None:
-        """Give up what has been idle too long; the server takes the oldest ones first, so these stay."""
+        """Give up what has been idle too long; the server takes the oldest ones first, so those stay."""
         self._trimmer = None
         now = self._loop.time()
         for channel, since in list(self._channels.items())[self._wanted :]:

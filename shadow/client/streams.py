@@ -1,4 +1,4 @@
-"""The robot's view of its streams: for which service each is, since when, and how it ends."""
+"""The robot's view of its streams: which service each is for, since when, and how it ends."""
 
 import asyncio
 import functools
@@ -18,18 +18,18 @@ from ..transport.link import Link
 from ..wire.frames import Start
 from .sparing import Sparing
 
-# Lines of the log: how often visitors come is the server's business, how much is written to our disk is not.
+# Lines of the log: the server decides how often visitors come, but not how much we write to our disk.
 _STARTS_AT_ONCE, _STARTS_A_MINUTE = 500, 600.0
 
 _WORDS = Words(plain="service", link="server", target="service")
 
 Check = Callable[[Link], None]
-"""Raises ShadowError if the server behind the link would not be trusted today."""
+"""Raises ShadowError if we would not trust the server behind the link today."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stream:
-    """What is known of a running stream."""
+    """What is known about a running stream."""
 
     id: str
     service: str
@@ -40,7 +40,7 @@ class Streams:
     """The streams of one robot, all of its services together.
 
     Attributes:
-        lines: over which the robot is connected to the server.
+        lines: the lines over which the robot is connected to the server.
     """
 
     def __init__(self, robot: str, durable: DurableStreams) -> None:
@@ -48,21 +48,21 @@ class Streams:
         self._loop = asyncio.get_running_loop()
         self._roster: Roster[Stream] = Roster(durable, self._ended)
         self.lines = self._roster.lines
-        self._unlogged: set[Stream] = set()  # those that have begun without a line, and end without one
+        self._unlogged: set[Stream] = set()  # those whose start was not logged; their end is not, either
         self._log = Sparing(self._loop.time, _STARTS_AT_ONCE, _STARTS_A_MINUTE)
 
     def __repr__(self) -> str:
         return f"<Streams of {self._robot}: {len(self)}, {len(self._unlogged)} of them not in the log>"
 
     def describe(self) -> Iterator[str]:
-        """A line about all of them, and one about each, for who debugs."""
+        """For debugging: a line about all of them, and one about each."""
         yield repr(self)
         for pump, stream in list(self._roster.items()):
             age = self._loop.time() - stream.since
             yield f"<Stream {stream.id!r} to {stream.service!r} for {age:.1f} s, {pump!r}>"
 
     def __len__(self) -> int:
-        """How many run."""
+        """How many are running."""
         return len(self._roster)
 
     @property
@@ -71,7 +71,7 @@ class Streams:
         return f"{many(len(self), 'stream')}{self._roster.durable.remark}"
 
     def begin(self, sock: socket.socket, link: Link, start: Start) -> None:
-        """Let the relay have a visitor and the connection to the service.
+        """Hand the relay a visitor and the connection to the service.
 
         Raises:
             LocalError: no descriptors left; the link is closed, the socket is the caller's.
@@ -90,7 +90,7 @@ class Streams:
             self._unlogged.add(stream)
 
     def resume(self, check: Check) -> None:
-        """Go on with what the client before us has left; ``check`` says whether its link may."""
+        """Continue what the previous client has left; ``check`` says whether its link is still trusted."""
         self._roster.durable.resume(functools.partial(self._take_in, check))
 
     def _take_in(self, check: Check, pump: Pump, facts: Mapping[str, Any]) -> None:

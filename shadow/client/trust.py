@@ -1,4 +1,4 @@
-"""How the robot shows who it is, and whom it believes: its certificate and CA, made into settings for TLS."""
+"""How the robot proves who it is, and whom it trusts: its certificate and CA, as settings for TLS."""
 
 import contextlib
 import datetime as dt
@@ -19,13 +19,13 @@ from .certificate_store import CertificateStore, LoadedPair
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a session is made for; with other settings it has to be another one.
+    """What a session is made for; other settings need another session.
 
     Attributes:
         robot: its name.
         server: where it dials.
         services: their names.
-        certificate: the fingerprint of ours that the server has seen.
+        certificate: the fingerprint of the certificate that we showed the server.
     """
 
     robot: str
@@ -44,7 +44,7 @@ class Offer:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> "Offer":
-        """What another process has noted down.
+        """What another process has recorded.
 
         Raises:
             KeyError, TypeError: it is not that.
@@ -54,11 +54,11 @@ class Offer:
 
 
 class Trust:
-    """What one robot trusts and is trusted by.
+    """Whom one robot trusts, and how it identifies itself.
 
     Attributes:
         settings: how new connections do their handshakes; None while our clock is wrong.
-        certificates: what they may be made of.
+        certificates: the pairs to choose from.
         no_ktls: why the kernel will not encrypt, or None if it will.
     """
 
@@ -67,7 +67,7 @@ class Trust:
 
         Args:
             config: where they are.
-            late: a certificate will do that has expired and may still be renewed.
+            late: accept a certificate that has expired but may still be renewed.
 
         Raises:
             ConfigError: a file is wrong, or the certificate is another robot's.
@@ -85,16 +85,16 @@ class Trust:
                 raise
 
     def load(self, *, late: bool = False) -> Settings:
-        """Read all files again, and choose among our certificates: what is in use from now on.
+        """Read all files again, and choose which of our certificates to use from now on.
 
         Raises:
-            ShadowError: a file is broken, or no certificate good; the old ones stay in use.
+            ShadowError: a file is broken, or no certificate is good; the old ones stay in use.
         """
         self.settings = self.settings_for(self.certificates.load(dt.datetime.now(dt.UTC), late=late))
         return self.settings
 
     def refresh(self) -> Settings:
-        """What to dial with: one of our certificates may have expired, or the clock may be right by now.
+        """The settings to dial with: a certificate may have expired, or the clock may be right by now.
 
         Raises:
             ConfigError, ClockError: there never was a good one.
@@ -115,7 +115,7 @@ class Trust:
         )
 
     def welcomed(self, certificate: str) -> None:
-        """A server has welcomed us with this certificate: if it is a new one, it stays.
+        """A server has welcomed us with this certificate: if it is a new one, keep it.
 
         Args:
             certificate: its fingerprint.
@@ -128,16 +128,16 @@ class Trust:
                 self.certificates.accepted(pair)
 
     def check(self, link: Link) -> None:
-        """Make sure that a link of another process is to somebody whom we trust today.
+        """Make sure that a link of another process leads to somebody whom we trust today.
 
         Raises:
             ShadowError: it is not.
         """
-        if self.settings is not None:  # else our clock is wrong, and nothing can be said
+        if self.settings is not None:  # else our clock is wrong, so we cannot tell
             handshake.check_again(link, self.settings)
 
     def offer(self, certificate: str) -> Offer:
-        """What a session is made for, over which the server sees this certificate of ours."""
+        """What a session is made for in which we show the server this certificate."""
         config = self._config
         return Offer(config.robot, str(config.server), tuple(config.services), certificate)
 
@@ -145,6 +145,6 @@ class Trust:
     def terms(self) -> list[Term]:
         """See ``life.Role``."""
         pair, robot = self.certificates.current, self._config.robot
-        if pair is None:  # our clock is wrong, and nothing can be said
+        if pair is None:  # our clock is wrong, so we cannot tell
             return []
         return terms(pair.credentials, pair.crt, self._config.files.ca, f"`shadow-ca robot {robot} --renew`")

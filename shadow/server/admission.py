@@ -1,4 +1,4 @@
-"""Who may be a robot here: a connection that has said HELLO is let in, or refused."""
+"""Who may be a robot here: admits or refuses a connection that has said HELLO."""
 
 import logging
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ from .robot import Robot
 from .robots import Robots
 from .trust import Offer, Trust
 
-_COME_BACK = 60.0  # seconds for which a robot that there is no room for should stay away
+_COME_BACK = 60.0  # seconds for which a robot should stay away if there is no room for it
 
 
 class Admission:
     """Finds the robot that a connection belongs to.
 
     Attributes:
-        robots: those that there are.
+        robots: all known robots.
     """
 
     def __init__(self, robots: Robots, trust: Trust, robots_max: int) -> None:
@@ -32,7 +32,7 @@ class Admission:
         self._robots_max = robots_max
 
     def dispatch(self, channel: Channel, hello: Hello, peer: str) -> None:
-        """Hand a connection that said HELLO to its robot, or refuse it."""
+        """Hand a connection that has said HELLO to its robot, or refuse it."""
         try:
             robot = self._admit(channel.link, hello)
             if hello.role == CONTROL:
@@ -47,25 +47,25 @@ class Admission:
             channel.close()
             self._forget_if_empty(hello.robot)
         except BaseException:
-            channel.abort()  # whatever it was, nobody else would close it
+            channel.abort()  # whatever happened, nobody else would close it
             raise
 
     @property
     def offer(self) -> Offer:
-        """What sessions are begun on."""
+        """The terms of new sessions."""
         return self._trust.offer
 
     def readmit(self, link: Link) -> Robot:
-        """The robot whose connection the daemon before us has left.
+        """The robot whose connection the previous daemon has left.
 
         Raises:
-            ShadowError: it would not be let in today.
+            ShadowError: we would not let it in today.
         """
         self._trust.check_again(link, renews=self.robots.signer.there)
         return self.robots.provide(self._trust.robot_of(link))
 
     def resume_stream(self, pump: Pump, facts: Mapping[str, Any]) -> None:
-        """Take in a stream that the daemon before us has left; see ``durable.TakeIn``."""
+        """Take in a stream that the previous daemon has left; see ``durable.TakeIn``."""
         visitor = self.readmit(pump.link).streams.resume(pump, facts)
         self.robots.numbers.note(visitor.stream)
 
@@ -78,7 +78,7 @@ class Admission:
         """The robot that may use this connection.
 
         Raises:
-            Refused: it is not who it says, speaks another version, or there is no room.
+            Refused: it is not who it claims to be, it speaks another version, or there is no room.
         """
         try:
             name = self._trust.robot_of(link)
@@ -86,7 +86,7 @@ class Admission:
             raise Refused("bad-name", str(error)) from error
         if hello.robot != name:
             raise Refused("name-mismatch", f"the certificate is for {shorten(name)}")
-        # Here and not in the handshake: the robot is told, and a reload meanwhile counts.
+        # Here and not in the handshake, so that the robot is told, and a reload in between counts.
         if why := self._trust.revocation(link):
             raise Refused("revoked", why)
         if not speaks_our_version(hello):

@@ -1,12 +1,12 @@
-"""Descriptors: how many are left, who may still have one, and what is given up when they run short.
+"""Descriptors: how many are left, who may still have one, and what we give up when they run short.
 
-A process may have so many and no more (RLIMIT_NOFILE in getrlimit(2)). Whoever takes the last one harms all
-others: a visitor cannot be served without the robot's connection, and nobody can look what is wrong. So
-there is a reserve. Visitors are accepted as long as it is whole, robots as long as half of it is left; the
-rest is for the API, the log, files and whatever else has to work then. Whoever is not accepted waits in the
-kernel's backlog, and costs nothing.
+The number of descriptors of a process is limited (RLIMIT_NOFILE in getrlimit(2)). Using up the last one harms
+everybody else: a visitor cannot be served without the robot's connection, and nobody can find out what is
+wrong. So there is a reserve. We accept visitors as long as all of it is left, and robots as long as half of
+it is left; the rest is for the API, the log, files and whatever else has to work then. Connections that are
+not accepted wait in the kernel's backlog, and cost nothing.
 
-All methods are for the event loop's thread.
+All methods must be called in the event loop's thread.
 """
 
 import asyncio
@@ -19,29 +19,29 @@ from .. import events
 from ..errors import reason
 
 _OURS = Path("/proc/self/fd")
-_RESERVE_PART = 5  # one descriptor in so many is of the reserve
+_RESERVE_PART = 5  # one descriptor in this many belongs to the reserve
 _RESERVE_MAX = 128
-_CALM = 5.0  # seconds in which nobody had to wait: then it is over
+_CALM = 5.0  # seconds in which nobody had to wait: then the shortage is over
 _REMINDER = 60.0  # seconds between two lines that say that it is not
 
 
 class Descriptors:
-    """Those of this process."""
+    """The descriptors of this process."""
 
     def __init__(self, give_up: Callable[[int], int], later: int) -> None:
-        """Count what there is.
+        """Count the free ones.
 
         Args:
-            give_up: closes up to so many standbys, and says how many those were.
+            give_up: closes up to this many standbys, and returns how many it closed.
             later: how many a visitor needs besides its own before its stream runs.
         """
         self._give_up = give_up
         self._later = later
         self._loop = asyncio.get_running_loop()
-        self._free = 0  # so many are free at least; counting takes the longer the more are not
+        self._free = 0  # at least this many are free; counting takes longer the more are in use
         self._reserve = 0
         self._promised = 0
-        self._since: float | None = None  # when somebody had to wait first, and last
+        self._since: float | None = None  # when somebody first had to wait; ``_last``: most recently
         self._last = self._said = 0.0
         self._given_up = self._refused = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -54,7 +54,7 @@ class Descriptors:
 
     @property
     def short(self) -> bool:
-        """True if there are none to spare for what only saves time."""
+        """True if there are none to spare for things that only save time."""
         return self._since is not None or not self._has(self._reserve)
 
     def for_visitor(self) -> bool:
@@ -66,7 +66,7 @@ class Descriptors:
         return self._let_in(1 + self._reserve // 2)
 
     def promise(self) -> Callable[[], None]:
-        """A visitor has been accepted; what is returned is to be called, once, when it needs no more."""
+        """A visitor was accepted; call the returned function, once, when it needs no more descriptors."""
         self._promised += self._later
         return self._keep_promise
 
@@ -75,22 +75,22 @@ class Descriptors:
         self._free -= self._later
 
     def ran_out(self, error: OSError) -> None:
-        """Accepting has failed all the same: the machine has none, or no memory."""
+        """Accepting failed nevertheless: the machine has no descriptors or no memory left."""
         self._given_up += self._give_up(max(1, self._reserve // 2))
         self._let_wait(reason(error))
 
     def refused_standby(self) -> None:
-        """One was sent away, for it only saves time."""
+        """A standby was refused, because it would only save time."""
         self._refused += 1
 
     def close(self) -> None:
-        """Look after nothing any more."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _let_in(self, wanted: int) -> bool:
         if not self._has(wanted):
-            # Some more than that, or the next who comes would have to look for one again.
+            # A few more than that, or the next one to come would have to look for one again.
             self._given_up += self._give_up(wanted - self._free + self._reserve // 2)
             if not self._has(wanted):
                 self._let_wait(
@@ -111,10 +111,10 @@ class Descriptors:
         try:
             # The folder's size is their number from Linux 6.2 on (fs/proc/fd.c), and 0 before.
             self._free = limit - (_OURS.stat().st_size or sum(1 for _one in _OURS.iterdir()))
-        except OSError:  # not one is left to look with
+        except OSError:  # not even one is left to look with
             self._free = 0
 
-    # What the log hears of it: that it began, once a minute that it goes on, and how it was.
+    # What we log: that a shortage began, once a minute that it goes on, and a summary at its end.
 
     def _let_wait(self, why: str) -> None:
         self._last = now = self._loop.time()

@@ -1,4 +1,4 @@
-"""Who of many is served next, and how many at once, so that nobody keeps all others waiting.
+"""Who is served next, and how many at once, so that nobody keeps all others waiting.
 
 No I/O and no clock.
 """
@@ -13,12 +13,12 @@ class Turns(Generic[Item]):
     """Sources take turns: one item of each, then the next of each.
 
     Attributes:
-        running: items taken and not done.
-        waiting: items that came and have not been taken.
+        running: items that were taken and are not done.
+        waiting: items that came and were not taken yet.
     """
 
     def __init__(self, at_once: int, share: int, waiting_max: int) -> None:
-        """At most ``at_once`` items run, ``share`` of one source; ``waiting_max`` wait."""
+        """At most ``at_once`` items run, at most ``share`` of one source; at most ``waiting_max`` wait."""
         self._at_once = at_once
         self._share = share
         self._waiting_max = waiting_max
@@ -26,12 +26,12 @@ class Turns(Generic[Item]):
         self.waiting = 0
         self._queues: dict[str, deque[Item]] = {}
         self._running: dict[str, int] = {}
-        self._ready: OrderedDict[str, None] = OrderedDict()  # sources with somebody who may run, in turn
+        self._ready: OrderedDict[str, None] = OrderedDict()  # sources with an item that may run, in turn
 
     def came(self, source: str, item: Item) -> Item | None:
-        """An item of ``source`` came; who has to leave for it: nobody, itself, or one of another source.
+        """An item of ``source`` came; return the item to drop: none, itself, or one of another source.
 
-        When too many wait, that is the last one of the source that most of them are of: whoever crowds
+        If too many wait, that is the newest item of the source with the most waiting: a source that crowds
         out others is crowded out first.
         """
         self._queues.setdefault(source, deque()).append(item)
@@ -51,7 +51,7 @@ class Turns(Generic[Item]):
         return self.running < self._at_once and bool(self._ready)
 
     def take(self) -> tuple[str, Item]:
-        """Whose turn it is, with its source; somebody's it must be."""
+        """The item whose turn it is, with its source; call it only if ``may_take``."""
         source, _ = self._ready.popitem(last=False)
         item = self._queues[source].popleft()
         self.waiting -= 1
@@ -67,7 +67,7 @@ class Turns(Generic[Item]):
         self._look_at(source)
 
     def leave(self) -> list[Item]:
-        """Everybody who waits, to be sent away."""
+        """Remove all waiting items, and return them."""
         everybody = [item for queue in self._queues.values() for item in queue]
         self._queues.clear()
         self._ready.clear()
@@ -75,7 +75,7 @@ class Turns(Generic[Item]):
         return everybody
 
     def _look_at(self, source: str) -> None:
-        """Keep the books of a source; it joins the end of the line when it becomes ready."""
+        """Update the records of a source; it joins the end of the line when it becomes ready."""
         queue, running = self._queues.get(source), self._running.get(source, 0)
         if not queue:
             self._queues.pop(source, None)

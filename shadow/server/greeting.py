@@ -1,4 +1,4 @@
-"""One connection, from its first byte to HELLO: within a deadline, and what is logged if it does not pass."""
+"""One connection, from its first byte to HELLO: the deadline, and what we log if it fails."""
 
 import asyncio
 import enum
@@ -27,7 +27,7 @@ from .trust import Trust
 
 
 class Failure(enum.StrEnum):
-    """Why a connection did not pass, in a word that can be counted."""
+    """Why a connection failed, in a word that can be counted."""
 
     TIMEOUT = "timeout"
     TLS = "tls"
@@ -53,9 +53,11 @@ class Greeter:
         self._trust = trust
 
     async def greet(self, sock: socket.socket) -> tuple[Channel, Hello, str] | None:
-        """Everything up to the first frame: the connection, its HELLO, and where it comes from, for humans.
+        """Do everything up to the first frame.
 
-        None if it does not pass; it is closed then, and the log says why.
+        Returns:
+            The connection, its HELLO, and where it comes from, for humans; None if it fails: then it is
+            closed, and the log says why.
         """
         peer, cause = "somebody", Failure.LOST
         try:
@@ -87,14 +89,14 @@ class Greeter:
 
 
 def _log_failure(peer: str, why: str, cause: Failure) -> None:
-    # To leave without a word is a check whether the port is open, and mostly no more: not for the log.
+    # Leaving without a word is usually a mere check whether the port is open: not worth a line in the log.
     level = logging.DEBUG if cause is Failure.SILENT else logging.WARNING
     text = f"no handshake with {peer}: {why}"
     events.log(events.HandshakeFailed(peer=peer, cause=cause.value), level, text)
 
 
 class _LeftWithoutAWord(PeerError):
-    """Before its first byte."""
+    """The peer left before its first byte."""
 
 
 async def _wait_for_a_word(sock: socket.socket) -> None:
@@ -120,7 +122,7 @@ async def _wait_for_a_word(sock: socket.socket) -> None:
         else:
             poll = select.poll()
             poll.register(sock, select.POLLRDHUP)
-            if poll.poll(0):  # a handshake that nobody waits for any more would cost as much as another
+            if poll.poll(0):  # a handshake that nobody waits for any more would cost as much as any other
                 raise PeerError("it hung up before its turn came")
             return
 

@@ -1,8 +1,8 @@
-"""What the server leaves of its robots when it is restarted as planned, and how the next one takes it up.
+"""What the server leaves of its robots at a planned restart, and how the next one takes it over.
 
-For each robot a letter with its session, then one for each of its sockets, standby channels, visitors that
-wait, and visitors whose START has not been answered (``letters``). Robots notice nothing, and who connects to
-a socket meanwhile waits in its backlog.
+For each robot it leaves a letter with its session, then one for each of its sockets, standby channels,
+waiting visitors, and visitors whose START has not been answered (``letters``). Robots notice nothing, and
+anyone who connects to a socket in the meantime waits in its backlog.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ from .trust import Offer
 
 
 def leave(robots: Iterable[Robot], store: Store, offer: Offer) -> None:
-    """Leave the robots to the next daemon, or end their sessions in order.
+    """Leave the robots to the next daemon, or end their sessions properly.
 
-    Whether we are stopped for good or only restarted, nobody tells: systemd drops what is left.
+    Nobody tells us whether we are stopped for good or only restarted; if for good, systemd drops it all.
     """
     parked = 0
     with contextlib.closing(Mailbox(store)) as mailbox:
@@ -44,12 +44,12 @@ def leave(robots: Iterable[Robot], store: Store, offer: Offer) -> None:
 
 
 def park(robot: Robot, mailbox: Mailbox, offer: Offer) -> bool:
-    """Leave what a robot has for the next daemon; what cannot be left is ended in order.
+    """Leave what a robot has to the next daemon; end properly what cannot be left.
 
     Args:
         robot: the robot.
-        mailbox: where to.
-        offer: what the session was begun on.
+        mailbox: where to put it.
+        offer: the terms of the session.
 
     Returns:
         True if the robot remains connected.
@@ -115,7 +115,7 @@ def _put(mailbox: Mailbox, part: Part) -> None:
 
 
 def _nothing() -> None:
-    """What is to be done is done in either case."""
+    """Nothing to do: the caller does the same in either case."""
 
 
 @contextlib.contextmanager
@@ -132,7 +132,7 @@ def _or_else(robot: Robot, end: Callable[[], object]) -> Iterator[None]:
 
 
 def resume(store: Store, house: House) -> int:
-    """Go on with what the daemon before us has left; how many robots remain connected.
+    """Continue with what the previous daemon has left; return how many robots remain connected.
 
     Whatever is wrong with a letter ends what it is about, and nothing else.
     """
@@ -142,7 +142,7 @@ def resume(store: Store, house: House) -> int:
         letters.read(facts, sockets).resume(heir)
 
     def give_up(facts: Facts, why: str) -> None:
-        # One word for all who connect anew, below: nothing is wrong.
+        # Robots that must reconnect are logged together, below: nothing is wrong.
         if str(facts.get("robot")) not in heir.anew or facts.get("kind") not in {"session", "standby"}:
             _give_up(facts, why)
 
@@ -168,6 +168,6 @@ def _give_up(facts: Facts, why: str) -> None:
 
 
 def _word(facts: Facts, name: str) -> str:
-    """A fact that should be a word, whatever it is."""
+    """A fact that should be a word; it may be anything."""
     value = facts.get(name)
     return printable(value[:80]) if isinstance(value, str) else "?"

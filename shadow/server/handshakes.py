@@ -1,8 +1,8 @@
-"""Where robots come in: whose turn it is to say who he is, fairly, and never too many at once.
+"""Where robots come in: whose handshake is next, fairly, and never too many at once.
 
-A handshake costs a signature, and a connection that says nothing holds its place for seconds. So places are
-limited, and shared among the addresses that connections come from: who opens a thousand of them waits for
-his own, not others for him.
+A handshake costs a signature, and a silent connection holds its place for seconds. So places are limited, and
+shared among the addresses that connections come from: anyone who opens a thousand connections waits for them,
+and nobody else does.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from .fairness import Turns
 from .greeting import Greeter
 from .trust import Trust
 
-SHARES = 4  # addresses that together may take all places
-_WAITING_MAX = 4096  # connections that wait for a place
-_REPORT_PAUSE = 60.0  # seconds between two reports that somebody crowds the place
+SHARES = 4  # this many addresses together may take all places
+_WAITING_MAX = 4096  # connections that may wait for a place
+_REPORT_PAUSE = 60.0  # seconds between two reports that connections were dropped
 
 
 OnGreeted = Callable[[Channel, Hello, str], None]
@@ -48,7 +48,7 @@ class Handshakes:
         self._greeter = Greeter(config, trust)
         self._on_greeted = on_greeted
         self._loop = asyncio.get_running_loop()
-        # Whoever has not said who he is must not take the descriptors of those who have.
+        # Peers that have not identified themselves must not take the descriptors of those that have.
         most = max(1, descriptors.limit // SHARES)
         places = min(config.max_handshakes, most)
         self._turns: Turns[socket.socket] = Turns(places, max(1, places // SHARES), min(_WAITING_MAX, most))
@@ -63,12 +63,12 @@ class Handshakes:
 
     @property
     def running(self) -> int:
-        """Connections that are saying who they are."""
+        """Connections that are in their handshake."""
         return self._turns.running
 
     @property
     def waiting(self) -> int:
-        """Connections that wait for their turn to do so."""
+        """Connections that wait for their turn."""
         return self._turns.waiting
 
     def open(self, sockets: Sequence[socket.socket]) -> None:
@@ -77,7 +77,7 @@ class Handshakes:
         self._acceptors = [Acceptor(sock, self._accepted, ran_out, for_robot) for sock in sockets]
 
     async def close(self) -> None:
-        """Accept nobody any more, and send away who has not been greeted."""
+        """Stop accepting, and drop connections that have not been greeted."""
         for acceptor in self._acceptors:
             acceptor.close()
         if self._timer is not None:
@@ -113,10 +113,10 @@ class Handshakes:
         sock.close()
 
     def _serve(self) -> None:
-        """Begin with one, if that may be; with the next when the loop has come around.
+        """Begin one handshake, if possible, and the next one after an iteration of the event loop.
 
-        All at once they would share the CPU, and on a slow one come to their deadlines together, none done.
-        So a new one begins when all that run have had their turn: on a busy machine few at a time.
+        All at once they would share the CPU, and on a slow one all reach their deadlines with none done. So a
+        new one begins when all running ones have had their turn: on a busy machine only a few at a time.
         """
         if self._timer is not None or not self._turns.may_take:
             return

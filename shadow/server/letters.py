@@ -1,7 +1,7 @@
-"""The letters in which a server leaves its robots: for each part of a robot one, of a kind of its own.
+"""The letters in which a server leaves its robots: one for each part of a robot, each part of its own kind.
 
-Here is what is written in each, and what the next daemon does with it. Daemons of other versions read and
-write the same ones: a fact may be added, and none may change its meaning.
+This module says what each letter contains, and what the next daemon does with it. Daemons of other versions
+read and write the same letters: facts may be added, but none may change its meaning.
 """
 
 import asyncio
@@ -27,34 +27,34 @@ from .trust import Offer
 from .visitor import Visitor
 
 Facts = Mapping[str, Any]
-"""Fit for JSON. What was read may be anything: who takes something out of it makes sure of its type."""
+"""Fit for JSON. What was read may be anything: code that takes a fact out of it must check its type."""
 
 
 class House(Protocol):
-    """A daemon with its robots, as those know it who take letters for it."""
+    """A daemon with its robots, as the code sees it that takes letters for it."""
 
     @property
     def robots(self) -> Mapping[str, Robot]:
-        """Those that there are."""
+        """All known robots."""
 
     @property
     def offer(self) -> Offer:
-        """What sessions must have been begun on."""
+        """The terms that sessions must have begun with."""
 
     def readmit(self, link: Link) -> Robot:
         """Find the robot whose link it is, or make it.
 
         Raises:
-            ShadowError: it would not be let in today.
+            ShadowError: we would not let it in today.
         """
 
 
 class Heir:
-    """Takes the letters of the daemon before.
+    """Takes the letters of the previous daemon.
 
     Attributes:
-        house: for whom.
-        anew: names of robots that have to connect again, for the offer is another one now.
+        house: takes over what the letters are about.
+        anew: names of robots that have to reconnect, because the offer has changed.
     """
 
     def __init__(self, house: House) -> None:
@@ -63,25 +63,25 @@ class Heir:
         self._offer = house.offer.facts
 
     def check_offer(self, robot: str, offer: object) -> None:
-        """Make sure that a session was begun on what we offer.
+        """Make sure that a session began with the terms that we offer.
 
         Raises:
-            LocalError: it was not, and the robot is to hear of the new offer.
+            LocalError: it did not, so the robot must learn the new offer.
         """
         if offer != self._offer:
             self.anew.add(robot)
             raise LocalError("the server has other settings now, and the robot is to hear of them")
 
     def connected(self, name: str) -> tuple[Robot, Session] | None:
-        """A robot that has a session, and the session."""
+        """A robot that has a session, and that session."""
         robot = self.house.robots.get(name)
         return None if robot is None or robot.session is None else (robot, robot.session)
 
     def expect(self, name: str) -> tuple[Robot, Session]:
-        """The same, of a part that is nothing without it.
+        """The same, for a part that is useless without it.
 
         Raises:
-            LocalError: it has none.
+            LocalError: the robot has no session.
         """
         found = self.connected(name)
         if found is None:
@@ -91,10 +91,10 @@ class Heir:
     def resume_channel(
         self, name: str, facts: Facts, sock: socket.socket, state: State
     ) -> tuple[Robot, Channel]:
-        """A robot's data channel, and the robot; by a certificate that its session has shown, or admitted.
+        """A robot, and its data channel, which has the session's certificate or is admitted by its own.
 
         Raises:
-            ShadowError, KeyError, TypeError, ValueError: it cannot go on.
+            ShadowError, KeyError, TypeError, ValueError: it cannot continue.
         """
         found = self.connected(name)
         known = None if found is None else found[1].channel.link
@@ -124,33 +124,33 @@ class Part(ABC):
     @property
     @abstractmethod
     def facts(self) -> Facts:
-        """What is written about it, besides its kind and its robot."""
+        """What the letter says about it, besides its kind and its robot."""
 
     @property
     @abstractmethod
     def sockets(self) -> Sequence[socket.socket]:
-        """Those that it consists of."""
+        """The sockets that it consists of."""
 
     @classmethod
     @abstractmethod
     def read(cls, robot: str, facts: Facts, sockets: Sequence[socket.socket]) -> "Part":
-        """What a letter is about.
+        """The part that a letter is about.
 
         Raises:
-            LocalError, KeyError, TypeError, ValueError: it makes no sense.
+            LocalError, KeyError, TypeError, ValueError: the letter makes no sense.
         """
 
     @abstractmethod
     def resume(self, heir: Heir) -> None:
-        """Go on with it.
+        """Continue it.
 
         Raises:
-            ShadowError, KeyError, TypeError, ValueError: it cannot go on.
+            ShadowError, KeyError, TypeError, ValueError: it cannot continue.
         """
 
     @property
     def letter(self) -> Letter:
-        """It, to be sent."""
+        """The letter about it."""
         facts = {**self.facts, "kind": self.kind, "robot": self.robot}
         return Letter(facts, [sock.fileno() for sock in self.sockets])
 
@@ -160,7 +160,7 @@ class SessionPart(Part):
     """A session with its control channel.
 
     Attributes:
-        offer: what it was begun on.
+        offer: the terms that it began with.
         record: of the session, the channel and its link.
         sock: the channel's.
     """
@@ -173,7 +173,7 @@ class SessionPart(Part):
 
     @property
     def facts(self) -> Facts:
-        """See ``Part.facts``; ``terms`` is what the versions before have called the offer."""
+        """See ``Part.facts``; ``terms`` is what earlier versions called the offer."""
         return {**self.record, "terms": self.offer}
 
     @property
@@ -188,7 +188,7 @@ class SessionPart(Part):
         return cls(robot, facts["terms"], facts, sockets[0])
 
     def resume(self, heir: Heir) -> None:
-        """See ``Part.resume``: the certificate is judged anew."""
+        """See ``Part.resume``: the certificate is checked anew."""
         heir.check_offer(self.robot, self.offer)
         its_link = links.remembered(self.sock, self.record)
         robot = heir.house.readmit(its_link)
@@ -200,7 +200,7 @@ class SessionPart(Part):
 
 @dataclass(frozen=True)
 class SocketPart(Part):
-    """One of a robot's unix sockets, and those who wait in its backlog."""
+    """One of a robot's unix sockets, with the visitors in its backlog."""
 
     kind = "socket"
     robot: str
@@ -225,7 +225,7 @@ class SocketPart(Part):
         return cls(robot, str(facts["service"]), unix.remembered(sockets[0], facts))
 
     def resume(self, heir: Heir) -> None:
-        """See ``Part.resume``: without a session nobody is to wait there, and the file goes."""
+        """See ``Part.resume``: without a session nobody should wait there, so the file is removed."""
         found = heir.connected(self.robot)
         if found is None:
             self.listener.close()
@@ -238,7 +238,7 @@ class StandbyPart(Part):
     """A data channel that stands by.
 
     Attributes:
-        record: of the channel, and of its link; without the chain of certificates if the session shows it.
+        record: of the channel, and of its link; without the chain of certificates if the session has it.
         sock: the channel's.
     """
 
@@ -296,13 +296,13 @@ class VisitorPart(Part):
         return cls(robot, visitor.remembered(sockets[0], facts))
 
     def resume(self, heir: Heir) -> None:
-        """See ``Part.resume``: it waits on."""
+        """See ``Part.resume``: it goes on waiting."""
         heir.expect(self.robot)[0].visitors.resume(self.visitor)
 
 
 @dataclass(frozen=True)
 class StartPart(Part):
-    """A visitor whose START has no answer yet, and the channel that it was said on; it needs no session.
+    """A visitor whose START has no answer yet, and the channel that carried it; it needs no session.
 
     Attributes:
         record: of the channel, and of its link.
@@ -349,7 +349,7 @@ def read(facts: Facts, sockets: Sequence[socket.socket]) -> Part:
     """The part that a letter is about.
 
     Raises:
-        LocalError, KeyError, TypeError, ValueError: it makes no sense.
+        LocalError, KeyError, TypeError, ValueError: the letter makes no sense.
     """
     kind = facts["kind"]
     if kind not in _KINDS:

@@ -12,10 +12,10 @@ from ..systemd.fdstore import Store
 
 
 def listen(config: ServerConfig, store: Store) -> list[socket.socket]:
-    """Listening sockets; the caller's.
+    """Listening sockets; they are the caller's.
 
     Raises:
-        ConfigError: what systemd passed is no listening socket.
+        ConfigError: what systemd passed is not a listening socket.
         UsageError: no port, neither from systemd nor by ``--lport``.
         LocalError: the port is taken.
     """

@@ -1,7 +1,7 @@
-"""A robot, as the server has it: its session, its sockets, its standbys, and who is there for its visitors.
+"""A robot, as the server sees it: its session, its sockets, its standbys, and its visitors.
 
-A robot exists from its first session until its last stream has ended, its sockets while it has a session.
-All in the event loop's thread.
+A robot exists from its first session until its last stream has ended; its sockets exist while it has a
+session. Everything runs in the event loop's thread.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ SOFTWARE = f"shadow-server {__version__}"
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What every robot needs of the server."""
+    """What every robot needs from the server."""
 
     config: ServerConfig
     durable: DurableStreams
@@ -42,29 +42,29 @@ class Surroundings:
 
 
 class Registry(Protocol):
-    """Who keeps the robots, as each of them knows it.
+    """The keeper of all robots, as each of them sees it.
 
     Attributes:
-        numbers: those of the streams of all robots.
+        numbers: gives numbers to the streams of all robots.
     """
 
     numbers: Numbers
 
     def note_session(self, robot: "Robot") -> None:
-        """It has a session from now on, or none any more."""
+        """The robot has a session from now on, or none any more."""
 
     def forget(self, robot: "Robot") -> None:
-        """It has neither session nor stream any more."""
+        """The robot has neither a session nor a stream any more."""
 
 
 class Robot:
-    """One robot by its name.
+    """One robot.
 
     Attributes:
-        name: it.
-        streams: those that run.
-        visitors: those whose streams do not run yet.
-        sockets: through which they come.
+        name: its name.
+        streams: its running streams.
+        visitors: visitors whose streams do not run yet.
+        sockets: the unix sockets that visitors connect to.
     """
 
     def __init__(self, name: str, around: Surroundings, registry: Registry) -> None:
@@ -87,7 +87,7 @@ class Robot:
         return f"<Robot {self.name}: {state}, {starting} starting, {len(self.streams)} running>"
 
     def describe(self) -> Iterator[str]:
-        """A line about it, and one about all that it has, for who debugs."""
+        """For debugging: a line about the robot, and one about each thing that it has."""
         yield repr(self)
         if self.session is not None:
             yield f"  {self.session!r} over {self.session.channel!r}"
@@ -101,7 +101,7 @@ class Robot:
 
     @property
     def session(self) -> Session | None:
-        """The one it has."""
+        """Its present session."""
         return self._session
 
     def _set_session(self, session: Session | None) -> None:
@@ -109,10 +109,10 @@ class Robot:
         self._registry.note_session(self)
 
     def begin_session(self, channel: Channel, hello: Hello, peer: str) -> None:
-        """Welcome a control channel; a session that is still there gives way.
+        """Welcome a control channel; an old session that is still there is replaced.
 
         Raises:
-            Refused: the robot cannot be served; the caller tells it.
+            Refused: we cannot serve the robot; the caller tells it.
         """
         interval, renews = self._around.config.keepalive, self._around.signer.there
         session = new_session(channel, hello, peer, interval, self._loop.time())
@@ -127,7 +127,7 @@ class Robot:
         session.log_beginning(self.name)
 
     def have_session(self, session: Session) -> None:
-        """Listen to a session that has been welcomed, by us or by the daemon before us."""
+        """Listen to a session that has been welcomed, by us or by the previous daemon."""
         self._set_session(session)
         session.tell(self.streams.lines, self._loop.time())
         session.channel.on_frame = functools.partial(self._control_frame, session)
@@ -135,7 +135,7 @@ class Robot:
         session.timer = self._loop.call_at(session.keepalive.deadline, self._check_alive, session)
 
     def leave_session(self) -> None:
-        """Forget the session: another process goes on with it. What belongs to it is the caller's."""
+        """Forget the session: another process continues it. What belongs to it is the caller's."""
         session = self.session
         if session is not None:
             self._set_session(None)
@@ -143,12 +143,12 @@ class Robot:
             session.channel.leave()
 
     def restore_sockets(self) -> None:
-        """Make those of the session's sockets that are missing; it ends if that is not possible."""
+        """Make missing sockets of the session; if that is not possible, the session ends."""
         if self.session is not None and not self.sockets.provide(self.session.services):
             self.end_session("the server cannot make its socket", Cause.SOCKET)
 
     def look_after_sockets(self) -> None:
-        """Make those anew that somebody has removed; if that is not possible, the session goes on without."""
+        """Restore sockets that somebody has removed; if that is not possible, the session goes on without."""
         if self.session is not None and not self.sockets.in_place:
             self.sockets.provide(self.session.services)
 
@@ -167,7 +167,7 @@ class Robot:
         age = self._loop.time() - old.since
         self._hasty_takeovers = self._hasty_takeovers + 1 if age < _FIGHT_AGE else 0
         old.log_takeover(self.name, peer, fight=self._hasty_takeovers >= 2)
-        # Its visitors have waited long enough to be served by the new session.
+        # Its visitors have waited long enough: the new session serves them.
         waiting = list(old.board.visitors)
         old.board.visitors.clear()
         self._set_session(None)
@@ -229,14 +229,14 @@ class Robot:
         self.serve(session, channel)
 
     def serve(self, session: Session, channel: Channel) -> None:
-        """Give a channel that has been welcomed, by us or by the daemon before us, to who waits for it."""
+        """Give a channel that has been welcomed, by us or by the previous daemon, to the next visitor."""
         channel.on_lost = functools.partial(_standby_lost, session, channel)
         self.visitors.serve(session, channel)
 
     # Both
 
     def cut_off_revoked(self) -> int:
-        """End what goes over links with revoked certificates; how many sessions and streams that were."""
+        """End everything over links with revoked certificates; return how many sessions and streams ended."""
         count, revocation = 0, self._around.trust.revocation
         session = self.session
         if session is not None and (why := revocation(session.channel.link)):
@@ -253,11 +253,11 @@ class Robot:
         return count + self.streams.cut(lambda pump, _visitor: bool(revocation(pump.link)), revoked)
 
     def report_if_empty(self) -> None:
-        """Tell the registry if there is neither session nor stream any more."""
+        """Tell the registry if there is neither a session nor a stream any more."""
         if self.session is None and not self.streams and not self.visitors.starting:
             self._registry.forget(self)
 
 
 def _standby_lost(session: Session, channel: Channel, error: PeerError | None) -> None:
-    del error  # the robot opens another one; nobody was served by this one
+    del error  # the robot opens another one; this one served nobody
     session.board.channel_left(channel)

@@ -18,16 +18,16 @@ class Robots(Mapping[str, Robot]):
     """The robots by their names, each from its first session until its last stream has ended.
 
     Attributes:
-        numbers: those of the streams of all robots.
-        descriptors: those of this process; robots and their visitors are let in as long as there are some.
-        signer: where robots have their certificates renewed.
+        numbers: gives numbers to the streams of all robots.
+        descriptors: those of this process; it admits robots and visitors as long as there are some left.
+        signer: renews the robots' certificates.
     """
 
     def __init__(self, config: ServerConfig, durable: DurableStreams, trust: Trust) -> None:
-        """None yet.
+        """Begin without any.
 
         Raises:
-            ConfigError: the folder for their sockets is none.
+            ConfigError: the folder for their sockets is not usable.
         """
         check_folder(config.ldir)
         self.numbers = Numbers()
@@ -53,11 +53,11 @@ class Robots(Mapping[str, Robot]):
 
     @property
     def connected(self) -> int:
-        """How many have a session. Takes no longer with each robot."""
+        """How many have a session. The time this takes does not grow with the number of robots."""
         return len(self._connected)
 
     def provide(self, name: str) -> Robot:
-        """The robot of this name, made now if need be."""
+        """The robot of this name; made now if necessary."""
         robot = self._robots.get(name)
         if robot is None:
             robot = self._robots[name] = Robot(name, self._around, self)
@@ -83,7 +83,7 @@ class Robots(Mapping[str, Robot]):
             robot.look_after_sockets()
 
     def _give_up_standbys(self, count: int) -> int:
-        """Close so many, those of robots with most of them first; how many that was."""
+        """Close up to ``count`` of them, those of the robots with the most first; return how many."""
         boards = [robot.session.board for robot in self.values() if robot.session is not None]
         boards.sort(key=lambda board: len(board.standbys), reverse=True)
         given_up = 0
@@ -99,6 +99,6 @@ class Robots(Mapping[str, Robot]):
 def _cut_off_revoked(robot: Robot) -> int:
     try:
         return robot.cut_off_revoked()
-    except Exception:  # the others are locked out all the same
+    except Exception:  # the others must still be cut off
         logging.getLogger("shadow").exception("robot %s: its connections cannot be cut off", robot.name)
         return 0

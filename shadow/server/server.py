@@ -20,10 +20,10 @@ from .trust import Trust
 
 
 class Endpoints(Protocol):
-    """What is answered beside the robots while a server runs."""
+    """What a running server answers besides robots."""
 
     async def close(self) -> None:
-        """Answer nobody any more."""
+        """Stop answering."""
 
 
 OpenEndpoints = Callable[["Server"], Endpoints]
@@ -35,10 +35,10 @@ class Server:
 
     Attributes:
         durable: the robots' streams, and the store that outlives us.
-        robots: those that there are.
-        handshakes: those who want to be one.
-        resumed: streams and sessions of the daemon before us.
-        failure: see ``life.Role``; a server can always go on.
+        robots: all known robots.
+        handshakes: connections that have not identified themselves yet.
+        resumed: how many streams and sessions of the previous daemon continue.
+        failure: see ``life.Role``; a server can always continue.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class Server:
 
         Args:
             config: the settings.
-            durable: for streams, and with the store.
-            open_endpoints: what else is answered; raises ConfigError for sockets that are none.
+            durable: keeps streams, and has the store.
+            open_endpoints: opens what else is answered; raises ConfigError for a wrong socket.
 
         Raises:
             ConfigError: a file or folder is wrong.
@@ -77,7 +77,7 @@ class Server:
         """
         store = self.durable.store
         self._sockets = listening.listen(self._config, store)
-        # Before all else that can wait: so long streams stand still, and robots and visitors wait.
+        # Before everything that can wait: until then streams stand still, and robots and visitors wait.
         self.resumed["streams"] = self.durable.resume(self._admission.resume_stream)
         self.resumed["sessions"] = handover.resume(store, self._admission)
         self.handshakes.open(self._sockets)
@@ -93,12 +93,12 @@ class Server:
             events.log(event, logging.WARNING, text)
 
     def reload(self) -> str:
-        """Read certificates, CA and revocations again, for new connections; cut off who has been revoked.
+        """Read certificates, CA and revocations again, for new connections; cut off revoked robots.
 
-        Sockets that somebody has removed are made anew.
+        Sockets that somebody has removed are made again.
 
         Returns:
-            who is revoked now, for the log.
+            A remark on how many are revoked now, for the log.
 
         Raises:
             ShadowError: a file is broken; the old ones stay in use.
@@ -112,7 +112,7 @@ class Server:
         return self._trust.who_is_revoked
 
     async def stop(self) -> None:
-        """Accept nobody any more; leave the robots to the next daemon, or end their sessions in order."""
+        """Stop accepting; leave the robots to the next daemon, or end their sessions properly."""
         if self._endpoints is not None:
             await self._endpoints.close()
         await self.handshakes.close()
@@ -125,7 +125,7 @@ class Server:
     @property
     def status(self) -> str:
         """A line for ``systemctl status``."""
-        # Asked for each second: nothing that takes longer with each robot.
+        # Called every second: do nothing here whose time grows with the number of robots.
         no_ktls = self._trust.no_ktls
         encryption = f"userspace TLS ({no_ktls})" if no_ktls else "kernel TLS"
         streams = texts.many(self.durable.relay.streams, "stream")

@@ -44,20 +44,20 @@ class Session:
 
     Attributes:
         channel: the control channel.
-        id: what data channels name; nobody else knows it.
+        id: the secret that data channels name.
         services: what the robot offers.
         keepalive: when it counts as dead.
-        line: that of the control channel; None before ``tell``.
+        line: the line of the control channel; None before ``tell``.
         peer: its address, for humans.
         since: when it began, by CLOCK_MONOTONIC.
-        software: the robot's program and version, as it says.
-        told: it has been logged that its certificate has expired.
+        software: the program and version that the robot claims.
+        told: we have logged that its certificate has expired.
         until: when the robot's certificate expires, aware.
-        warned_from: when it is time to warn of that.
+        warned_from: when to begin to warn of that.
         board: its standby channels and waiting visitors.
-        timer: looks whether it is dead.
+        timer: checks whether it is dead.
         trimmer: looks for standbys that nobody needs; None while there are too few for that.
-        served: when a channel came last, by CLOCK_MONOTONIC.
+        served: when a visitor last got a new channel, by CLOCK_MONOTONIC.
     """
 
     channel: Channel
@@ -89,7 +89,7 @@ class Session:
 
     @property
     def expired(self) -> bool:
-        """True if the robot's certificate has: it opens no more channels, for their handshakes fail."""
+        """True if the robot's certificate has: it opens no more channels, because their handshakes fail."""
         return dt.datetime.now(dt.UTC) >= self.until
 
     @property
@@ -99,9 +99,9 @@ class Session:
         return f"the robot's certificate expired on {moment(self.until)}" if certain else ""
 
     def outlived(self, robot: str, *, renews: bool) -> str:
-        """Why the session is to end, for its certificate has; empty if it may go on.
+        """Why the session must end because its certificate has expired; empty if it may go on.
 
-        Where robots can have theirs renewed it may for a while; once it is logged that there is need of it.
+        Where robots can renew their certificates it may go on for a while; we log once that this is needed.
         """
         if not self.expired:
             return ""
@@ -118,7 +118,7 @@ class Session:
         return ""
 
     def tell(self, lines: Lines, now: float) -> None:
-        """From now on, when the robot is heard, and it just was, its streams are to know."""
+        """From now on, tell the robot's streams whenever it is heard; it was just heard."""
         self.line = lines.of(self.channel.link.sock)
         self.heard(now)
 
@@ -129,7 +129,7 @@ class Session:
             self.line.heard(now, self.keepalive.interval)
 
     def rest(self) -> None:
-        """Look after nothing any more."""
+        """Stop the timers."""
         for timer in (self.timer, self.trimmer):
             if timer is not None:
                 timer.cancel()
@@ -137,16 +137,16 @@ class Session:
     # Who is served on which channel
 
     def seat(self, visitor: Visitor, *, again: bool) -> Channel | None:
-        """The channel to start a visitor on, ``again`` or for the first time; None: it waits for one."""
+        """The channel to start a visitor on, ``again`` or for the first time; None: it must wait for one."""
         board = self.board
         channel, dials = board.visitor_back(visitor) if again else board.visitor_came(visitor)
         self._dial(dials)
         return channel
 
     def pair(self, channel: Channel, now: float) -> Visitor | None:
-        """The visitor to start on a channel that has come; None: it stands by."""
+        """The visitor to start on a channel that has arrived; None: the channel stands by."""
         waiting = self.board.visitors
-        # First, or channels would be dialled for them: hundreds may have left while they waited.
+        # First drop those who have left, perhaps hundreds, or we would ask for channels for them.
         while waiting and has_left(waiting[0].sock):
             waiting.popleft().close()
         visitor, dials = self.board.channel_came(channel)
@@ -158,7 +158,7 @@ class Session:
         return visitor
 
     def lose_patience(self, visitor: Visitor) -> None:
-        """A visitor has waited for too long: it waits no more, and those behind it are dialled for anew."""
+        """A visitor has waited too long: remove it, and ask again for channels for those behind it."""
         self.board.visitor_left(visitor)
         self._dial(self.board.dials_lost())
 
@@ -167,13 +167,13 @@ class Session:
             self.channel.send(Dial(count))
 
     def _trim_if_needed(self) -> None:
-        """If one standby too many is there, see later whether anybody needs it."""
+        """If there is a standby too many, check later whether anybody needs it."""
         if self.trimmer is None and len(self.board.standbys) > self.board.wanted:
             self.board.surplus()  # from now on
             self._look_later()
 
     def _look_later(self) -> None:
-        # Two looks in an interval: what nobody needs is gone within one.
+        # Twice an interval, so that what nobody needs is gone within one.
         self.trimmer = asyncio.get_running_loop().call_later(self.keepalive.interval / 2, self._trim)
 
     def _trim(self) -> None:
@@ -212,7 +212,7 @@ class Session:
         events.log(event, logging.INFO, text)
 
     def log_takeover(self, robot: str, peer: str, *, fight: bool) -> None:
-        """Log that another one, from ``peer``, takes its place; ``fight``: suspiciously often."""
+        """Log that another session, from ``peer``, takes its place; ``fight``: suspiciously often."""
         level, text = logging.INFO, f"robot {robot} came back from {peer}; its session from {self.peer} ends"
         if fight:
             level = logging.WARNING
@@ -220,7 +220,7 @@ class Session:
         events.log(events.RobotTakenOver(robot=robot, peer=peer), level, text)
 
     def log_end(self, robot: str, why: str, cause: Cause, duration: float) -> None:
-        """Log that it has ended, after so many seconds."""
+        """Log that it has ended, after ``duration`` seconds."""
         event = events.RobotDisconnected(
             robot=robot, peer=self.peer, session=self.id[:8], duration=round(duration, 3), cause=cause.value
         )
@@ -232,7 +232,7 @@ def new_session(channel: Channel, hello: Hello, peer: str, interval: float, now:
     """The session that a control channel's HELLO begins.
 
     Args:
-        channel: it.
+        channel: the control channel.
         hello: what the robot has said.
         peer: its address, for humans.
         interval: of the keepalive, in seconds.
@@ -246,7 +246,7 @@ def new_session(channel: Channel, hello: Hello, peer: str, interval: float, now:
 
 
 def remembered(channel: Channel, record: Mapping[str, Any], now: float) -> Session:
-    """The session that another process has noted down; the robot has as long as if it had just been heard.
+    """The session that another process has recorded; it counts as having just been heard.
 
     Raises:
         ConfigError: a service's name cannot be a file's.
@@ -263,7 +263,7 @@ def remembered(channel: Channel, record: Mapping[str, Any], now: float) -> Sessi
         keepalive,
         str(record["peer"]),
         float(record["since"]),
-        clean_software(str(record.get("software", ""))),  # a version before this one did not note it down
+        clean_software(str(record.get("software", ""))),  # earlier versions did not record it
     )
 
 

@@ -1,7 +1,7 @@
-"""The server's way to the CA's signer: hands on what a robot asks, and brings back the answer.
+"""The server's way to the CA's signer: passes on a robot's request, and brings back the answer.
 
 The signer is a program of its own behind a unix socket, and it may be slow, hang, or die at any step: the
-robot then hears so, and tries again.
+robot is then told so, and tries again.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from ..text import printable, shorten
 from ..transport.channel import Channel
 from ..wire.frames import Decoder, Frame, Sign, Signed, Unsigned, encode
 
-_AT_ONCE = 4  # requests; each is a process that the service manager starts
+_AT_ONCE = 4  # requests; for each the service manager starts a process
 _REST = 2.0  # seconds until a robot may ask again: a stolen one must not keep the signer's machine busy
-_PATIENCE = 20.0  # seconds for an answer, the wait for our turn included
+_PATIENCE = 20.0  # seconds for an answer, including the wait for our turn
 
 
 class Signer:
-    """Where the server's robots have their certificates renewed."""
+    """Has the certificates of the server's robots renewed."""
 
     def __init__(self, path: Path | None) -> None:
         """``path`` of the signer's socket; None: there is no signer."""
@@ -51,7 +51,7 @@ class Signer:
         task.add_done_callback(lambda _task: self._asking.pop(channel, None))
 
     async def close(self) -> None:
-        """Answer nobody any more; robots ask again."""
+        """Stop answering; robots will ask again."""
         tasks = list(self._asking.values())
         for task in tasks:
             task.cancel()
@@ -91,7 +91,7 @@ async def _ask(path: Path, request: Sign) -> Signed | Unsigned:
 
     Raises:
         OSError: it is not there.
-        PeerError: it died on the way, or its answer makes no sense.
+        PeerError: it died before it answered, or its answer makes no sense.
     """
     reader, writer = await asyncio.open_unix_connection(path)
     try:

@@ -1,4 +1,4 @@
-"""The unix sockets of one robot: a file for each service, as long as the robot is connected."""
+"""The unix sockets of one robot: a file for each service, for as long as the robot is connected."""
 
 import functools
 import logging
@@ -18,7 +18,7 @@ from .descriptors import Descriptors
 class Sockets:
     """One robot's sockets in the folder ``ldir``.
 
-    Visitors are reported by ``on_visitor(service, connection)``, as long as there are ``descriptors``.
+    It reports visitors by ``on_visitor(service, connection)``, as long as there are ``descriptors`` left.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Sockets:
         self._listeners: dict[str, tuple[UnixListener, Acceptor]] = {}
 
     def provide(self, services: tuple[str, ...]) -> bool:
-        """``open``, and log what is worth it; False if that is not possible."""
+        """``open`` them, and log what is worth a line; False if that is not possible."""
         try:
             removed = self.open(services)
         except (ConfigError, LocalError) as error:
@@ -49,9 +49,9 @@ class Sockets:
         return True
 
     def open(self, services: tuple[str, ...]) -> list[str]:
-        """Make the sockets that are missing and remove those of services no longer offered: all, or nothing.
+        """Make the missing sockets and remove those of services no longer offered: all, or nothing.
 
-        One whose file is not there any more, or is another's by now, is missing, whatever we once made.
+        A socket whose file has vanished or was replaced counts as missing, even if we once made it.
 
         Returns:
             The services whose sockets somebody else had removed.
@@ -78,7 +78,7 @@ class Sockets:
 
     @property
     def in_place(self) -> bool:
-        """True if each of them is where visitors look for it."""
+        """True if all of them are where visitors look for them."""
         return all(map(self._is_in_place, self._listeners))
 
     def _is_in_place(self, service: str) -> bool:
@@ -96,7 +96,7 @@ class Sockets:
     def park(self) -> list[tuple[str, UnixListener]]:
         """Stop accepting; the services and their sockets are the caller's.
 
-        Who connects from now on waits until a process that has the socket goes on accepting.
+        Anyone who connects from now on waits until a process that has the socket resumes accepting.
         """
         parked = []
         for service, (listener, acceptor) in self._listeners.items():
@@ -106,9 +106,9 @@ class Sockets:
         return parked
 
     def resume(self, service: str, listener: UnixListener) -> None:
-        """Go on accepting on a parked socket.
+        """Resume accepting on a parked socket.
 
-        One whose file is not as we would make it today is closed; ``open`` makes another.
+        If its file is not as we would make it today, close it; ``open`` makes another.
 
         Raises:
             LocalError: the service has one already.
@@ -132,10 +132,10 @@ class Sockets:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that sockets cannot be made in.
+    """Refuse a folder in which we cannot make sockets.
 
     Raises:
-        ConfigError: missing, not a folder, not writable, or its path too long for any name.
+        ConfigError: missing, not a folder, or not writable.
     """
     if not folder.is_dir():
         raise ConfigError(f"--ldir {folder} is not an existing folder")

@@ -20,11 +20,11 @@ class Streams:
     """The streams of one robot, all of its services together.
 
     Attributes:
-        lines: over which the robot is connected.
+        lines: the lines over which the robot is connected.
     """
 
     def __init__(self, robot: str, durable: DurableStreams, on_end: Callable[[], None]) -> None:
-        """Without any; ``on_end`` is called after the end of each."""
+        """Begin without any; ``on_end`` is called after the end of each."""
         self._robot = robot
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
@@ -32,7 +32,7 @@ class Streams:
         self.lines = self._roster.lines
 
     def __len__(self) -> int:
-        """How many run."""
+        """How many are running."""
         return len(self._roster)
 
     def __iter__(self) -> Iterator[Pump]:
@@ -44,7 +44,7 @@ class Streams:
         return self._roster.items()
 
     def begin(self, visitor: Visitor, link: Link) -> None:
-        """Let the relay have a visitor whom the robot has connected.
+        """Hand the relay a visitor that the robot has connected.
 
         Raises:
             LocalError: no descriptors left; the link is closed, the visitor is the caller's.
@@ -64,15 +64,15 @@ class Streams:
         events.log(event, logging.INFO, text)
 
     def resume(self, pump: Pump, facts: Mapping[str, Any]) -> Visitor:
-        """Go on with a stream that the daemon before us has left, and whose it is; see ``durable.TakeIn``."""
+        """Continue a stream that the previous daemon has left; return its visitor. See ``durable.TakeIn``."""
         visitor = remembered(pump.plain, facts)
         self._roster.go_on(pump, visitor)
         return visitor
 
     def cut(self, wanted: Callable[[Pump, Visitor], bool], why: str) -> int:
-        """Cut off all streams that are ``wanted``, from our side; how many that are.
+        """Cut off all streams that are ``wanted``, from our side; return how many.
 
-        Their ends are reported as every end is, when the relay's threads have come to it.
+        Their ends are reported like all others, when the relay's threads get to it.
         """
         doomed = [pump for pump, visitor in self._roster.items() if wanted(pump, visitor)]
         for pump in doomed:

@@ -1,6 +1,6 @@
 """Who gets which channel: pairs a robot's visitors with its standby channels, first come first served.
 
-No I/O and no clock. The server asks it what to do at each arrival and does it.
+No I/O and no clock. At each arrival the server asks it what to do, and does that.
 """
 
 from collections import deque
@@ -9,14 +9,14 @@ from typing import Generic, TypeVar
 Visitor = TypeVar("Visitor")
 Channel = TypeVar("Channel")
 
-DIAL_MAX = 64  # channels asked of a robot and not yet come; more would be a storm of handshakes
+DIAL_MAX = 64  # channels asked of a robot that have not come yet; more would be a storm of handshakes
 
 
 class Switchboard(Generic[Visitor, Channel]):
     """The visitors that wait for a channel and the channels that wait for a visitor; never both.
 
     Attributes:
-        wanted: standbys that the robot keeps by itself, as far as that has shown.
+        wanted: standbys that the robot keeps by itself, as far as we have seen.
     """
 
     def __init__(self) -> None:
@@ -24,9 +24,9 @@ class Switchboard(Generic[Visitor, Channel]):
         self.standbys: deque[Channel] = deque()
         self.wanted = 0
         self._dialled = 0  # channels asked for that have not come yet
-        self._owed = 0  # the same, and those that nobody expects any more
-        self._extra = 0  # standbys that were asked for, for visitors who had left when they came
-        self._fewest = 0  # standbys since somebody looked for a surplus
+        self._owed = 0  # the same, plus those that nobody expects any more
+        self._extra = 0  # standbys asked for on behalf of visitors who had left when they came
+        self._fewest = 0  # minimum number of standbys since the last look for a surplus
 
     def visitor_came(self, visitor: Visitor) -> tuple[Channel | None, int]:
         """A visitor arrived: the channel to start it on or None, and how many channels to DIAL for."""
@@ -57,7 +57,7 @@ class Switchboard(Generic[Visitor, Channel]):
         return None, self._missing()
 
     def visitor_left(self, visitor: Visitor) -> None:
-        """A visitor gave up or its time is over; harmless if it is not waiting."""
+        """A visitor gave up or its time has run out; harmless if it is not waiting."""
         if visitor in self.visitors:
             self.visitors.remove(visitor)
 
@@ -68,7 +68,7 @@ class Switchboard(Generic[Visitor, Channel]):
             self._one_less()
 
     def take_standby(self) -> Channel:
-        """The one that has stood by longest; there must be one."""
+        """Take the one that has stood by longest; there must be one."""
         channel = self.standbys.popleft()
         self._one_less()
         return channel
@@ -84,17 +84,17 @@ class Switchboard(Generic[Visitor, Channel]):
         """
         channels = [self.take_standby() for _ in range(self._fewest - self.wanted)]
         if channels:
-            self._owed = 0  # what comes now is the robot's own wish
+            self._owed = 0  # what comes now, the robot opens by itself
         self._fewest = len(self.standbys)
         return channels
 
     def dials_lost(self) -> int:
-        """No dialled channel has come in time: forget them, and say how many to DIAL anew."""
+        """No channel that we asked for has come in time: forget them; return how many to DIAL again."""
         self._dialled = 0
         return self._missing()
 
     def _missing(self) -> int:
-        """How many channels to ask for now: one for each visitor that none is on its way for."""
+        """How many channels to ask for now: one for each visitor for whom none is on its way."""
         count = max(0, min(len(self.visitors), DIAL_MAX) - self._dialled)
         self._dialled += count
         self._owed += count

@@ -1,4 +1,4 @@
-"""Whom the server trusts, and what it shows: its certificate, the CA, the lists of revoked certificates."""
+"""Whom the server trusts, and how it identifies itself: its certificate, the CA, the revocation lists."""
 
 import datetime as dt
 import logging
@@ -23,7 +23,7 @@ from ..transport.link import Link
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What sessions are begun on; with another offer they have to be begun anew.
+    """The terms that sessions begin with; if they change, robots have to reconnect.
 
     Attributes:
         certificate: the fingerprint of the server's.
@@ -40,12 +40,12 @@ class Offer:
 
 
 class Trust:
-    """What the files say, as they were read last.
+    """The content of the files, as last read.
 
     Attributes:
         no_ktls: why the kernel does not encrypt; None if it does.
-        settings: how handshakes are done.
-        terms: what of it ends some day.
+        settings: how to do handshakes.
+        terms: the parts that expire.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -80,7 +80,7 @@ class Trust:
         if revoked.first is not None:
             what, advice = f"revocation list {config.crl}", "make a new one with `shadow-ca crl`"
             found.append(Term(what, revoked.first.since, revoked.first.until, advice))
-        # The last that can fail has been done: from here on everything changes, or nothing.
+        # Nothing below can fail, so everything changes, or nothing.
         self._revoked, self.terms = revoked, found
         self.settings = contexts.Settings(
             context, Purpose.SERVER, config.ktls, ca=credentials.ca, fingerprint=credentials.fingerprint
@@ -88,31 +88,31 @@ class Trust:
 
     @property
     def offer(self) -> Offer:
-        """What sessions are begun on from now on."""
+        """The terms that sessions begin with from now on."""
         return Offer(self.settings.fingerprint, self._config.keepalive)
 
     def robot_of(self, link: Link) -> str:
         """The name of the robot at the other end.
 
         Raises:
-            ConfigError, IdentityError: its certificate has none, or one that no robot can have.
+            ConfigError, IdentityError: its certificate has no name, or one that no robot can have.
         """
-        # Our CA makes no other names; a company's own may. This one becomes a file name.
+        # Our CA makes no other names, but a company's own may. This one becomes a file name.
         return check_robot_name(common_name(link.certificate))
 
     def revocation(self, link: Link) -> str | None:
-        """Why the peer's certificate is good no more, if it was revoked."""
+        """Why the peer's certificate is no longer good, if it was revoked."""
         return self._revoked.reason(link.chain)
 
     def check_again(self, link: Link, *, renews: bool) -> None:
-        """Make sure that a connection that the daemon before us has left would be let in today.
+        """Make sure that we would let in today a connection that the previous daemon has left.
 
         Args:
-            link: it.
-            renews: robots may have expired certificates renewed.
+            link: the connection.
+            renews: robots can renew expired certificates.
 
         Raises:
-            PeerError: it would not.
+            PeerError: we would not.
         """
         handshake.check_again(link, self.settings, renews=renews)
         if why := self.revocation(link):
@@ -120,12 +120,12 @@ class Trust:
 
     @property
     def revoked(self) -> int:
-        """How many certificates are."""
+        """How many certificates are revoked."""
         return len(self._revoked)
 
     @property
     def who_is_revoked(self) -> str:
-        """How many, and by which list: for the log."""
+        """How many are revoked, and by which list: for the log."""
         path = self._config.crl
         if not self._revoked.lists:
             return f"nobody is revoked: there is no {path}" if path else "nobody is revoked: no --crl"

@@ -1,4 +1,4 @@
-"""A visitor: somebody who opened a robot's socket and waits to be connected."""
+"""A visitor: somebody who has opened a robot's socket and waits to be connected."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ class Visitor:
     since: float
     tries: int = 0
     timer: asyncio.TimerHandle | None = None
-    waited: bool = False  # no channel stood by when it came
+    waited: bool = False  # no channel was standing by when it came
     on_settled: Callable[[], object] | None = None  # has its stream, or never will
 
     def __repr__(self) -> str:
@@ -37,17 +37,17 @@ class Visitor:
 
     @property
     def offered(self) -> str:
-        """What the service is called where it has to have a name."""
+        """The service's name where it must have one."""
         return self.service or "default"
 
     @property
     def record(self) -> dict[str, Any]:
-        """What ``remembered`` needs, fit for JSON; ``since`` is of CLOCK_MONOTONIC, the same everywhere."""
+        """What ``remembered`` needs, fit for JSON; ``since`` is by CLOCK_MONOTONIC, the same everywhere."""
         names = ("service", "stream", "uid", "pid", "since", "tries")
         return {name: getattr(self, name) for name in names}
 
     def settle(self) -> None:
-        """Whatever was kept for it is not needed any more."""
+        """Release whatever was reserved for it."""
         if self.on_settled is not None:
             self.on_settled()
             self.on_settled = None
@@ -61,13 +61,13 @@ class Visitor:
 
 
 def make_visitor(sock: socket.socket, service: str, stream: str, now: float) -> Visitor:
-    """The visitor behind an accepted connection; the kernel tells who it is."""
+    """The visitor behind an accepted connection; the kernel says who it is."""
     pid, uid, _gid = peer_credentials(sock)
     return Visitor(sock, service, stream, uid, pid, now)
 
 
 def remembered(sock: socket.socket, record: Mapping[str, Any]) -> Visitor:
-    """The visitor that another process has noted down.
+    """The visitor that another process has recorded.
 
     Raises:
         KeyError, TypeError, ValueError: the record is not one of a visitor.
@@ -81,7 +81,7 @@ def remembered(sock: socket.socket, record: Mapping[str, Any]) -> Visitor:
 
 
 def has_left(sock: socket.socket) -> bool:
-    """True if the visitor has closed its end and left nothing behind to be delivered."""
+    """True if the visitor has closed its end and left nothing to deliver."""
     poll = select.poll()
     poll.register(sock, 0)  # POLLHUP is always reported: both directions are shut
     if not poll.poll(0):

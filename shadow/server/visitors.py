@@ -1,6 +1,6 @@
-"""One robot's visitors until their streams run: who waits, who is offered which channel, and the answer.
+"""One robot's visitors until their streams run: who waits, who gets which channel, and the robot's answer.
 
-All in the event loop's thread.
+Everything runs in the event loop's thread.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from .session import Session
 from .streams import Streams
 from .visitor import Visitor, has_left, make_visitor
 
-_STANDBY_TRIES = 3  # channels one visitor is offered before it is turned away
+_STANDBY_TRIES = 3  # channels to try for one visitor before turning it away
 
 
 class Numbers:
-    """The numbers of streams, those of all robots together: each is given once."""
+    """The numbers of all robots' streams: each is given out once."""
 
     def __init__(self) -> None:
         """The first is 1."""
@@ -36,33 +36,33 @@ class Numbers:
         return f"{self._last:x}"
 
     def note(self, number: str) -> None:
-        """A stream has this one from the daemon before us: no other is to have it."""
+        """A stream of the previous daemon has this number: no other may get it."""
         self._last = max(self._last, int(number, 16))
 
 
 class Host(Protocol):
-    """The robot, as its visitors know it."""
+    """The robot, as its visitors see it."""
 
     name: str
     streams: Streams
 
     @property
     def session(self) -> Session | None:
-        """The one it has; its board has those who wait."""
+        """Its present session, whose board has the waiting visitors."""
 
     def report_if_empty(self) -> None:
-        """One of them has gone."""
+        """One of the visitors has gone."""
 
 
 class Visitors:
     """The visitors of one robot, all of its services together.
 
     Attributes:
-        starting: those whose START has no answer yet, with the channels that it was said on.
+        starting: those whose START has no answer yet, with the channels that carried it.
     """
 
     def __init__(self, host: Host, config: ServerConfig, descriptors: Descriptors, numbers: Numbers) -> None:
-        """Nobody yet; ``numbers`` are those of the streams of all robots."""
+        """Begin without any; ``numbers`` are those of the streams of all robots."""
         self.starting: dict[Visitor, Channel] = {}
         self._host = host
         self._config = config
@@ -82,7 +82,7 @@ class Visitors:
         self.seat(visitor)
 
     def resume(self, visitor: Visitor) -> None:
-        """Take in one that the daemon before us has accepted."""
+        """Take in a visitor that the previous daemon has accepted."""
         self._numbers.note(visitor.stream)
         self.seat(visitor)
 
@@ -116,7 +116,7 @@ class Visitors:
         if session is not None:
             gone = has_left(visitor.sock)
             more = session.served + patience - self._loop.time()
-            if more > 0 and not gone:  # others are being served, one after the other: its turn comes
+            if more > 0 and not gone:  # others are being served, one after the other: its turn will come
                 visitor.timer = self._loop.call_later(more, self._patience_over, visitor)
                 return
             session.lose_patience(visitor)
@@ -155,7 +155,7 @@ class Visitors:
         self.expect_answer(visitor, channel)
 
     def expect_answer(self, visitor: Visitor, channel: Channel) -> None:
-        """START has been said on this channel, by us or by the daemon before us."""
+        """START was sent on this channel, by us or by the previous daemon."""
         self._numbers.note(visitor.stream)
         self.starting[visitor] = channel
         deadline = self._config.start_timeout
@@ -189,7 +189,7 @@ class Visitors:
         del self.starting[visitor]
         channel.abort()
         if error is None and self._loop.time() - visitor.since < self._config.start_timeout:
-            visitor.tries -= 1  # the robot has given up a surplus just then: no failure; but not for ever
+            visitor.tries -= 1  # the robot was just giving up a surplus: no failure; but not for ever
         if visitor.tries >= _STANDBY_TRIES:
             self.turn_away(visitor, f"{_STANDBY_TRIES} channels failed, the last with: {error or 'hung up'}")
         else:
@@ -197,7 +197,7 @@ class Visitors:
         self._host.report_if_empty()
 
     def take_back(self, visitor: Visitor, channel: Channel, why: str) -> None:
-        """Give up the channel that START was said on; the visitor gets another, if there is one."""
+        """Give up the channel that carried START; the visitor gets another, if there is one."""
         self._start_failed(visitor, channel, PeerError(why))
 
     def _begin_stream(self, visitor: Visitor, channel: Channel) -> None:
