@@ -1,1 +1,1 @@
-"""What a server answers besides robots: its API and its metrics."""
+"""What a server answers besides robots: its API and metrics."""

@@ -1,7 +1,7 @@
-"""What a server answers besides robots: its API and its metrics, each on a socket that systemd passes.
+"""What a server answers besides robots: its API and metrics, each on a socket that systemd passes.
 
-Each takes a library that not every machine has. Without it the server runs, says so, and hangs up on
-whoever asks.
+Each needs a library that not every machine has. Without it the server runs, says so, and hangs up on every
+caller.
 """
 
 import logging
@@ -17,13 +17,13 @@ METRICS_NAME = "shadow-metrics"
 
 
 class AdminEndpoints:
-    """Those that are open."""
+    """The open endpoints of one server."""
 
     def __init__(self, server: Server) -> None:
-        """Open those that there are sockets for; they ask the server.
+        """Open those for which there are sockets; they query the server.
 
         Raises:
-            ConfigError: what was passed is no listening socket.
+            ConfigError: what systemd passed is not a listening socket.
         """
         self._open: list[TaskServer] = []
         for name, make in ((varlink.SOCKET_NAME, _make_api), (METRICS_NAME, _make_metrics)):

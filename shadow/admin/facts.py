@@ -1,4 +1,4 @@
-"""What there is to tell about robots and streams, in the words of ``io.shadowtunnel.Server.varlink``."""
+"""Facts about robots and streams, in the words of ``io.shadowtunnel.Server.varlink``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ def robot_facts(robot: Robot, now: float) -> Facts:
     """A ``Robot`` of the interface.
 
     Args:
-        robot: it.
+        robot: the robot.
         now: by CLOCK_MONOTONIC.
     """
     session = robot.session
@@ -71,7 +71,7 @@ def streams_of(robot: Robot, now: float) -> list[Facts]:
 
 
 def find_stream(robots: Mapping[str, Robot], number: str) -> Robot | None:
-    """The robot that has the stream of this number."""
+    """The robot that has the stream with this number."""
     return next(
         (
             robot

@@ -1,4 +1,4 @@
-"""As much HTTP as a scrape takes (RFC 9112): one GET, one answer, and the connection ends."""
+"""As much HTTP as a scrape needs (RFC 9112): one GET, one answer, and the connection ends."""
 
 import asyncio
 import logging
@@ -17,10 +17,10 @@ Page = Callable[[str], Awaitable[tuple[str, bytes]]]
 
 
 class MetricsServer(TaskServer):
-    """Shows one page, ``/metrics``, to everybody who connects."""
+    """Serves one page, ``/metrics``, to everybody who connects."""
 
     def __init__(self, page: Page | None) -> None:
-        """Without a ``page`` everybody is told that there is none."""
+        """Without a ``page`` it tells everybody that there is none."""
         super().__init__("scrapers", _SCRAPERS_MAX)
         self._page = page
 
@@ -34,11 +34,11 @@ class MetricsServer(TaskServer):
                 writer.close()
                 await writer.wait_closed()
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # nobody who scrapes does that
+            pass  # no real scraper does that
         except Exception:
             logging.getLogger("shadow").exception("a scrape failed in a way nobody thought of")
         finally:
-            writer.transport.abort()  # whoever takes nothing does not keep its place
+            writer.transport.abort()  # a scraper that reads nothing must not keep its place
 
     async def _answer(self, request: str) -> bytes:
         line, *headers = request.split("\r\n")

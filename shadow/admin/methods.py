@@ -1,7 +1,7 @@
 """What the API can do: the methods of ``io.shadowtunnel.Server``, by the names they have there.
 
-Called by the library ``varlink`` in the event loop's thread. A method that is a generator replies several
-times; ``_continues`` says that there is more to come.
+The library ``varlink`` calls them in the event loop's thread. A method that is a generator replies several
+times; ``_continues`` says that more is to come.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from .facts import Facts, find_stream, robot_facts, streams_of
 from .varlink import Caller
 
 _BATCH = 100  # in one reply
-_ONE_REPLY_MAX = 1000  # in the only reply that somebody gets who did not ask for more
+_ONE_REPLY_MAX = 1000  # in the only reply to a caller that did not ask for more
 
 
 class Methods:
@@ -34,7 +34,7 @@ class Methods:
         self._server = server
 
     def GetStatus(self) -> Facts:
-        """How the server is."""
+        """The state of the server."""
         now = dt.datetime.now(dt.UTC)
         terms = [
             {"what": term.what, "until": term.until.isoformat(), "days": (term.until - now).days}
@@ -51,7 +51,7 @@ class Methods:
         return _in_batches("robots", robots, lambda robot: robot_facts(robot, now), more=_more)
 
     def _there(self, names: Iterable[str]) -> Iterator[Robot]:
-        """Those who are still there when it is their turn."""
+        """Those that are still there when it is their turn."""
         return (robot for name in names if (robot := self._server.robots.get(name)) is not None)
 
     def Describe(self, name: str) -> Facts:
@@ -67,7 +67,7 @@ class Methods:
         return _in_batches("streams", streams, lambda facts: facts, more=_more)
 
     def Watch(self, *, _request: Caller, _more: bool = False) -> Iterator[Facts]:
-        """Everything that is logged; ``Caller`` asks for a reply when there is one."""
+        """Everything that is logged; ``Caller`` takes a reply when there is one."""
         if not _more:
             raise _error("org.varlink.service.ExpectedMore")
         watcher = _request.watch()
@@ -104,7 +104,7 @@ class Methods:
     def _find(self, name: str) -> Robot:
         robot = self._server.robots.get(name)
         if robot is None:
-            # Which names are like it, whoever asked may find out: among many thousands that takes a second.
+            # Let the caller look for similar names: among many thousands that takes a second.
             raise _error("NoSuchRobot", name=name)
         return robot
 
@@ -123,9 +123,9 @@ def _now() -> float:
 def _in_batches(
     name: str, found: Iterable[Any], describe: Callable[[Any], Facts], *, more: bool
 ) -> Iterator[Facts]:
-    """Some at a time for those who want more; all at once, if they are not too many, for others.
+    """In batches for callers that ask for more; all at once for others, if they are not too many.
 
-    What is ``found`` is asked for and described when its reply is.
+    ``found`` is read and described only when the reply is taken.
     """
     rest = iter(found)
     if not more:

@@ -1,8 +1,8 @@
 """Metrics for Prometheus, with the library ``prometheus_client``.
 
-What happens is counted where it is logged: each event with a message id that is worth a counter has one, so
-the log and the figures cannot tell different stories. How things are is asked when somebody scrapes:
-of the robots one after the other, with the event loop's other work in between.
+We count what happens where it is logged: each kind of event that is worth a counter has one, so the log and
+the metrics cannot tell different stories. We look at the present state when somebody scrapes: one robot after
+the other, with the event loop's other work in between.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from ..systemd import journal
 
 _WAITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 
-_VERSIONS_MAX = 16  # of robots' software that have a figure of their own: it is the robots' word
-_VERSIONS_EVER = 128  # the same, since we started: Prometheus keeps each series, gone or not
+_VERSIONS_MAX = 16  # of robots' software with a series of their own: robots may claim anything
+_VERSIONS_EVER = 128  # the same, since we started: Prometheus keeps each series, even after it is gone
 _ROBOTS_SHOWN = 100  # of those whose certificates expire soon
-_SLICE = 500  # robots and streams that are looked at without a pause; takes a millisecond or so
+_SLICE = 500  # robots and streams to look at without a pause; takes a millisecond or so
 
 _IN_ORDER, _CUT_OFF = "in order", "cut off"
 _BY_SERVER, _BY_ROBOT = "server", "robot"
@@ -38,14 +38,14 @@ _RENEWED = "ok"
 
 @dataclass
 class _Sums:
-    """What has been found out about all robots.
+    """Totals over all robots.
 
     Attributes:
         moved: bytes, by direction.
         running: streams, by who encrypts.
-        expired: robots with a session whose certificate has expired.
+        expired: number of robots with a session whose certificate has expired.
         ends: when certificates expire, in seconds since 1970, by the robots' names.
-        software: robots, by what they run.
+        software: number of robots, by what they run.
     """
 
     moved: dict[str, int]
@@ -85,7 +85,7 @@ class Metrics(logging.Handler):
             return kind, encode(self.registry)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Count one event; from whatever thread."""
+        """Count one event; may be called from any thread."""
         event = events.event_of(record)
         if event is not None:
             self._count_sessions(event)
@@ -113,7 +113,7 @@ class Metrics(logging.Handler):
         self._wait = Histogram(
             "shadow_visitor_wait_seconds", text, ["standby"], registry=self.registry, buckets=_WAITS
         )
-        # What has never happened is 0 and not unknown.
+        # What has never happened is 0, not unknown.
         for counter, labels in (
             (self._ended, Cause),
             (self._failed, Failure),
@@ -168,10 +168,10 @@ class Metrics(logging.Handler):
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
 
-    # How things are
+    # The present state
 
     def collect(self) -> Iterator[Any]:
-        """What is asked at each scrape; called by the registry."""
+        """What we look at for each scrape; the registry calls it."""
         yield self._gauge("shadow_build_info", "1; the version is the label.", {__version__: 1}, "version")
         counts = self._server.counts
         yield self._gauge("shadow_robots_connected", "Robots that have a session.", {"": counts["robots"]})
@@ -233,7 +233,7 @@ class Metrics(logging.Handler):
         soonest = heapq.nsmallest(_ROBOTS_SHOWN, sums.ends.items(), key=lambda end: end[1])
         sums.ends = dict(soonest)
         for direction, before in self._sums.moved.items():
-            # A stream that ended meanwhile is counted the next time; until then the figure stands still.
+            # A stream that ended meanwhile is counted next time; until then the counter stands still.
             sums.moved[direction] = max(sums.moved[direction], before)
         return sums
 
@@ -246,7 +246,7 @@ class Metrics(logging.Handler):
 
     @staticmethod
     def _gauge(name: str, text: str, values: Mapping[str, float], label: str = "") -> Any:
-        """A figure, or one for each value of a label."""
+        """A gauge, or one for each value of a label."""
         family = GaugeMetricFamily(name, text, labels=[label] if label else [])
         for which, value in values.items():
             family.add_metric([which] if label else [], value)
@@ -254,7 +254,7 @@ class Metrics(logging.Handler):
 
 
 def _most_common(software: collections.Counter[str], named: set[str]) -> dict[str, float]:
-    """How many robots run what; ``named`` are all that have ever had a figure of their own."""
+    """How many robots run what; ``named`` are all that have ever had a series of their own."""
     found: dict[str, float] = {}
     for word, count in software.most_common(_VERSIONS_MAX):
         if word in named or len(named) < _VERSIONS_EVER:
@@ -265,7 +265,7 @@ def _most_common(software: collections.Counter[str], named: set[str]) -> dict[st
 
 
 def _cumulated(counts: Sequence[int]) -> list[tuple[str, int]]:
-    """Prometheus wants in each bucket what is in the smaller ones, too."""
+    """Prometheus expects each bucket to include the smaller ones."""
     bounds = [*map(str, TURN_BUCKETS), "+Inf"]
     total, found = 0, []
     for bound, count in zip(bounds, counts, strict=True):

@@ -1,4 +1,4 @@
-"""Places for callers: who has to leave when somebody comes and all are taken; no I/O and no clock."""
+"""Seats for callers: who has to leave when somebody comes and all are taken; no I/O and no clock."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ class Guest:
     """Somebody with a seat.
 
     Attributes:
-        source: whose it is, e.g. a user or an address.
-        first: comes before all others, who cannot make it leave either.
-        busy: is being answered; otherwise it is its turn to say something.
+        source: where it comes from, e.g. a user or an address.
+        first: it has priority over all others, and they cannot make it leave.
+        busy: it is being answered; otherwise it is its turn to say something.
     """
 
     source: str
@@ -19,17 +19,17 @@ class Guest:
 
 
 class Seats:
-    """So many at once; who comes when all seats are taken gets one from the source that has most.
+    """A limited number of seats; when all are taken, a newcomer gets one from the source with the most.
 
     So silent guests keep nobody out, and a source that takes many seats loses them to the others.
     """
 
     def __init__(self, number: int) -> None:
         self._number = number
-        self._guests: dict[Guest, None] = {}  # who has been silent the longest is the first
+        self._guests: dict[Guest, None] = {}  # the one that has been silent longest comes first
 
     def came(self, guest: Guest) -> Guest | None:
-        """Somebody came; who has to leave: nobody, somebody else, or the one who came."""
+        """Somebody came; return who has to leave: nobody, somebody else, or the newcomer."""
         self._guests[guest] = None
         if len(self._guests) <= self._number:
             return None
@@ -63,5 +63,5 @@ class Seats:
 
 
 def _least_missed(party: list[Guest]) -> Guest:
-    """Who is not being answered, and of those who has been silent the longest."""
+    """One that is not being answered, if there is one; of those, the one that has been silent longest."""
     return min(party, key=lambda guest: guest.busy)

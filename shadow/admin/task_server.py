@@ -1,4 +1,4 @@
-"""Answering on listening sockets: a task for each who connects, and not too many at once."""
+"""Answering on listening sockets: a task for each connection, and not too many at once."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ class TaskServer(ABC):
     """
 
     def __init__(self, what: str, at_once: int) -> None:
-        """Answer ``at_once`` at most; ``what`` they are, for the log."""
+        """Answer at most ``at_once``; ``what`` they are, for the log."""
         self.seats = Seats(at_once)
         self._what = what
         self._at_once = at_once
@@ -33,11 +33,11 @@ class TaskServer(ABC):
         self._sent_away = 0
 
     def listen(self, sock: socket.socket, descriptors: Descriptors) -> None:
-        """Answer on a listening socket; it is told to ``descriptors`` when accepting has to pause."""
+        """Answer on a listening socket; ``descriptors`` are told when accepting has to pause."""
         self._listening.append((sock, Acceptor(sock, self._accepted, descriptors.ran_out)))
 
     async def close(self) -> None:
-        """Answer nobody any more."""
+        """Stop answering."""
         for sock, acceptor in self._listening:
             acceptor.close()
             sock.close()
@@ -71,7 +71,7 @@ class TaskServer(ABC):
         sock.close()
 
     def _crowded(self, leaver: Guest) -> None:
-        """Say so, once in a while: it is others who decide how often it happens."""
+        """Log it, but only once in a while: others decide how often it happens."""
         self._sent_away += 1
         now = asyncio.get_running_loop().time()
         if now < self._quiet_until:
@@ -85,11 +85,11 @@ class TaskServer(ABC):
 
     @abstractmethod
     async def _serve(self, guest: Guest, sock: socket.socket) -> None:
-        """Answer one; the socket is closed behind it."""
+        """Answer one guest; the caller closes the socket afterwards."""
 
 
 def guest_of(sock: socket.socket) -> Guest:
-    """Who has connected: on a unix socket a user, and root comes first; else an address.
+    """Who has connected: on a unix socket a user, with priority for root; else an address.
 
     Raises:
         OSError: it has left.

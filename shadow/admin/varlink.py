@@ -1,8 +1,8 @@
 """The API: Varlink (https://varlink.org) on a unix socket that systemd passes.
 
-The library ``varlink`` reads the interface and the calls; it is asked here, on the event loop, a reply at a
-time, so that a long list or a slow reader holds nobody up. The server runs without the library too, and
-then hangs up on everybody who calls. So nothing here imports it, and no start waits for that either.
+The library ``varlink`` reads the interface and the calls; we ask it on the event loop for one reply at a
+time, so that a long list or a slow reader delays nobody. The server runs without the library, too, and then
+hangs up on all callers. So nothing here imports it, and no start waits for that either.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ from .watching import Feed, Watcher
 SOCKET_NAME = "shadow-api"
 """``FileDescriptorName=`` of the socket unit."""
 ADMINISTRATORS = "shadow-tunnel-admin"
-"""The group whose members may steer."""
+"""The group whose members may change things."""
 
 _CALLERS_MAX = 64  # connections at once
 _CALL_MAX = 2**16  # bytes
-_PATIENCE = 300.0  # seconds for which a caller may say nothing, or take nothing of what it asked for
+_PATIENCE = 300.0  # seconds for which a caller may say nothing, or read nothing of what it asked for
 _END = b"\0"  # of a message
 _GROUPS_MAX = 1024  # bytes: what Python lets getsockopt(2) return
 _SO_PEERGROUPS = 59  # <asm-generic/socket.h>
@@ -38,7 +38,7 @@ class Api(TaskServer):
     """Answers calls."""
 
     def __init__(self, service: Any) -> None:
-        """``service`` is the library's, see ``methods.make_service``; without it nobody is answered."""
+        """``service`` is the library's, see ``methods.make_service``; without it we answer nobody."""
         super().__init__("callers of the API", _CALLERS_MAX if service else 0)
         self.feed = Feed()
         self._service = service
@@ -49,22 +49,22 @@ class Api(TaskServer):
         try:
             await Caller(self, guest, reader, writer).serve()
         except OSError:
-            pass  # it has left, or has been silent for too long
+            pass  # it has left, or has been silent too long
         except Exception:
             logging.getLogger("shadow").exception("a call of the API failed in a way nobody thought of")
         finally:
             writer.transport.abort()
 
     def replies(self, message: bytes, caller: "Caller") -> Iterator[bytes]:
-        """The replies to a call; nothing is done for any of them before it is asked for."""
+        """The replies to a call; each is computed only when it is taken."""
         replies: Iterator[bytes] = self._service.handle(message, _request=caller)
         return replies
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Have a turn at work that takes time: callers have one after the other.
+        """Take a turn at work that takes time: callers take turns one after the other.
 
-        Between two of them everybody else of the event loop has its own, however many callers there are.
+        Between two of them all other work of the event loop runs, however many callers there are.
         """
         async with self._turn:
             yield
@@ -75,7 +75,7 @@ class Caller:
     """One connection to the API.
 
     Attributes:
-        uid: whose it is.
+        uid: the caller's user.
         may_steer: whether it may change anything.
     """
 
@@ -91,10 +91,10 @@ class Caller:
         self.may_steer = may_steer(self.uid, groups)
 
     async def serve(self) -> None:
-        """Answer calls until the caller leaves, or says what is none.
+        """Answer calls until the caller leaves, or sends something that is not a call.
 
         Raises:
-            OSError: it has left, or says or takes nothing for too long (TimeoutError).
+            OSError: it has left, or says or reads nothing for too long (TimeoutError).
         """
         with contextlib.suppress(asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             while True:
@@ -108,7 +108,7 @@ class Caller:
                 await self._answer(message)
 
     def watch(self) -> Watcher:
-        """Everything that is logged from now on; replies are asked for when there is something in it."""
+        """Watch everything that is logged from now on; replies are taken when there is something new."""
         self._watcher = self._api.feed.watch()
         return self._watcher
 
@@ -130,7 +130,7 @@ class Caller:
                 self._watcher = None
 
     async def _has_news(self, watcher: Watcher) -> bool:
-        """Wait for something to tell; False if the caller has left (or says more, which ends it as well)."""
+        """Wait for news; False if the caller has left (or says something more, which ends the call, too)."""
         if watcher.news.is_set():
             return not self._reader.at_eof()
         gone = asyncio.ensure_future(self._reader.read(1))
@@ -145,7 +145,7 @@ class Caller:
 
 
 def _is_call(message: bytes) -> bool:
-    """Whether it can be given to the library, which trusts its callers in this."""
+    """Whether the message can be passed to the library, which does not check this itself."""
     try:
         call = json.loads(message)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Watching what is logged, for as many as want to: each line is taken note of once, however many watch."""
+"""Watching what is logged, for any number of watchers: each line is recorded once, however many watch."""
 
 import asyncio
 import collections
@@ -9,11 +9,11 @@ from typing import Any
 from .. import events
 from ..text import printable
 
-_EVENTS_MAX = 1000  # that a watcher may be behind
+_EVENTS_MAX = 1000  # by which a watcher may lag behind
 
 
 class Feed(logging.Handler):
-    """The last lines of the log, while somebody watches; a handler of the log then.
+    """The last lines of the log, while somebody watches; during that time it is a handler of the log.
 
     Watchers read from it at their own pace, so one that does not read costs nothing.
 
@@ -31,14 +31,14 @@ class Feed(logging.Handler):
         self._coming: collections.deque[dict[str, Any]] = collections.deque()  # from other threads, too
 
     def watch(self) -> "Watcher":
-        """Begin to watch; whoever does has to ``close`` it."""
+        """Begin to watch; the caller must ``close`` the watcher."""
         watcher = Watcher(self)
         self._watchers.add(watcher)
         events.LOGGER.addHandler(self)
         return watcher
 
     def forget(self, watcher: "Watcher") -> None:
-        """One watches no more."""
+        """A watcher has stopped watching."""
         self._watchers.discard(watcher)
         if not self._watchers:
             events.LOGGER.removeHandler(self)
@@ -53,7 +53,7 @@ class Feed(logging.Handler):
 
     def _take_in(self) -> None:
         while self._coming:
-            # Taken away last: until then whoever logs need not wake us.
+            # Removed last: until then, logging threads need not wake us.
             self.lines.append(self._coming[0])
             self.count += 1
             self._coming.popleft()
@@ -62,21 +62,21 @@ class Feed(logging.Handler):
 
 
 class Watcher:
-    """One who watches.
+    """Somebody who watches.
 
     Attributes:
-        news: set while there is something to tell.
+        news: set while there is something to report.
     """
 
     def __init__(self, feed: Feed) -> None:
         self.news = asyncio.Event()
         self.news.set()  # that the watch has begun
         self._feed = feed
-        self._next = feed.count  # the number of the line to be told next
+        self._next = feed.count  # the number of the line to report next
         self._begun = False
 
     def take(self) -> dict[str, Any]:
-        """The next reply of ``Watch``; to be called when there is ``news``."""
+        """The next reply of ``Watch``; call it only when there is ``news``."""
         if not self._begun:
             self._begun = True
             self._look()
@@ -97,7 +97,7 @@ class Watcher:
             self.news.clear()
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._feed.forget(self)
 
 

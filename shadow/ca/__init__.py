@@ -1,1 +1,1 @@
-"""The company's certificate authority: its folder, certificates, lists, signer."""
+"""A private certificate authority: its folder, certificates, revocation lists, and signer."""

@@ -1,4 +1,4 @@
-"""Who asks the CA's signer for a certificate, and how that is proved."""
+"""Who requests a certificate from the CA's signer, and the proof of that."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Applicant:
     Attributes:
         name: the robot's.
         chain: its present certificate, and those that vouch for it.
-        key: what it wants the next one for.
+        key: the key that it wants the next certificate for.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Applicant:
 
 
 def identify(request: Sign, authorities: Sequence[x509.Certificate], now: dt.datetime) -> Applicant:
-    """Who asks, by the present certificate and its key.
+    """Identify the requester, by its present certificate and the key of that.
 
     Args:
         request: the robot's.
@@ -45,7 +45,7 @@ def identify(request: Sign, authorities: Sequence[x509.Certificate], now: dt.dat
         now: the present, aware.
 
     Raises:
-        Refused: nobody whom the signer knows; the message is for it.
+        Refused: the signer does not know it; the message is for the robot.
     """
     try:
         present = parse_certificate(request.certificate)

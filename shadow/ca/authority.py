@@ -1,8 +1,8 @@
 """The CA's work: making the certificates that let robots and servers recognise each other.
 
 One private CA, ECDSA with P-256 throughout, profiles after RFC 5280. A server's leaf carries serverAuth and
-the names it is dialled by; a robot's carries clientAuth and its name as CN. No leaf carries both, so a
-stolen robot key cannot play the server.
+the names by which robots dial it; a robot's carries clientAuth and its name as CN. No leaf carries both, so a
+stolen robot key cannot impersonate the server.
 """
 
 import datetime as dt
@@ -26,9 +26,9 @@ _COMMON_NAME_MAX = 64  # characters (RFC 5280, appendix A: ub-common-name)
 _HOST_MAX = 253  # characters (RFC 1035, section 2.3.4: 255 bytes on the wire)
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)  # RFC 1123, section 2.1
 
-# A robot's clock may be a little slow, and a certificate should be good the moment it gets there.
+# A robot's clock may be a little slow, and a certificate should be valid the moment it arrives.
 _BACKDATE = dt.timedelta(minutes=5)
-_BACKDATE_SHARE = 20  # of a renewed certificate's life at most: short ones must not begin half over
+_BACKDATE_SHARE = 20  # at most one part in this many of a renewed certificate's lifetime, which may be short
 
 HostName = x509.DNSName | x509.IPAddress
 
@@ -43,7 +43,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """From when until when something is good (RFC 5280, section 4.1.2.5), aware."""
+    """From when until when something is valid (RFC 5280, section 4.1.2.5), aware."""
 
     start: dt.datetime
     end: dt.datetime
@@ -82,7 +82,7 @@ def _check_host_name(text: str) -> str:
         raise ConfigError(f"host name {shorten(text)} is not ASCII: give it in its encoded form (xn--…)")
     name = text.lower()
     labels = name.split(".")
-    # A last label of digits only is a mistyped IPv4 address: no such top-level domain can be
+    # A last label of only digits means a mistyped IPv4 address: there can be no such top-level domain
     # (RFC 3696, section 2).
     if len(name) > _HOST_MAX or not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdecimal():
         raise ConfigError(f"{shorten(text)} is neither a host name nor an IP address")
@@ -94,7 +94,7 @@ def create_authority(name: str, days: int, now: dt.datetime) -> Pair:
 
     Args:
         name: common name.
-        days: how long it is to be valid, 1 to ``DAYS_MAX``.
+        days: how long it will be valid, 1 to ``DAYS_MAX``.
         now: the present, aware.
 
     Raises:
@@ -118,12 +118,12 @@ def issue_server(authority: Pair, hosts: Sequence[str], days: int, now: dt.datet
     """A server's certificate, for the names and addresses in ``hosts``; the first is also its CN.
 
     Raises:
-        ConfigError: no host, one that is not allowed, or an end beyond the CA's own.
+        ConfigError: no host, or one that is not allowed, or the certificate would outlive the CA's.
     """
     names = list(dict.fromkeys(parse_host(host) for host in hosts))
     if not names:
         raise ConfigError("a server needs at least one host name or IP address")
-    # The CN is for humans only; names that do not fit there are found in the alternative names.
+    # The CN is only for humans; names that do not fit there are in the alternative names.
     title = next(
         (text for text in (str(name.value) for name in names) if len(text) <= _COMMON_NAME_MAX), "server"
     )
@@ -135,7 +135,7 @@ def issue_robot(authority: Pair, name: str, days: int, now: dt.datetime) -> Pair
     """A robot's certificate.
 
     Raises:
-        ConfigError: the name is not allowed, or the end is beyond the CA's own.
+        ConfigError: the name is not allowed, or the certificate would outlive the CA's.
     """
     return _issue_pair(authority, check_robot_name(name), Purpose.ROBOT, _dates(authority, now, days))
 
@@ -150,7 +150,7 @@ def renew_robot(
 ) -> x509.Certificate:
     """A robot's next certificate, for its new key.
 
-    It lives as long as the one before, ``life``, but not longer than the CA.
+    It is valid as long as the previous one, ``life``, but not longer than the CA's.
     """
     backdate = min(_BACKDATE, life / _BACKDATE_SHARE)
     end = min(now - backdate + life, validity(authority.certificate)[1])
@@ -183,7 +183,7 @@ def _leaf(
 
 
 def _dates(authority: Pair, now: dt.datetime, days: int) -> Validity:
-    """Those of a leaf; one that outlives its CA would promise what no peer will honour."""
+    """The dates of a leaf; if it outlived its CA, it would promise what no peer will honour."""
     end = now + dt.timedelta(days=days)
     last = validity(authority.certificate)[1]
     if end > last:
@@ -206,7 +206,7 @@ def _builder(owner: x509.Name, key: ec.EllipticCurvePublicKey, dates: Validity) 
 
 
 def _key_usage(*, authority: bool) -> x509.KeyUsage:
-    """RFC 5280, section 4.2.1.3; a leaf only signs, for all our suites are ephemeral."""
+    """RFC 5280, section 4.2.1.3; a leaf only signs, because all our suites are ephemeral."""
     return x509.KeyUsage(
         digital_signature=not authority,
         content_commitment=False,
@@ -221,7 +221,7 @@ def _key_usage(*, authority: bool) -> x509.KeyUsage:
 
 
 def key_identifier(certificate: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """Which key of a CA has signed (RFC 5280, section 4.2.1.1): names alone do not tell two CAs apart."""
+    """Which of a CA's keys has signed (RFC 5280, section 4.2.1.1): names alone do not tell two CAs apart."""
     try:
         ski = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:
@@ -230,7 +230,7 @@ def key_identifier(certificate: x509.Certificate) -> x509.AuthorityKeyIdentifier
 
 
 def issuer_key(certificate: x509.Certificate) -> x509.AuthorityKeyIdentifier | None:
-    """What a certificate says of the key that has signed it, if it says anything."""
+    """What a certificate says about the key that signed it, if anything."""
     try:
         return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
     except x509.ExtensionNotFound:

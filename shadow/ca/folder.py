@@ -1,9 +1,9 @@
 """The CA's folder: its certificate and key, what it has issued, and whom it has revoked.
 
 It holds ``ca.crt``, ``ca.key``, ``ca.crl`` and ``issued/SERIAL.pem``, a copy of each certificate ever issued:
-what is to be listed or revoked must be known, even when the robot that has it is gone.
+to list or revoke a certificate we must know it, even when the robot that has it is gone.
 
-Who writes into it holds the lock on it (``locking``) from the first look on.
+Every writer must hold the lock on it (``locking``) from its first look on.
 """
 
 import datetime as dt
@@ -55,7 +55,7 @@ def load_authority(folder: Path, now: dt.datetime) -> Pair:
 
 
 def _check_guarded(status: os.stat_result, path: Path, folder: Path) -> None:
-    """Refuse a key that others could have read, or put there (a folder may be writable for a group)."""
+    """Refuse a key that others could have read, or put there (the folder may be writable by a group)."""
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise ConfigError(
             f"CA key {path} is open to others than its owner (mode {stat.S_IMODE(status.st_mode):04o}); "
@@ -66,15 +66,15 @@ def _check_guarded(status: os.stat_result, path: Path, folder: Path) -> None:
 
 
 def authority_files(folder: Path, authority: Pair) -> list[NewFile]:
-    """What is to be written for a new CA."""
+    """The files to write for a new CA."""
     return _pair_files(folder / CA_CRT, folder / CA_KEY, authority, folder)
 
 
 def check_unused(folder: Path) -> None:
-    """Make sure that no CA in ``folder`` has given anything out: a new one in its place would be its end.
+    """Make sure that no CA in ``folder`` has issued anything: a new one in its place would destroy it.
 
     Raises:
-        ConfigError: one has, or it cannot be told.
+        ConfigError: one has, or we cannot tell.
     """
     done = [f"issued {many(len(found), 'certificate')}"] if (found := issued_paths(folder)) else []
     if is_there(folder / CA_CRL, "revocation list"):
@@ -87,20 +87,20 @@ def check_unused(folder: Path) -> None:
 
 
 def leaf_files(ca_folder: Path, folder: Path, basename: str, leaf: Pair) -> list[NewFile]:
-    """What is to be written for a new leaf: the CA's own copy first, lest one gets out unrecorded.
+    """The files to write for a new leaf: the CA's own copy first, so that none gets out unrecorded.
 
     Raises:
-        ConfigError: ``basename`` would put the leaf in the place of a CA.
+        ConfigError: ``basename`` would make the leaf overwrite a CA.
     """
     crt_path, key_path = folder / f"{basename}.crt", folder / f"{basename}.key"
-    if crt_path.name == CA_CRT:  # a robot may be called `ca`, and --force is not meant for this
+    if crt_path.name == CA_CRT:  # a robot may be called `ca`, but --force is not meant for that
         raise ConfigError(f"{crt_path} is the name of the CA's own file: choose another with --basename")
     within = ca_folder if folder == ca_folder else None
     return [index_file(ca_folder, leaf.certificate), *_pair_files(crt_path, key_path, leaf, within)]
 
 
 def index_path(ca_folder: Path, serial: int) -> Path:
-    """Where the CA has its copy of the certificate with this serial number."""
+    """Where the CA keeps its copy of the certificate with this serial number."""
     return ca_folder / _INDEX / f"{serial:040x}.pem"
 
 
@@ -121,11 +121,11 @@ def _pair_files(crt_path: Path, key_path: Path, pair: Pair, within: Path | None)
 def load_issued(folder: Path, known: Sequence[x509.Certificate] = ()) -> list[x509.Certificate]:
     """The certificates that the CA in ``folder`` has issued, oldest first.
 
-    Those of a former CA in the same folder are left out: only its own can be revoked by a CA.
+    Those of a former CA in the same folder are left out: a CA can only revoke its own.
 
     Args:
         folder: the CA's.
-        known: what was found before; it is not read again, for such a file never changes.
+        known: what was found before; it is not read again, because such a file never changes.
 
     Raises:
         ConfigError: there is no CA, or a file is damaged.
@@ -139,7 +139,7 @@ def load_issued(folder: Path, known: Sequence[x509.Certificate] = ()) -> list[x5
 
 
 def load_copies(folder: Path) -> list[x509.Certificate]:
-    """What CAs in ``folder`` have issued, those of former ones as well, in no order.
+    """What CAs in ``folder`` have issued, including former ones, in no particular order.
 
     Raises:
         ConfigError: a file is damaged.
@@ -159,12 +159,12 @@ def issued_paths(folder: Path) -> list[Path]:
 def _load_copy(path: Path) -> x509.Certificate:
     certificate = load_certificates(path, "issued certificate")[0]
     try:
-        common_name(certificate)  # all of ours have one, and everything goes by it
+        common_name(certificate)  # all of ours have one, and everything relies on it
     except IdentityError as error:
         raise ConfigError(f"issued certificate {path}: {error}") from error
     return certificate
 
 
 def _age(certificate: x509.Certificate) -> tuple[dt.datetime, str, int]:
-    """To sort by: many begin in the same second."""
+    """The sort key: many begin in the same second."""
     return validity(certificate)[0], common_name(certificate), certificate.serial_number

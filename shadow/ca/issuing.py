@@ -1,4 +1,4 @@
-"""Giving out certificates: for whom, where their files go, and what may be replaced by them."""
+"""Issuing certificates: for whom, where their files go, and what they may replace."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Leaf:
     """A new certificate with its key, and where they go.
 
     Attributes:
-        pair: they.
+        pair: the certificate and its key.
         base: the path of both files, without ``.crt`` and ``.key``.
     """
 
@@ -40,10 +40,10 @@ class Leaf:
 
 
 def read_names(path: Path) -> list[str]:
-    """The names of robots in a file: one a line; empty lines and those that begin with ``#`` do not count.
+    """The names of robots in a file, one a line; empty lines and those that begin with ``#`` are ignored.
 
     Raises:
-        ConfigError: the file cannot be read, or holds a bad name, one twice, or none.
+        ConfigError: the file cannot be read, or holds a bad name, a name twice, or none.
     """
     what = f"list of names {path}"
     try:
@@ -73,7 +73,7 @@ def hand_out(folder: Path, leaves: Sequence[Leaf], *, renew: bool, force: bool) 
     Args:
         folder: the CA's; the caller holds the lock on it.
         leaves: what to write.
-        renew: replace what this CA has given the same owner before, which there has to be, and nothing else.
+        renew: replace what this CA has issued to the same owner before, which must exist, and nothing else.
         force: replace whatever is there.
 
     Returns:
@@ -86,7 +86,7 @@ def hand_out(folder: Path, leaves: Sequence[Leaf], *, renew: bool, force: bool) 
     if not force:
         for leaf in leaves:
             _check_place(folder, leaf, renew=renew)
-    if renew:  # a certificate that is in its place, and has been looked at, is on record
+    if renew:  # a certificate that is in its place, and was checked above, is on record
         _check_issued(folder, [leaf for leaf in leaves if force or not is_there(leaf.crt, "certificate")])
     files = [
         file for leaf in leaves for file in leaf_files(folder, leaf.base.parent, leaf.base.name, leaf.pair)
@@ -108,7 +108,7 @@ def _check_place(folder: Path, leaf: Leaf, *, renew: bool) -> None:
 
 
 def _check_issued(folder: Path, leaves: Sequence[Leaf]) -> None:
-    """A name that nobody has may be misspelled; and who has none is told something else to do next."""
+    """Refuse to renew for an owner that has nothing: the name may be misspelled, and other steps follow."""
     if not leaves:
         return
     known = {_owner(one) for one in load_copies(folder)}
@@ -127,9 +127,9 @@ def _check_issued(folder: Path, leaves: Sequence[Leaf]) -> None:
 
 
 def _why_not_replaced(folder: Path, leaf: Leaf) -> str | None:
-    """Why what is there is not what this CA has made for the same owner; None if it is.
+    """Why the existing files are not what this CA has made for the same owner; None if they are.
 
-    Key and certificate need not belong together: a crash may have replaced one of them only.
+    Key and certificate need not belong together: a crash may have replaced only one of them.
     """
     try:
         present = _present(folder, leaf)
@@ -150,7 +150,7 @@ def _present(folder: Path, leaf: Leaf) -> x509.Certificate | None:
     """The certificate in the place of a new one.
 
     Raises:
-        ConfigError: it is not of this CA, or of another owner.
+        ConfigError: it is not this CA's, or it is another owner's.
     """
     if not is_there(leaf.crt, "certificate"):
         return None
@@ -164,6 +164,6 @@ def _present(folder: Path, leaf: Leaf) -> x509.Certificate | None:
 
 
 def _owner(certificate: x509.Certificate) -> tuple[bool, str]:
-    """Whose it is; a server may have other names than before."""
+    """The owner; a server counts as the same even if its names have changed."""
     server = has_purpose(certificate, Purpose.SERVER)
     return server, "" if server else common_name(certificate)

@@ -1,7 +1,7 @@
 """Which certificates were made from which.
 
 The signer makes a certificate from one that a robot has, and its serial number follows from that one. So the
-signer finds again what it has made, and whoever revokes a certificate finds what was made from it.
+signer can find again what it has made, and revoking a certificate finds what was made from it.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ SUCCESSORS_MAX = 8  # of one certificate
 
 
 def successors(issuer: x509.Certificate, present: x509.Certificate) -> list[int]:
-    """The serial numbers that certificates made from ``present`` by the CA ``issuer`` have, in their order.
+    """The serial numbers of certificates made from ``present`` by the CA ``issuer``, in order.
 
-    Each has 159 bits, as RFC 5280, section 4.1.2.2 allows, and no two of a CA are alike.
+    Each has 159 bits, as RFC 5280, section 4.1.2.2 allows, and no two of a CA are the same.
     """
     key = x509.SubjectKeyIdentifier.from_public_key(issuer.public_key()).digest
     before = key + present.fingerprint(hashes.SHA256())
@@ -33,7 +33,7 @@ def descendants(
     generation = list(ancestors)
     while generation:
         numbers = [serial for parent in generation for serial in successors(issuer, parent)]
-        # Each is taken once: whatever the folder holds, there is no going in circles.
+        # Each is taken once, so there are no endless loops, whatever the folder holds.
         generation = [by_serial.pop(serial) for serial in numbers if serial in by_serial]
         found += generation
     return found

@@ -1,7 +1,7 @@
-"""One process at a time in a folder: what one reads, changes and writes, nobody else changes meanwhile.
+"""One process at a time in a folder: while one reads, changes and writes files, nobody else changes them.
 
-The lock is flock(2) on the folder itself. So it leaves no file behind, whoever may read the folder can take
-it, and the kernel gives it back when its holder ends, in whatever way.
+The lock is flock(2) on the folder itself. So it leaves no file behind, anyone allowed to read the folder can
+take it, and the kernel releases it when its holder ends, in whatever way.
 """
 
 import contextlib
@@ -13,21 +13,21 @@ from pathlib import Path
 
 from ..errors import ConfigError, LocalError, reason
 
-_PATIENCE = 30.0  # seconds; the longest that anybody holds it is a few, with 100,000 certificates
-_LOOK = 0.02  # seconds between two tries: flock(2) itself waits without an end
+_PATIENCE = 30.0  # seconds; nobody holds it for more than a few, even with 100,000 certificates
+_LOOK = 0.02  # seconds between two tries: flock(2) itself waits without a limit
 
 
 @contextlib.contextmanager
 def locked(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
-    """Hold the lock on ``folder``; not to be taken twice, for the second would wait for the first.
+    """Hold the lock on ``folder``; do not nest it, because the inner one would wait for the outer.
 
     Args:
-        folder: which.
-        patience: seconds to wait for who has it now.
+        folder: the folder to lock.
+        patience: seconds to wait for the present holder.
 
     Raises:
-        ConfigError: there is no such folder, or it may not be read.
-        LocalError: somebody else had it all the time, or the file system has no locks.
+        ConfigError: there is no such folder, or we may not read it.
+        LocalError: somebody else held it all the time, or the file system has no locks.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,6 +1,6 @@
-"""The CA's list of revoked certificates: ``ca.crl`` in its folder, the only place where they are noted down.
+"""The CA's list of revoked certificates: ``ca.crl`` in its folder, the only place where they are recorded.
 
-Each new list repeats what the one before says, with a larger number (RFC 5280, section 5.2.3).
+Each new list repeats the entries of the previous one, with a larger number (RFC 5280, section 5.2.3).
 """
 
 import datetime as dt
@@ -22,20 +22,20 @@ from .authority import Pair, Validity, key_identifier
 from .folder import CA_CRL
 from .lineage import descendants
 
-_SIZE_MAX = LIST_MAX // 2  # bytes, some 150,000 entries: the file of a server may hold the lists of two CAs
-_KEPT = dt.timedelta(days=30)  # on the list, after a certificate's end
+_SIZE_MAX = LIST_MAX // 2  # bytes, some 150,000 entries: a server's file may hold the lists of two CAs
+_KEPT = dt.timedelta(days=30)  # for which an entry stays on the list after the certificate has expired
 
 
 @dataclass(frozen=True, slots=True)
 class NewList:
-    """A list that is yet to be written.
+    """A list that has not been written yet.
 
     Attributes:
         number: its number.
         until: when the next one is due.
         revoked: when each certificate was revoked, by serial number.
-        added: whose certificates the list before did not have.
-        file: what is to be written.
+        added: the certificates that the previous list did not have.
+        file: the file to write.
     """
 
     number: int
@@ -65,11 +65,11 @@ def find_certificates(
 ) -> list[x509.Certificate]:
     """What the CA has issued to ``name``.
 
-    With a ``serial``, only the certificate that has it, and what was made from that: whoever has the key of
-    the one can have renewed it, and has the keys of the others, too.
+    With a ``serial``, only the certificate that has it, and what was made from that: anyone who has the key
+    of the one may have renewed it, and then has the keys of the others, too.
 
     Raises:
-        ConfigError: nothing.
+        ConfigError: it has issued nothing like that.
     """
     named = [certificate for certificate in issued if common_name(certificate) == name]
     if not named:
@@ -88,7 +88,7 @@ def find_certificates(
 def alive(
     certificates: Sequence[x509.Certificate], revoked: Container[int], now: dt.datetime
 ) -> list[x509.Certificate]:
-    """Those that have not been revoked and can still be used, were it only to be renewed."""
+    """Those that are not revoked and can still be used, if only for renewal."""
     return [
         certificate
         for certificate in certificates
@@ -99,7 +99,7 @@ def alive(
 def ending(
     certificates: Sequence[x509.Certificate], revoked: Container[int], now: dt.datetime, within: dt.timedelta
 ) -> list[x509.Certificate]:
-    """Of each name the good one that ends last, if that is within so much time from now."""
+    """For each name the valid certificate that expires last, if it expires ``within`` that time from now."""
     last: dict[str, x509.Certificate] = {}
     for certificate in alive(certificates, revoked, now):
         name = common_name(certificate)
@@ -118,21 +118,21 @@ def make_list(
     now: dt.datetime,
     days: int,
 ) -> NewList:
-    """The next list: what the one before says, and ``more``.
+    """The next list: the entries of the previous one, and ``more``.
 
-    To be called and written under the lock on the folder: two lists made at the same time would each lack
-    what is new on the other.
+    Call this, and write the list, under the lock on the folder: two lists made at the same time would each
+    lack what is new on the other.
 
     Args:
         folder: the CA's.
-        authority: it.
-        issued: what it has issued; of these, who has ended long ago is left out.
-        more: certificates to be revoked, if they have not been, nor have expired.
+        authority: the CA.
+        issued: what it has issued; those of them that expired long ago are left out of the list.
+        more: certificates to revoke, unless they are revoked already or have expired.
         now: the present, aware.
         days: until the next list is due.
 
     Raises:
-        ConfigError: the list before is damaged, or the new one would be too long.
+        ConfigError: the previous list is damaged, or the new one would be too long.
     """
     before = load_list(folder, authority.certificate)
     now = now.replace(microsecond=0)
@@ -153,10 +153,10 @@ def make_list(
 def _still_needed(
     before: RevocationList, issued: Sequence[x509.Certificate], now: dt.datetime
 ) -> dict[int, dt.datetime]:
-    """What a list says, without the certificates that nobody takes any more.
+    """The entries of a list, without certificates that nobody accepts any more.
 
-    Such an entry has been on a list that was made after the certificate's end (RFC 5280, section 3.3), and
-    some time has gone since, for clocks that are wrong. A certificate that we do not know stays.
+    Such an entry was on a list that was made after the certificate expired (RFC 5280, section 3.3), and some
+    time has passed since then, to allow for wrong clocks. A certificate that we do not know stays.
     """
     last = min(before.since, now - _KEPT)
     gone = {one.serial_number for one in issued if validity(one)[1] < last}
@@ -168,7 +168,7 @@ def _sign(authority: Pair, number: int, dates: Validity, revoked: Mapping[int, d
         x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(when).build()
         for serial, when in revoked.items()
     ]
-    # All at once: add_revoked_certificate() copies what there is each time.
+    # All at once: add_revoked_certificate() copies the whole list each time.
     builder = (
         x509.CertificateRevocationListBuilder(revoked_certificates=entries)
         .issuer_name(authority.certificate.subject)

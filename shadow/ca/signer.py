@@ -1,8 +1,8 @@
 """What the CA's signer does: renews the certificate of a robot that proves who it is, and nothing else.
 
-Its whole memory is the CA's folder. A certificate has at most ``SUCCESSORS_MAX`` successors, and their serial
-numbers follow from its own (``lineage``). So a robot that asks again for the same key, since the answer got
-lost, is given the same certificate again, whenever that is; and who floods the signer with keys soon has no
+Its only memory is the CA's folder. A certificate has at most ``SUCCESSORS_MAX`` successors, and their serial
+numbers follow from its own (``lineage``). So a robot that asks again for the same key because the answer got
+lost gets the same certificate again, whenever that is; and anyone who floods the signer with keys soon has no
 successor left.
 """
 
@@ -38,16 +38,16 @@ _PATIENCE = 5.0  # seconds for our turn in the CA's folder: systemd ends a proce
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """The serial number of a certificate; and the certificate, if it was made before."""
+    """The serial number of a certificate, and the certificate itself if it was made before."""
 
     serial: int
     found: x509.Certificate | None
 
 
 def renew(folder: Path, request: Sign, now: dt.datetime) -> x509.Certificate:
-    """The next certificate of the robot that asks.
+    """The next certificate of the requesting robot.
 
-    It is on the disk when this returns.
+    It is on disk when this returns.
 
     Args:
         folder: the CA's. The first certificate in ``ca.crt`` issues; robots of the others, former CAs, may
@@ -56,13 +56,14 @@ def renew(folder: Path, request: Sign, now: dt.datetime) -> x509.Certificate:
         now: the present, aware.
 
     Raises:
-        Refused: the robot may not have one; the message is for it.
+        Refused: the robot may not have one; the message is for the robot.
         ShadowError: the CA cannot issue any.
     """
     authority = load_authority(folder, now)
     authorities = load_certificates(folder / CA_CRT, "CA certificate")
     applicant = identify(request, authorities, now)
-    # Nobody is revoked between the look at the lists and the certificate: who revokes will find it.
+    # Under the lock nobody can be revoked between the check of the lists and the new certificate: a later
+    # revocation will find it.
     with locked(folder, _PATIENCE):
         revocations = _revocations(folder, authorities)
         if why := revocations.reason(applicant.chain):
@@ -77,7 +78,7 @@ def renew(folder: Path, request: Sign, now: dt.datetime) -> x509.Certificate:
 
 
 def _place(folder: Path, authority: Pair, applicant: Applicant) -> _Place:
-    """Where the certificate for the applicant's key belongs, and it itself if it was made before.
+    """Where the certificate for the applicant's key belongs, and the certificate if it was made before.
 
     Raises:
         Refused: all successors of its present certificate were made for other keys.
@@ -103,7 +104,7 @@ def _issue(
     """Issue the next one.
 
     Raises:
-        Refused: it is too early for that, or the CA itself ends.
+        Refused: it is too early for that, or the CA itself expires.
     """
     start, end = validity(applicant.present)
     half = start + (end - start) / 2

@@ -1,1 +1,1 @@
-"""The commands; each parses, checks, and hands over to the layers below."""
+"""The commands; each parses, checks, and calls the layers below."""

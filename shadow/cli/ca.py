@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
 
-# A CA, and what it gives out
+# A CA, and what it issues
 
 
 def _init(options: argparse.Namespace, now: dt.datetime) -> None:
@@ -95,7 +95,7 @@ def _server(options: argparse.Namespace, now: dt.datetime) -> None:
 
 
 def _names_lost(leaf: Leaf) -> list[str]:
-    """Names of the certificate before that the new one is not for."""
+    """Names in the previous certificate that the new one lacks."""
     if not is_there(leaf.crt, "certificate"):
         return []
     before = host_names(load_certificates(leaf.crt, "certificate")[0])
@@ -129,7 +129,7 @@ def _robot(options: argparse.Namespace, now: dt.datetime) -> None:
 
 
 def _names(options: argparse.Namespace) -> list[str]:
-    """The robots that certificates are for."""
+    """The robots to make certificates for."""
     names: list[str] = issuing.read_names(options.source) if options.source else options.robots
     twice = next((name for name in names if names.count(name) > 1), None) if options.robots else None
     if twice is not None:
@@ -145,7 +145,7 @@ def _base(options: argparse.Namespace, basename: str) -> Path:
 
 
 def _bring(folder: Path, leaf: Leaf, name: str, machine: str, then: str) -> None:
-    """What is to be done next, where, and with which files; the units know them by ``name``."""
+    """Say what to do next, where, and with which files; the units know them by ``name``."""
     files = [str(folder / folders.CA_CRT)]
     for path in (leaf.crt, leaf.key):
         renamed = "" if leaf.base.name == name else f" (as {name}{path.suffix})"
@@ -189,11 +189,11 @@ def _own_name() -> list[str]:
     return [socket.gethostname()]
 
 
-# Taking back
+# Revoking
 
 
 def _revoke(options: argparse.Namespace, now: dt.datetime) -> None:
-    known = folders.load_issued(options.dir)  # there may be many: the signer need not wait for that
+    known = folders.load_issued(options.dir)  # before the lock: there may be many, and signers wait
     with locked(options.dir):
         authority = folders.load_authority(options.dir, now)
         issued = folders.load_issued(options.dir, known)
@@ -273,7 +273,7 @@ def _is_wanted(options: argparse.Namespace, entry: Facts) -> bool:
 
 
 def _entry(certificate: x509.Certificate, revoked: Mapping[int, dt.datetime], now: dt.datetime) -> Facts:
-    """One issued certificate, as ``list --json`` shows it; names are those of the API, where it has them."""
+    """One issued certificate, as ``list --json`` shows it; with the API's field names where it has them."""
     start, end = validity(certificate)
     when = revoked.get(certificate.serial_number)
     return {
@@ -293,7 +293,7 @@ def _entry(certificate: x509.Certificate, revoked: Mapping[int, dt.datetime], no
 
 
 def _report(files: Sequence[NewFile]) -> None:
-    """Name the files that somebody will use; the CA's own copies are not among them."""
+    """Print the files that somebody will use; the CA's own copies are not among them."""
     print("wrote", ", ".join(str(file.path) for file in files if file.path.suffix != ".pem"))
 
 
@@ -310,7 +310,7 @@ def _describe(kind: str, pair: authorities.Pair) -> None:
 
 
 def _flags(folder: Path, base: Path) -> str:
-    """The options that name the three files, ready to be pasted into a shell."""
+    """The options that name the three files, ready to paste into a shell."""
     return shlex.join([f"--ca={folder / folders.CA_CRT}", f"--crt={base}.crt", f"--key={base}.key"])
 
 

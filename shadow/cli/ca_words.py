@@ -1,4 +1,4 @@
-"""The words that ``shadow-ca`` understands, and its help."""
+"""The command line of ``shadow-ca``, and its help."""
 
 import argparse
 import datetime as dt
@@ -13,7 +13,7 @@ from ..names import check_robot_name
 
 AUTHORITY_DAYS = 3650  # ten years: replacing a CA means visiting every robot
 LEAF_DAYS = 730
-LIST_DAYS = 365  # an old list still counts; that a newer one is due is only a warning
+LIST_DAYS = 365  # an outdated list still counts; there is only a warning
 
 _DIR_VARIABLE = "SHADOW_CA_DIR"
 _STATUSES = """\
@@ -38,18 +38,18 @@ Run = Callable[[argparse.Namespace, dt.datetime], None]
 
 
 def parser(runs: Mapping[str, Run]) -> command_line.Parser:
-    """The parser of the command; what a word has to do is in ``runs``."""
+    """The parser of the command; ``runs`` says what each subcommand does."""
     made = command_line.main_parser(
         "shadow-ca", "Make the certificates by which robots and servers recognise each other.", _EPILOG
     )
-    # From the environment only if it holds something: an empty variable is as good as none.
+    # From the environment only if the variable is not empty: empty counts as unset.
     _add_global(made, Path(os.environ.get(_DIR_VARIABLE) or "."), force=False)
     commands = made.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, text: str, *examples: str) -> argparse.ArgumentParser:
         lines = "\n".join(f"  shadow-ca {example}" for example in examples)
         one = command_line.add_command(commands, name, runs[name], text, f"examples:\n{lines}\n\n{_STATUSES}")
-        # Once more, for those who write them behind the command; SUPPRESS: do not undo the ones before it.
+        # Again, for users who write them after the command; SUPPRESS: do not override those before it.
         _add_global(one, argparse.SUPPRESS, force=argparse.SUPPRESS)
         return one
 
@@ -183,7 +183,7 @@ def _add_days(parser: argparse.ArgumentParser, default: int, what: str = "of val
 
 
 def _checked(check: Callable[[str], object]) -> Callable[[str], str]:
-    """Make a check of names an ``argparse`` type: on the command line a bad name is bad usage."""
+    """Turn a check of names into an ``argparse`` type: on the command line a bad name is a usage error."""
 
     def convert(text: str) -> str:
         try:

@@ -23,7 +23,7 @@ from . import process
 
 _FOLDER = "/run/shadow-tunnel"
 _FOLDER_VARIABLE = "SHADOW_LDIR"
-_SUFFIX = ".robot"  # of the names that ssh is given; see etc/ssh/ssh_config.d
+_SUFFIX = ".robot"  # of the names that users give ssh; see etc/ssh/ssh_config.d
 _LOG_LINES = 10
 _JSON = "--json"
 _LOOK_AGAIN = 0.5  # seconds, while waiting for a robot whose server is not there either
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> None:
     options = _parser().parse_args(arguments)
     robot = getattr(options, "robot", None)
-    if robot is not None:  # what is no name is no robot's, connected or not
+    if robot is not None:  # an invalid name is an error, whether a robot is connected or not
         check_robot_name(robot)
     options.run(options)
 
@@ -90,8 +90,8 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _show_end_of_log(robot: str) -> None:
-    """The end of the log, if it may be read here at all."""
-    import subprocess  # noqa: PLC0415 - `connect` is to be quick
+    """Show the end of the log, if this user may read it at all."""
+    import subprocess  # noqa: PLC0415 - `connect` must be quick
 
     command = ["journalctl", f"ROBOT={robot}", "--no-pager", "--quiet", f"--lines={_LOG_LINES}"]
     try:
@@ -111,7 +111,7 @@ def _watch(options: argparse.Namespace) -> None:
 
 
 def _events(folder: Path) -> Iterator[Facts]:
-    """What the server logs, and the server after a restart."""
+    """What the server logs, also after a restart."""
     with Answers(folder) as answers:
         yield from _watched(answers)
     while True:
@@ -122,7 +122,7 @@ def _events(folder: Path) -> Iterator[Facts]:
 
 
 def _watched(answers: Answers) -> Iterator[Facts]:
-    """Until the server hangs up."""
+    """Events until the server hangs up."""
     try:
         for reply in answers.more("Watch"):
             if reply.get("lost"):
@@ -161,7 +161,7 @@ def _wait(options: argparse.Namespace) -> None:
     while True:
         try:
             _see_come(options.dir, robot, until)
-        except Unreachable as error:  # a server that is not there, or goes, is waited for as well
+        except Unreachable as error:  # we also wait for a server that is not there, or goes away
             left = until - time.monotonic()
             if left <= 0:
                 raise Unreachable(f"robot {robot} has not come within {options.timeout:g} s") from error
@@ -171,7 +171,7 @@ def _wait(options: argparse.Namespace) -> None:
 
 
 def _see_come(folder: Path, robot: str, until: float) -> None:
-    """Return when a robot is connected: watch first, and then look whether it is there already."""
+    """Return when a robot is connected: watch first, then check whether it is there already."""
     with Answers(folder, until) as watching:
         for reply in watching.more("Watch"):
             event = reply.get("event") or {"event": "", "fields": {}}
@@ -284,7 +284,7 @@ def _command(
 ) -> argparse.ArgumentParser:
     lines = "\n".join(f"  shadowctl {example}" for example in examples)
     parser = command_line.add_command(commands, name, run, text, f"examples:\n{lines}\n\n{_STATUSES}")
-    # Once more, for those who write them behind the command; SUPPRESS: do not undo the ones before it.
+    # Again, for users who write them after the command; SUPPRESS: do not override those before it.
     _add_global(parser, argparse.SUPPRESS, json_too=argparse.SUPPRESS)
     return parser
 

@@ -1,7 +1,7 @@
-"""The one door out of the process.
+"""The one exit of every process.
 
-Every command's ``main`` is ``return run(body)`` in effect: errors raised on purpose become one line on
-standard error and their exit status; anything else is a bug and shows its traceback (status 70). Run by
+Every command's ``main`` is in effect ``return run(body)``: errors raised on purpose become one line on
+standard error and their exit status; anything else is a bug and shows its traceback (status 70). Under
 systemd the same goes to the journal as an event, so that it has a priority and an explanation.
 """
 
@@ -38,7 +38,7 @@ def run(program: str, body: Callable[[], int | None]) -> int:
         if output.failure is None:
             _complain(traceback.format_exc().rstrip())
             status = EX_SOFTWARE
-    # Whoever printed may have got over it, as argparse does.
+    # The code that printed may have ignored the error, as argparse does.
     return status if output.failure is None else _not_printed(program, output.failure)
 
 
@@ -55,9 +55,9 @@ def _status(program: str, body: Callable[[], int | None]) -> int:
 
 
 def _not_printed(program: str, failure: OSError) -> int:
-    # Python tries once more as it ends, and would complain: what is left goes nowhere.
+    # Python tries again at exit, and would complain: send what is left to /dev/null.
     os.dup2(os.open(os.devnull, os.O_WRONLY), _OUTPUT)
-    if isinstance(failure, BrokenPipeError):  # whoever read our output has left (`shadow-ca list | head`)
+    if isinstance(failure, BrokenPipeError):  # the reader of our output has left (`shadow-ca list | head`)
         return 0
     error = OutputError(reason(failure))
     _complain(f"{program}: {error}")
@@ -83,11 +83,11 @@ class _Output(io.FileIO):
 
 
 def _mend_streams() -> _Output:
-    """Have all three standard streams, even if they were closed, and let them take every character.
+    """Make sure that all three standard streams exist, even if they were closed, and accept every character.
 
-    A descriptor that is free would become some socket's, and what is printed would go there. A closed output
-    becomes one that cannot be written to: whoever prints hears of it. Without standard error nobody
-    could be told, so what is said goes nowhere.
+    A free descriptor would become some socket's, and output would go there. A closed standard output becomes
+    one that cannot be written to, so printing fails. Without standard error nobody could be told, so messages
+    go nowhere.
     """
     modes = (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w"))
     for number, (name, access, mode) in enumerate(modes):
@@ -100,7 +100,7 @@ def _mend_streams() -> _Output:
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - for good
     output = _Output(_OUTPUT, "w", closefd=False)
     out = sys.stdout
-    # Not that of somebody else, as in tests. Unbuffered (python -u) the file itself is the buffer.
+    # Only if nobody has replaced it, as tests do. If unbuffered (python -u), the file itself is the buffer.
     if isinstance(out, io.TextIOWrapper) and isinstance(getattr(out.buffer, "raw", out.buffer), io.FileIO):
         sys.stdout = io.TextIOWrapper(
             io.BufferedWriter(output),
@@ -115,7 +115,7 @@ def _mend_streams() -> _Output:
 
 def _complain(text: str, event: Event = _FAILED, level: int = logging.ERROR) -> None:
     if journal.is_journal(sys.stderr, os.environ.get("JOURNAL_STREAM", "")):
-        with contextlib.suppress(LocalError):  # no thread for that: then as it is
+        with contextlib.suppress(LocalError):  # no thread for that: then print it as it is
             journal.setup()
             events.log(event, level, text)
             return

@@ -1,8 +1,8 @@
-"""What the units run before a reload: names the settings that a reload does not take.
+"""What the units run before a reload: names the changed settings that a reload does not apply.
 
-A daemon cannot see that its settings have changed: its environment is what it was started with. But whatever
-systemd runs for a reload gets an environment made anew, of the unit and its files as they are by then
-(systemd.exec(5), ``EnvironmentFile=``). So a process of its own compares that with the daemon's.
+A daemon cannot see that its settings have changed: its environment is the one it was started with. But what
+systemd runs for a reload gets a new environment, made from the unit and its files as they are by then
+(systemd.exec(5), ``EnvironmentFile=``). So a separate process compares that with the daemon's.
 """
 
 import logging
@@ -24,7 +24,7 @@ _ENVIRONMENT_MAX = 2**21  # bytes; more than a process may have by default (exec
 
 
 def main() -> int:
-    """Compare, and log what is different; return the exit status."""
+    """Compare, and log the differences; return the exit status."""
     sys.argv[:] = [_NAME]
     return process.run(_NAME, _main)
 
@@ -41,7 +41,7 @@ def _main() -> None:
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """The names of settings that are not what they were; an empty one is as good as none."""
+    """The names of settings that have changed; an empty one counts as unset."""
     ours = {name for name in {*before, *now} if _OURS.fullmatch(name)}
     return sorted(name for name in ours if before.get(name, "") != now.get(name, ""))
 
@@ -50,7 +50,7 @@ def _environment_of(pid: int) -> dict[str, str]:
     """What a process was started with (proc_pid_environ(5)).
 
     Raises:
-        LocalError: it is not there, or not ours to look at.
+        LocalError: it is not there, or we may not look at it.
     """
     try:
         with Path(f"/proc/{pid}/environ").open("rb") as file:

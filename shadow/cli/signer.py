@@ -1,7 +1,7 @@
 """The command ``shadow-ca-signer``: answers one request of a robot, on the connection that systemd passes.
 
-One process for each request: it reads a frame from standard input, which is a socket (``Accept=yes``),
-answers with a frame, and ends. So nothing that one request does, or does to it, matters to the next.
+Each request gets its own process: it reads a frame from standard input, which is a socket (``Accept=yes``),
+answers with a frame, and ends. So nothing that one request does, or causes, affects the next.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from ..systemd import journal
 from ..wire.frames import Decoder, Frame, Sign, Signed, Unsigned, encode
 from . import process
 
-_PATIENCE = 10.0  # seconds for the request to come, and for the answer to be taken
+_PATIENCE = 10.0  # seconds for the request to arrive, and for the answer to be read
 _EPILOG = """\
 DIR is the CA's folder: --dir, else SHADOW_CA_DIR in the environment, else the current folder.
 systemd starts this program for each request; see shadow-ca-signer.socket(8).
@@ -72,7 +72,8 @@ def _serve(sock: socket.socket, options: argparse.Namespace) -> None:
         events.log(events.RenewalFailed(code=refused.code), logging.WARNING, f"a request is {refused}")
         answer = Unsigned(refused.code, refused.text[:500])
     except ShadowError:
-        # Why is for the CA's own log, and the door writes it: it names files, and others read the answer.
+        # The reason is only for the CA's own log, where ``process.run`` puts it: it names files, and others
+        # read the answer.
         sock.sendall(encode(Unsigned("ca", "the CA cannot sign; its own log says why")))
         raise
     sock.sendall(encode(answer))

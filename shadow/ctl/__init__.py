@@ -1,1 +1,1 @@
-"""What shadowctl does: asking a server, connecting to robots, printing."""
+"""What shadowctl does: querying a server, connecting to robots, printing."""

@@ -1,4 +1,4 @@
-"""The visitor's side of a robot's socket: opening it, and bringing it to where it is wanted."""
+"""The visitor's side of a robot's socket: opening it, and passing it on or joining it to pipes."""
 
 import contextlib
 import difflib
@@ -24,7 +24,7 @@ def reach(folder: Path, robot: str, service: str) -> socket.socket:
         service: its name; empty for the default one.
 
     Raises:
-        ConfigError: what is no name cannot be a robot's.
+        ConfigError: this cannot be the name of a robot or a service.
         Unreachable: the robot is not connected, has no such service, or there is no server.
         NotPermitted: this user may not visit robots.
         LocalError: the machine failed.
@@ -58,7 +58,7 @@ class NotConnected(Unreachable):
 
 
 def not_connected(robot: str, near: Iterable[str]) -> NotConnected:
-    """What to say of a robot that is not there; ``near`` are those with a name like it."""
+    """The error for a robot that is not there; ``near`` are robots with similar names."""
     names = printable(", ".join(near))
     hint = f"; did you mean {names}?" if names else ""
     return NotConnected(f"robot {shorten(robot)} is not connected{hint}")
@@ -88,13 +88,13 @@ def _explained(
 
 
 def robots_like(robot: str, folder: Path) -> list[str]:
-    """Robots that are connected and whose names are like one that is not: three at most, best first."""
+    """Connected robots with names similar to one that is not connected: at most three, best first."""
     known = {name.rpartition("@")[2] for name in _sockets(folder)}
     return difflib.get_close_matches(robot[:ROBOT_NAME_MAX], known, n=3)
 
 
 def _sockets(folder: Path) -> list[str]:
-    """The sockets in the folder, without their suffix; none if it must not be looked into."""
+    """The sockets in the folder, without their suffix; none if we may not look into it."""
     with contextlib.suppress(OSError):
         return [path.name.removesuffix(".sock") for path in folder.glob("*.sock")]
     return []
@@ -120,7 +120,7 @@ def join(sock: socket.socket, source: int, sink: int) -> None:
 
     Raises:
         Unreachable: the connection broke.
-        OutputError: ``sink`` cannot be written to; that its reader has left is no error.
+        OutputError: ``sink`` cannot be written to; if its reader has left, that is no error.
     """
     threading.Thread(target=_send, args=(sock, source), daemon=True).start()
     try:
@@ -133,7 +133,7 @@ def join(sock: socket.socket, source: int, sink: int) -> None:
 
 
 def _send(sock: socket.socket, source: int) -> None:
-    with contextlib.suppress(OSError):  # whoever reads from the robot hears of it there
+    with contextlib.suppress(OSError):  # the thread that reads from the robot will notice
         while data := os.read(source, _CHUNK):
             sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""Asking a server through its API, as ``shadowctl`` does."""
+"""Querying a server through its API, as ``shadowctl`` does."""
 
 import contextlib
 import math
@@ -29,10 +29,10 @@ class Answers:
         Raises:
             LocalError: the library ``varlink`` is missing.
             Unreachable: no server, or one without an API.
-            NotPermitted: this user may not ask.
+            NotPermitted: this user may not query the server.
         """
         try:
-            import varlink  # noqa: PLC0415 - `connect` does without, and is to be quick
+            import varlink  # noqa: PLC0415 - `connect` does without it, and must be quick
         except ImportError as error:
             text = (
                 "the Python library varlink is missing (Debian: python3-varlink; Debian 12: from backports)"
@@ -62,7 +62,7 @@ class Answers:
         """One reply.
 
         Raises:
-            ShadowError: the server says no, or hangs up.
+            ShadowError: the server refuses, or hangs up.
         """
         with self._errors():
             reply: Facts = getattr(self._calls, method)(**parameters)
@@ -72,7 +72,7 @@ class Answers:
         """All replies.
 
         Raises:
-            ShadowError: the server says no, or hangs up.
+            ShadowError: the server refuses, or hangs up.
         """
         with self._errors():
             yield from getattr(self._calls, method)(_more=True, **parameters)
@@ -107,7 +107,7 @@ class Answers:
 
 
 class _Line:
-    """The connection, as the library wants it: with an end to waiting."""
+    """The connection, as the library expects it, but with a limit to waiting."""
 
     def __init__(self, sock: socket.socket, until: float) -> None:
         self._sock = sock

@@ -182,7 +182,7 @@ def _ago(seconds: float | None) -> str:
 
 
 def _size(count: int) -> str:
-    """Bytes, as ``ls -h`` has them."""
+    """Bytes, as ``ls -h`` shows them."""
     value, unit = float(count), 0
     while value >= 1024 and unit < len(_SIZES) - 1:
         value, unit = value / 1024, unit + 1
