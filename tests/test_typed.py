@@ -78,6 +78,16 @@ def test_who_ends_soon_is_named_and_renewed(ca: Path) -> None:
     assert [one["revoked"] for one in listed(ca, "011")] == [None, None]
 
 
+def test_keys_need_not_stay_with_the_ca(ca: Path) -> None:
+    """The README has them deleted once they are in place: afterwards new ones can be made all the same."""
+    type_in(ca, typed("rm ca/server.key ca/011.key"))
+    assert {path.name for path in (ca / "ca").glob("*.key")} == {"ca.key"}
+    type_in(
+        ca, "shadow-ca --dir ca robot 011 --renew && shadow-ca --dir ca server --renew tunnel.example.com"
+    )
+    assert {path.name for path in (ca / "ca").glob("*.key")} == {"ca.key", "server.key", "011.key"}
+
+
 def test_what_the_log_advises_about_certificates(ca: Path) -> None:
     """The commands in the tables of what the log says: as they are meant, with names and a folder."""
     for advice, name in (
