@@ -36,7 +36,7 @@ class MetricsServer(TaskServer):
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # no real scraper does that
         except Exception:
-            logging.getLogger("shadow").exception("a scrape failed in a way nobody thought of")
+            logging.getLogger("shadow").exception("unexpected error: a scrape failed (please report)")
         finally:
             writer.transport.abort()  # a scraper that reads nothing must not keep its place
 

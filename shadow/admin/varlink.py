@@ -51,7 +51,9 @@ class Api(TaskServer):
         except OSError:
             pass  # it has left, or has been silent too long
         except Exception:
-            logging.getLogger("shadow").exception("a call of the API failed in a way nobody thought of")
+            logging.getLogger("shadow").exception(
+                "unexpected error: a call of the API failed (please report)"
+            )
         finally:
             writer.transport.abort()
 

@@ -109,11 +109,11 @@ def _issue(
     start, end = validity(applicant.present)
     half = start + (end - start) / 2
     if now < half:
-        raise Refused("early", f"the present certificate is not to be renewed before {moment(half)}")
+        raise Refused("early", f"the present certificate cannot be renewed before {moment(half)}")
     certificate = renew_robot(authority, applicant.name, applicant.key, place.serial, end - start, now)
     if validity(certificate)[1] <= end:
         last = validity(authority.certificate)[1]
-        raise Refused("ca-ends", f"the CA ends on {moment(last)}: it is time for a new one")
+        raise Refused("ca-ends", f"the CA expires on {moment(last)}: it is time for a new one")
     write_files([index_file(folder, certificate)], force=False)
     _log(certificate, "issued")
     return certificate

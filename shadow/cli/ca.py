@@ -76,7 +76,10 @@ def _init(options: argparse.Namespace, now: dt.datetime) -> None:
     _describe("CA", authority)
     here = shlex.join(["shadow-ca", "--dir", str(options.dir)])
     print(f"next, here: {here} server NAME-OR-IP..., and {here} robot NAME...")
-    print(f"guard {options.dir / folders.CA_KEY}: who has it can be every robot and the server; back it up")
+    print(
+        f"guard {options.dir / folders.CA_KEY}: anyone who has it can impersonate any robot or server; "
+        "back it up"
+    )
 
 
 def _server(options: argparse.Namespace, now: dt.datetime) -> None:

@@ -17,12 +17,12 @@ LIST_DAYS = 365  # an outdated list still counts; there is only a warning
 
 _DIR_VARIABLE = "SHADOW_CA_DIR"
 _STATUSES = """\
-exit status: 0 done, 2 usage, 78 a file or the CA is at fault, 75 the clock, 71 the machine (disk full,
-or another shadow-ca at work), 74 it cannot be printed"""
+exit status: 0 done, 2 usage error, 78 wrong file or CA, 75 wrong clock, 71 system error (disk full, or
+another shadow-ca at work), 74 output error"""
 _EPILOG = f"""\
 DIR is the CA's folder: --dir, else {_DIR_VARIABLE} in the environment, else the current folder.
-Whoever has DIR/ca.key can make robots and servers: keep it off the server, and back it up.
-No file is replaced, unless you say --renew, and it is a certificate or key of the same owner; or --force.
+Anyone who has DIR/ca.key can impersonate any robot or server: keep it off the server, and back it up.
+Files are only replaced with --renew, if they are a certificate or key of the same owner, or with --force.
 
 examples:
   shadow-ca --dir ca init
@@ -108,7 +108,7 @@ def _add_robots(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     either.add_argument(
         "--from", dest="source", type=Path, metavar="FILE",
-        help="the names are in FILE, one a line; lines that begin with # do not count",
+        help="read the names from FILE, one a line; lines that begin with # are ignored",
     )  # fmt: skip
 
 
@@ -117,13 +117,16 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
         "names", nargs="*", default=[], metavar="NAME", help="only the certificates of these names"
     )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--good", action="store_true", help="only what has neither expired nor been revoked")
-    which.add_argument("--expired", action="store_true", help="only what has expired")
-    which.add_argument("--revoked", action="store_true", help="only what was revoked")
+    which.add_argument("--good", action="store_true", help="only those neither expired nor revoked")
+    which.add_argument("--expired", action="store_true", help="only those that have expired")
+    which.add_argument("--revoked", action="store_true", help="only those that were revoked")
     which.add_argument(
-        "--ending", type=_days, metavar="DAYS", help="only the last good one of each name, if it ends by then"
+        "--ending",
+        type=_days,
+        metavar="DAYS",
+        help="only the last good one of each name, if it expires by then",
     )
-    parser.add_argument("--json", action="store_true", help="for programs, with all there is to know")
+    parser.add_argument("--json", action="store_true", help="for programs, with all details")
 
 
 def _add_quickstart(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +134,7 @@ def _add_quickstart(parser: argparse.ArgumentParser) -> None:
         "folder",
         type=Path,
         metavar="FOLDER",
-        help="where all files go (a CA of its own: --dir does not count)",
+        help="where all files go (it gets its own CA: --dir is ignored)",
     )
     parser.add_argument(
         "--robot", type=_checked(check_robot_name), default="011", metavar="NAME", help="(default: 011)"
@@ -151,7 +154,7 @@ def _add_quickstart(parser: argparse.ArgumentParser) -> None:
 def _add_global(parser: argparse.ArgumentParser, folder: Path | str, *, force: bool | str) -> None:
     parser.add_argument("--dir", type=Path, default=folder, metavar="DIR", help="the CA's folder")
     parser.add_argument(
-        "--force", action="store_true", default=force, help="overwrite files, whatever they are: think first"
+        "--force", action="store_true", default=force, help="overwrite any existing files: think first"
     )
 
 
@@ -172,7 +175,7 @@ def _add_leaf(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--renew",
         action="store_true",
-        help="put a new key and certificate in the place of those that the same owner had before",
+        help="replace the same owner's previous key and certificate by new ones",
     )
 
 

@@ -1,4 +1,4 @@
-"""The command ``shadowctl``: see and steer the robots of a server, and reach them."""
+"""The command ``shadowctl``: list, monitor and control the robots of a server, and connect to them."""
 
 import argparse
 import contextlib
@@ -28,13 +28,13 @@ _LOG_LINES = 10
 _JSON = "--json"
 _LOOK_AGAIN = 0.5  # seconds, while waiting for a robot whose server is not there either
 _STATUSES = """\
-Exit status: 0 done, 2 usage, 69 the robot or the server is not there, 71 the machine, 74 it cannot be
-printed, 76 a server of another version, 77 not permitted, 78 what was asked for makes no sense."""
+Exit status: 0 done, 2 usage error, 69 the robot or the server is not there, 71 system error, 74 output
+error, 76 a server of another version, 77 permission denied, 78 the request makes no sense."""
 _EPILOG = f"""\
-Looking takes membership of the group shadow-tunnel; disconnect and reload take root or the group
-shadow-tunnel-admin; logs take the group adm or systemd-journal.
+Read-only commands require the group shadow-tunnel; disconnect and reload require root or the group
+shadow-tunnel-admin; logs requires the group adm or systemd-journal.
 {_STATUSES}
-The folder is that of {_FOLDER_VARIABLE} in the environment, if --dir is not given.
+Without --dir, {_FOLDER_VARIABLE} in the environment names the folder.
 
 examples:
   shadowctl list
@@ -212,7 +212,7 @@ def _reload(options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.main_parser(
-        "shadowctl", "See and steer the robots of a shadow-server, and reach them.", _EPILOG
+        "shadowctl", "List, monitor and control robots, and connect to them.", _EPILOG
     )
     _add_global(parser, Path(os.environ.get(_FOLDER_VARIABLE) or _FOLDER), json_too=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -220,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "list", _list, "list the robots that are connected", "list", "list --json")
 
     status = _command(
-        commands, "status", _status, "tell about a robot, or about the server", "status", "status 011"
+        commands, "status", _status, "show details of a robot, or of the server", "status", "status 011"
     )
     status.add_argument("robot", nargs="?", metavar="NAME", help="the robot; without it the server")
 
@@ -234,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "logs",
         _logs,
-        "show what the journal has about a robot",
+        "show the journal's messages about a robot",
         "logs 011 -f",
         "logs 011 --since=-1h",
     )
@@ -250,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
         "service", nargs="?", default="", metavar="SERVICE", help="(default: the default one)"
     )
     connect.add_argument(
-        "--fdpass", action="store_true", help="hand the connection over and leave (ssh: ProxyUseFdpass=yes)"
+        "--fdpass", action="store_true", help="pass on the connection and exit (ssh: ProxyUseFdpass=yes)"
     )
 
     wait = _command(
@@ -267,7 +267,7 @@ def _parser() -> argparse.ArgumentParser:
     disconnect.add_argument("which", metavar="NAME", help="the robot, or with --stream a stream's number")
     disconnect.add_argument("--stream", action="store_true", help="end one stream, and nothing else")
 
-    _command(commands, "reload", _reload, "have the server read certificates and revocations again", "reload")
+    _command(commands, "reload", _reload, "make the server read certificates and revocations again", "reload")
     return parser
 
 

@@ -32,9 +32,9 @@ systemd starts this program for each request; see shadow-ca-signer.socket(8).
 example:
   systemctl enable --now shadow-ca-signer.socket
 
-exit status: 0 answered, with a certificate or with no; 2 usage, 76 what came is not a request,
-78 a file or the CA is at fault, 75 the clock, 71 the machine (disk full, or shadow-ca at work for long),
-74 a help cannot be printed
+exit status: 0 answered, with a certificate or a refusal; 2 usage error, 76 not a valid request,
+78 wrong file or CA, 75 wrong clock, 71 system error (disk full, or shadow-ca at work for long),
+74 output error
 """
 
 
@@ -85,7 +85,7 @@ def _read(sock: socket.socket) -> Sign:
         while True:
             data = sock.recv(decoder.wanted)
             if not data:
-                raise FrameError("whoever asked hung up before it had asked")
+                raise FrameError("the requester hung up before it sent a request")
             frame = decoder.feed(data)
             if isinstance(frame, Sign):
                 return frame

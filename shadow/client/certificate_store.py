@@ -133,7 +133,7 @@ class CertificateStore:
         try:
             return self._load(self._state / crt, self._state / key, at)
         except ShadowError as error:
-            text = f"robot {self._robot}: a renewed certificate is of no use: {error}"
+            text = f"robot {self._robot}: a renewed certificate cannot be used: {error}"
             if text not in self._said:
                 self._said.add(text)
                 events.log(events.RenewalFailed(robot=self._robot, code="unusable"), logging.WARNING, text)
@@ -186,7 +186,7 @@ class CertificateStore:
             self.next = self._load(path, self._path("next.key"), lambda _crt: now)
         except ShadowError as error:
             self._remove("next.crt")
-            raise PeerError(f"the new certificate is of no use: {error}") from error
+            raise PeerError(f"the new certificate cannot be used: {error}") from error
         return self.next
 
     def accepted(self, pair: LoadedPair) -> None:

@@ -68,7 +68,10 @@ def _explained(
     error: OSError, folder: Path, robot: str, service: str
 ) -> ConfigError | Unreachable | NotPermitted | LocalError:
     if isinstance(error, PermissionError):
-        return NotPermitted(f"{folder}: you may not visit robots; join the group shadow-tunnel")
+        return NotPermitted(
+            f"{folder}: permission denied; you need to be in the group shadow-tunnel "
+            "(log in again afterwards)"
+        )
     if isinstance(error, ConnectionRefusedError):
         return Unreachable(f"robot {robot} is not connected: its socket is there, and nobody listens")
     if not isinstance(error, FileNotFoundError):

@@ -122,7 +122,9 @@ class _Line:
 
 def _explained(error: OSError, path: Path) -> ShadowError:
     if isinstance(error, PermissionError):
-        return NotPermitted(f"{path}: you may not ask the server; join the group shadow-tunnel")
+        return NotPermitted(
+            f"{path}: permission denied; you need to be in the group shadow-tunnel (log in again afterwards)"
+        )
     if isinstance(error, FileNotFoundError | ConnectionRefusedError):
         hint = (
             "is shadow-server-api.socket active?"

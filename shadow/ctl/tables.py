@@ -105,7 +105,7 @@ def server(facts: Facts) -> str:
     lines = [
         f"{_dot(good=True)} shadow-server {facts['version']}",
         f"     Status: {printable(facts['status'])}",
-        f"    Streams: {facts['streams']}, {facts['protected']} of them outlive the server",
+        f"    Streams: {facts['streams']}, {facts['protected']} of them would survive a restart",
         f"    Revoked: {many(facts['revoked'], 'certificate')}",
     ]
     lines += [

@@ -29,8 +29,8 @@ SERVER = Program(
     "shadow-server",
     "Accept robots over mutual TLS; each becomes a unix socket.",
     """\
-Exit status: 0 asked to stop, 2 usage, 71 the machine (the port is taken), 74 it cannot be printed,
-75 the clock, 78 a file or a setting is wrong.
+Exit status: 0 asked to stop, 2 usage error, 71 system error (such as a port in use), 74 output error,
+75 wrong clock, 78 wrong file or setting.
 
 example:
   shadow-server --lport=2222 --ldir=. --ca=ca.crt --crt=server.crt --key=server.key
@@ -40,8 +40,8 @@ CLIENT = Program(
     "shadow-client",
     "Dial out to shadow-server and offer local ports through it.",
     """\
-Exit status: 0 asked to stop, 2 usage, 71 the machine, 74 it cannot be printed, 78 a file or a setting is
-wrong; with --once also 69 nobody is there, 75 the clock, 76 it is not our server, 77 the server said no.
+Exit status: 0 asked to stop, 2 usage error, 71 system error, 74 output error, 78 wrong file or setting;
+with --once also 69 no answer, 75 wrong clock, 76 not our server, 77 refused by the server.
 
 example:
   shadow-client --rhost=::1 --rport=2222 --robot=011 --lport=22 --ca=ca.crt --crt=client.crt --key=client.key
@@ -66,7 +66,7 @@ def _parse_dialled(option: str) -> Callable[[str], str]:
         if both:
             host = host.removeprefix("[").removesuffix("]")
             raise ConfigError(
-                f"{text!r} holds the port as well: write --{option}host={host} --{option}port={port}"
+                f"{text!r} includes the port: write --{option}host={host} --{option}port={port}"
             )
         return parse_host(text)
 
@@ -81,10 +81,12 @@ _Ktls = Annotated[
     Option(
         parse_word(Ktls),
         "|".join(Ktls),
-        "whether the kernel encrypts: if it can, always (or refuse to run), never",
+        "whether the kernel encrypts: if it can, always (or do not run), never",
     ),
 ]
-_LogLevel = Annotated[Level, Option(parse_word(Level), "|".join(Level), "log this, and what is worse")]
+_LogLevel = Annotated[
+    Level, Option(parse_word(Level), "|".join(Level), "log messages of this level and above")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +112,11 @@ class ServerConfig:
     ] = None
     ktls: _Ktls = Ktls.AUTO
     keepalive: Annotated[
-        float, Option(parse_seconds, "SECONDS", "between signs of life; three missed end it")
+        float,
+        Option(parse_seconds, "SECONDS", "between signs of life; a robot that misses three is disconnected"),
     ] = 30.0
     handshake_timeout: Annotated[
-        float, Option(parse_seconds, "SECONDS", "that a new connection has to say who it is")
+        float, Option(parse_seconds, "SECONDS", "that a new connection has to identify itself")
     ] = 10.0
     start_timeout: Annotated[
         float, Option(parse_seconds, "SECONDS", "that a robot has to connect a visitor")
@@ -121,9 +124,7 @@ class ServerConfig:
     max_handshakes: Annotated[int, Option(parse_count(1, 65536), "N", "handshakes at once; others wait")] = (
         256
     )
-    max_handshake_rate: Annotated[int, Option(parse_count(1, 10**6), "N", "handshakes begun in a second")] = (
-        1000
-    )
+    max_handshake_rate: Annotated[int, Option(parse_count(1, 10**6), "N", "new handshakes per second")] = 1000
     max_robots: Annotated[int, Option(parse_count(1, 10**6), "N", "robots connected at once")] = 20000
     max_streams: Annotated[int, Option(parse_count(1, 10**6), "N", "visitors at once for one robot")] = 1024
     log_level: _LogLevel = Level.INFO
@@ -164,7 +165,7 @@ class ClientConfig:
     ] = None
     state: Annotated[
         Path | None,
-        Option(Path, "FOLDER", "folder for renewed certificates; without it none are asked for"),
+        Option(Path, "FOLDER", "folder for renewed certificates; without it the client does not renew"),
     ] = None
     ktls: _Ktls = Ktls.AUTO
     standby: Annotated[int, Option(parse_count(0, 64), "N", "connections kept ready for visitors")] = 2
@@ -172,7 +173,7 @@ class ClientConfig:
         15.0
     )
     once: Annotated[
-        bool, Option(parse_bool, "", "leave with an error at the first failure instead of trying again")
+        bool, Option(parse_bool, "", "exit with an error at the first failure instead of trying again")
     ] = False
     log_level: _LogLevel = Level.INFO
 

@@ -154,7 +154,7 @@ def reload(read_again: Callable[[], str]) -> None:
     except Exception as error:
         failure = error
         if not isinstance(error, ShadowError):
-            logging.getLogger("shadow").exception("a reload failed in a way nobody thought of")
+            logging.getLogger("shadow").exception("unexpected error: a reload failed (please report)")
             failure = ShadowError(f"internal error: {error!r}")
         text = f"reload failed, the old files stay in use: {failure}"
         events.log(events.ReloadFailed(), logging.ERROR, text)

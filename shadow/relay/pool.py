@@ -310,7 +310,7 @@ class _Worker:
         try:
             return False if pump.over else bool(step(*arguments))
         except Exception as error:
-            logging.getLogger("shadow").exception("a stream failed in a way nobody thought of")
+            logging.getLogger("shadow").exception("unexpected error: stream aborted (please report)")
             pump.cut = StreamCut(None, OSError(errno.ECONNABORTED, f"internal error: {error!r}"))
             return True
 

@@ -107,7 +107,7 @@ class Handshakes:
             peer = "somebody"
             with contextlib.suppress(OSError):
                 peer = describe(sock.getpeername())
-            text = f"too many connections wait to say who they are: {self._unreported} sent away, as {peer}"
+            text = f"handshake queue full: connections dropped: {self._unreported}, e.g. from {peer}"
             events.log(events.Crowded(peer=peer, dropped=self._unreported), logging.WARNING, text)
             self._reported, self._unreported = now, 0
         sock.close()

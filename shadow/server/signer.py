@@ -61,7 +61,9 @@ class Signer:
         try:
             answer = await self._find(channel.link.certificate, request)
         except Exception:
-            logging.getLogger("shadow").exception("a request failed in a way nobody thought of")
+            logging.getLogger("shadow").exception(
+                "unexpected error: a robot's request for a certificate failed (please report)"
+            )
             answer = Unsigned("internal", "internal error of the server; its log says more")
         self._rested[robot] = asyncio.get_running_loop().time() + _REST
         self._answer(robot, channel, answer)

@@ -44,7 +44,7 @@ class Sockets:
             return False
         if removed:
             names = ", ".join(socket_name(self._robot, service) for service in removed)
-            text = f"robot {self._robot}: somebody has removed {names}; made anew"
+            text = f"robot {self._robot}: somebody has removed {names}; made again"
             events.log(events.SocketRestored(robot=self._robot), logging.WARNING, text)
         return True
 

@@ -154,7 +154,7 @@ def _summary(held: Held[logging.LogRecord]) -> logging.LogRecord:
 
 
 def _lost_record(count: int) -> logging.LogRecord:
-    text = f"{many(count, 'line')} of this log were lost: nobody took them"
+    text = f"{many(count, 'line')} of this log were lost: nobody read them"
     record = LOGGER.makeRecord(LOGGER.name, logging.WARNING, __file__, 0, "%s", (text,), None)
     record.event = events.LogLost()
     return record

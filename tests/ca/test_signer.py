@@ -70,7 +70,7 @@ def test_a_certificate_has_so_many_successors(own: Authority, folder: Path) -> N
 
 
 def test_it_is_not_to_be_renewed_in_the_first_half_of_its_life(own: Authority, folder: Path) -> None:
-    with pytest.raises(Refused, match=r"\(early\): the present certificate is not to be renewed before 20"):
+    with pytest.raises(Refused, match=r"\(early\): the present certificate cannot be renewed before 20"):
         renew(folder, request(own, days=(-14, 16)), now())
     renew(folder, request(own, days=(-16, 14)), now())
 
@@ -120,7 +120,7 @@ def test_a_certificate_lives_no_longer_than_its_ca(own: Authority, folder: Path)
 
 
 def test_a_ca_at_its_end_renews_nothing(own: Authority, folder: Path) -> None:
-    with pytest.raises(Refused, match=r"\(ca-ends\): the CA ends on .* it is time for a new one"):
+    with pytest.raises(Refused, match=r"\(ca-ends\): the CA expires on .* it is time for a new one"):
         renew(folder, request(own, days=(-3000, 3650)), now() + dt.timedelta(days=3000))
 
 

@@ -23,17 +23,17 @@ def test_every_example_is_understood(command: str) -> None:
 @pytest.mark.parametrize("command", TEXTS)
 def test_the_exit_statuses_are_there(command: str) -> None:
     text = TEXTS[command].format_help()
-    assert "exit status: 0 done, 2 usage, 78 " in text
-    assert "74 it cannot be printed" in text
+    assert "exit status: 0 done, 2 usage error, 78 " in text
+    assert "74 output error" in text
 
 
 def test_what_is_replaced_and_what_is_a_comment() -> None:
     said = " ".join(TEXTS[""].format_help().split())
     assert (
-        "replaced, unless you say --renew, and it is a certificate or key of the same owner; or --force"
+        "only replaced with --renew, if they are a certificate or key of the same owner, or with --force"
         in said
     )
-    assert "lines that begin with # do not count" in " ".join(TEXTS["robot"].format_help().split())
+    assert "lines that begin with # are ignored" in " ".join(TEXTS["robot"].format_help().split())
 
 
 @pytest.mark.parametrize("command", TEXTS)

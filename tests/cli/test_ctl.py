@@ -381,7 +381,7 @@ def test_who_may_not_ask(run: Run, words: str) -> None:
     finally:
         os.seteuid(0)
     assert (status, output, errors.count("\n")) == (77, "", 1)
-    assert "you may not ask the server; join the group shadow-tunnel" in errors
+    assert "permission denied; you need to be in the group shadow-tunnel" in errors
 
 
 @pytest.mark.parametrize(
@@ -396,8 +396,8 @@ def test_a_server_that_is_away(run: Run, tunnel: Tunnel, words: str) -> None:
 @pytest.mark.parametrize("command", parsers.subparsers("shadowctl"))
 def test_the_help_of_each_command_has_examples_and_the_exit_statuses(command: str) -> None:
     text = parsers.subparsers("shadowctl")[command].format_help()
-    assert "Exit status: 0 done, 2 usage, 69 " in text
-    assert "74 it cannot be\nprinted" in text
+    assert "Exit status: 0 done, 2 usage error, 69 " in text
+    assert "74 output\nerror" in text
     examples = re.findall(r"^  shadowctl (.*)$", text, re.M)
     assert examples
     for example in examples:

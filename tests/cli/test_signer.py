@@ -75,7 +75,7 @@ def test_no_comes_with_its_reason_and_is_no_failure(own: Authority, folder: Path
     assert isinstance(answer, Unsigned)
     assert answer.code == "early"
     assert status == 0
-    assert "WARNING: a request is refused (early): the present certificate is not to be renewed before" in log
+    assert "WARNING: a request is refused (early): the present certificate cannot be renewed before" in log
 
 
 def test_when_the_ca_is_at_fault_only_its_own_log_says_how(own: Authority, folder: Path) -> None:
@@ -99,10 +99,10 @@ def test_the_robot_hears_that_somebody_is_at_work_in_the_folder(own: Authority, 
 @pytest.mark.parametrize(
     ("said", "complaint"),
     [
-        (b"", "whoever asked hung up before it had asked"),
+        (b"", "the requester hung up before it sent a request"),
         (encode(Ping(1)), "Ping is not a request"),
         (b"GET / HTTP/1.0\r\n\r\n", "unknown frame type 71"),
-        (encode(Sign(b"1", b"2", b"3"))[:-5], "hung up before it had asked"),
+        (encode(Sign(b"1", b"2", b"3"))[:-5], "hung up before it sent a request"),
     ],
 )
 def test_what_is_not_a_request(folder: Path, said: bytes, complaint: str) -> None:

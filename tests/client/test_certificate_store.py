@@ -192,7 +192,7 @@ def test_a_stored_pair_that_is_of_no_use(scene: Scene, said: Said, spoil: bytes 
     assert used(it) == given(scene)
     it.load(now())
     assert [event for event, _text in said].count(events.RenewalFailed) == 1  # said once
-    assert "robot 011: a renewed certificate is of no use:" in said[-1][1]
+    assert "robot 011: a renewed certificate cannot be used:" in said[-1][1]
     assert "pair.pem" in said[-1][1]
 
 
@@ -246,7 +246,7 @@ def test_a_certificate_that_no_server_would_take(scene: Scene, tmp_path: Path) -
     assert it.current is not None
     request = make_request("011", it.key_to_ask_for(), it.current.credentials)
     der = renew(folder, request, now()).public_bytes(Encoding.DER)
-    with pytest.raises(PeerError, match=r"the new certificate is of no use: .* was not issued by the CA"):
+    with pytest.raises(PeerError, match=r"the new certificate cannot be used: .* was not issued by the CA"):
         it.add(der, now())
     assert it.next is None
     assert scene.stored == {"next.key"}

@@ -79,7 +79,7 @@ def test_not_permitted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError(13, "x")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    with pytest.raises(NotPermitted, match="you may not visit robots; join the group shadow-tunnel"):
+    with pytest.raises(NotPermitted, match="permission denied; you need to be in the group shadow-tunnel"):
         reach(folder, "011", "")
 
 

@@ -68,7 +68,7 @@ def test_not_permitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    with pytest.raises(NotPermitted, match="you may not ask the server; join the group shadow-tunnel"):
+    with pytest.raises(NotPermitted, match="permission denied; you need to be in the group shadow-tunnel"):
         Answers(tmp_path)
 
 

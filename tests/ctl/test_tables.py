@@ -77,7 +77,7 @@ def test_the_server() -> None:
     assert tables.server(facts).splitlines() == [
         "● shadow-server 1",
         "     Status: fine",
-        "    Streams: 3, 2 of them outlive the server",
+        "    Streams: 3, 2 of them would survive a restart",
         "    Revoked: 0 certificates",
         "       Ends: 2030-01-02, in 1 day: certificate a.crt",
     ]

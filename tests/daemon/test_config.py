@@ -223,7 +223,7 @@ def test_help_shows_the_defaults_and_not_what_is_set(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         parse_server(["--help"], {"SHADOW_KEEPALIVE": "4321", "SHADOW_CRL": "list.crl"})
     text = capsys.readouterr().out
-    assert "end it (default: 30.0)" in " ".join(text.split())
+    assert "is disconnected (default: 30.0)" in " ".join(text.split())
     assert "4321" not in text
     assert "list.crl" not in text
 
@@ -242,7 +242,7 @@ def test_help_tells_what_is_needed_and_shows_an_example(
     assert not re.search(r"--(\S+) \1\b", text, re.IGNORECASE)  # no value that is called like its option
     assert "--ktls auto|require|off" in text
     assert "Exit status: 0 " in text
-    assert "74 it cannot be printed" in text
+    assert "74 output error" in text
     _program, *words = text.partition("example:\n")[2].split()
     parse(words, {})
 

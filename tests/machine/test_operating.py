@@ -79,7 +79,7 @@ def test_who_may_look_and_who_may_steer(fleet: Fleet) -> None:
     for words in ("list", "connect 011"):
         status, said = refused(fleet, words, user=STRANGER)
         assert status == 77
-        assert "join the group shadow-tunnel" in said
+        assert "you need to be in the group shadow-tunnel" in said
     for words in ("disconnect 011", "reload"):
         assert refused(fleet, words) == (
             77, "shadowctl: only root and members of the group shadow-tunnel-admin may do that\n",

@@ -144,7 +144,7 @@ def test_a_socket_that_somebody_removed_is_made_again(tunnel: Tunnel, when: str,
         else:
             peer = stack.enter_context(connect(tunnel))
             assert peer.hello(services=["", "web"])[0] == WELCOME
-        server.wait_for_log(r"WARNING: robot 011: somebody has removed 011\.sock; made anew")
+        server.wait_for_log(r"WARNING: robot 011: somebody has removed 011\.sock; made again")
         assert (tunnel.ldir / "web@011.sock").stat().st_ino == kept, "the others stay"
         with tunnel.visit():
             assert peer.receive() == (DIAL, {"count": 1})
