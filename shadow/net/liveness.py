@@ -130,7 +130,7 @@ class Watch:
         self.patience = self._limit + idle
         self.step = self._limit / _LOOKS
         self._probes_us = probes_us
-        self._timeout: int = timeout  # the daemon before us may have left one
+        self._timeout: int = timeout  # the previous daemon may have left one
         self._segments = -1
         self._heard = now
         self._line_since = self._line_heard = -math.inf  # as it was at the last look

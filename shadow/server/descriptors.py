@@ -129,7 +129,7 @@ class Descriptors:
             events.log(events.AcceptPaused(), logging.ERROR, text)
 
     def _look(self) -> None:
-        assert self._since is not None  # noqa: S101 - whoever set the timer has set it
+        assert self._since is not None  # noqa: S101 - the code that set the timer has set it
         now = self._loop.time()
         if now - self._last < _CALM:
             self._timer = self._loop.call_at(self._last + _CALM, self._look)

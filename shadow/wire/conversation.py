@@ -58,7 +58,7 @@ CONTROL, DATA = "control", "data"
 
 _WELCOMED = {CONTROL: State.OPEN, DATA: State.STANDBY}
 
-# (state, who speaks, what) -> next state. HELLO and WELCOME depend on the role and are resolved in code.
+# (state, speaker, frame) -> next state. HELLO and WELCOME depend on the role and are resolved in code.
 _TRANSITIONS: dict[tuple[State, Party, type[Frame]], State] = {
     (State.OPENING, Party.ROBOT, Hello): State.GREETED,
     (State.OPENING, Party.SERVER, Refusal): State.CLOSED,
