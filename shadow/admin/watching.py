@@ -46,6 +46,8 @@ class Feed(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """A line of the log; it may come from any thread, but one at a time (``logging`` has a lock)."""
+        if isinstance(events.event_of(record), events.Described):
+            return  # a page of who debugs, of many lines; it is in the log
         self._coming.append(_event(record))
         if len(self._coming) == 1:  # else the loop knows already
             with contextlib.suppress(RuntimeError):  # the loop is closed

@@ -11,6 +11,7 @@ from ..wire.timing import Backoff
 ANSWERS = (IdentityError, HandshakeError, Refused, ConfigError)
 """Failures that a better line would not change."""
 
+_INTERVAL = 30.0  # seconds, before there was a session: streams of a client before us may wait for one
 _HURRY_WAIT, _WAIT_LEAST = 1 / 8, 1.0  # of a keepalive interval, and seconds; see Attempts
 _HURRY_REACH, _REACH_LEAST = 1 / 4, 3.0  # less would not tolerate a lost SYN or a slow machine
 
@@ -27,7 +28,7 @@ class Attempts:
 
     def __init__(self, backoff: Backoff | None = None) -> None:
         self._backoff = backoff or Backoff()
-        self._interval = math.inf  # of the last session's keepalive
+        self._interval = _INTERVAL  # of the last session's keepalive
 
     def connected(self, interval: float) -> None:
         """There is a session, with a keepalive interval of ``interval`` seconds."""

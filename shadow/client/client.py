@@ -230,9 +230,13 @@ class Client:
         try:
             pair = await self._renewer.look(session)
             if pair is not None:
-                settings = self._trust.settings_for(pair)
+                before, settings = self._trust.settings, self._trust.settings_for(pair)
                 old, session = session, await self._opener.open(settings)
-                self._trust.settings = settings
+                if self._trust.settings is before:
+                    self._trust.settings = settings
+                elif self._trust.settings is not None:  # a reload has come meanwhile
+                    session.use(self._trust.settings)
+                self._attempts.connected(session.agreed.interval)
                 self._enter(Connected(session))
                 old.close()
                 self._renewer.succeeded(pair)

@@ -143,8 +143,7 @@ class Session:
 
     def close(self) -> None:
         """End the session; its streams go on."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._rest()
         self.standbys.close()
         self.channel.close()
 
@@ -183,7 +182,12 @@ class Session:
             min(now + self.agreed.interval, self._keepalive.deadline), self._keep_alive
         )
 
+    def _rest(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
     def _end(self, error: PeerError) -> None:
+        self._rest()
         self.standbys.close()
         if not self.lost.done():
             self.lost.set_result(error)

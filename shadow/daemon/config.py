@@ -22,6 +22,7 @@ from ..systemd.fdstore import passes_socket
 from ..systemd.journal import Level
 from ..transport.context import Ktls
 from ..transport.hostnames import parse_reference
+from ..wire.frames import SERVICES_MAX
 
 SERVER_SOCKET = "shadow-server"  # FileDescriptorName= of its socket unit
 
@@ -181,7 +182,7 @@ class ClientConfig:
         """Check now what concerns several settings.
 
         Raises:
-            UsageError: two services have the same name.
+            UsageError: two services have the same name, or there are too many.
             ConfigError: no certificate can be for a server of this name.
         """
         _ = self.services, self.reference
@@ -211,6 +212,8 @@ class ClientConfig:
             if name in services:
                 raise UsageError(f"--service {name} is given twice")
             services[name] = endpoint
+        if len(services) > SERVICES_MAX:
+            raise UsageError(f"{len(services)} services, and a robot may have {SERVICES_MAX}")
         return services
 
 

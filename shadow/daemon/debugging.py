@@ -45,6 +45,13 @@ class Page:
 
     async def _write(self) -> None:
         _log([f"pid {os.getpid()}, version {__version__}, {_descriptors()}"])
+        try:
+            await self._write_described()
+        except Exception:  # noqa: BLE001 - the rest may tell why
+            events.LOGGER.exception("the page about the daemon breaks off")
+        _log([*_timers(), *_tasks(), *_threads()])
+
+    async def _write_described(self) -> None:
         described = iter(self._describe())
         lines = itertools.islice(described, _LINES_MAX)
         while some := list(itertools.islice(lines, _LINES)):
@@ -52,7 +59,6 @@ class Page:
             await asyncio.sleep(0)
         if next(described, None) is not None:
             _log([f"… and more than these {_LINES_MAX} lines; see shadowctl list"])
-        _log([*_timers(), *_tasks(), *_threads()])
 
 
 def _log(lines: list[str]) -> None:

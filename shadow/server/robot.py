@@ -89,9 +89,10 @@ class Robot:
     def describe(self) -> Iterator[str]:
         """For debugging: a line about the robot, and one about each thing that it has."""
         yield repr(self)
-        if self.session is not None:
-            yield f"  {self.session!r} over {self.session.channel!r}"
-            yield from (f"  {visitor!r} waits" for visitor in list(self.session.board.visitors))
+        session = self.session  # others have their turn between two lines
+        if session is not None:
+            yield f"  {session!r} over {session.channel!r}"
+            yield from (f"  {visitor!r} waits" for visitor in list(session.board.visitors))
         yield from (
             f"  {who!r} starts on {channel!r}" for who, channel in list(self.visitors.starting.items())
         )

@@ -6,6 +6,7 @@ systemd.journal-fields(7) and sd_journal_send(3).
 
 import copy
 import enum
+import functools
 import logging
 import os
 import sys
@@ -59,12 +60,17 @@ def setup(stream: TextIO | None = None, level: int = logging.INFO) -> None:
         outlet = _make_outlet(stream or sys.stderr)
     except RuntimeError as error:
         raise no_thread("the log's thread", error) from error
-    outlet.setLevel(level)
+    outlet.addFilter(functools.partial(_is_wanted, level))
     STEPS.setLevel(level)
     for logger in (LOGGER, logging.getLogger("asyncio")):  # asyncio's would write to stderr, and wait
         logger.handlers[:] = [outlet]
         logger.propagate = False
     LOGGER.setLevel(logging.DEBUG)  # events that are only counted
+
+
+def _is_wanted(level: int, record: logging.LogRecord) -> bool:
+    """Whether a record is written; somebody has asked for a page, whatever else is logged."""
+    return record.levelno >= level or isinstance(event_of(record), events.Described)
 
 
 def close() -> None:

@@ -108,11 +108,16 @@ class Channel:
     def pause(self) -> None:
         """Stop listening for a moment: what the peer says from now on waits for ``hear``."""
         self._hears = False
+        self._loop.remove_reader(self.link.sock)
 
     def hear(self, on_frame: OnFrame, on_lost: OnLost) -> None:
         """Tell a new owner what the peer says, starting after this iteration of the event loop."""
         self.on_frame, self.on_lost = on_frame, on_lost
         self._hears = self._live
+        if not self._live:  # it broke while nobody listened
+            self._loop.call_soon(on_lost, PeerError("connection lost"))
+            return
+        self._loop.add_reader(self.link.sock, self._readable)
         self._loop.call_soon(self._readable)  # data may be inside OpenSSL already, where no selector sees it
 
     def release(self) -> Link:

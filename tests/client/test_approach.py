@@ -19,10 +19,10 @@ import pytest
 
 from shadow import events
 from shadow.client import approach
-from shadow.client.approach import Approach, Call
+from shadow.client.approach import Approach, Call, Door
 from shadow.errors import IdentityError, PeerError, Refused, ShadowError, Unreachable
 from shadow.net.address import Endpoint, Target
-from shadow.wire.conversation import CONTROL
+from shadow.wire.conversation import CONTROL, DATA
 from shadow.wire.frames import Hello
 from tests.support import (
     CHECKOUT,
@@ -357,3 +357,21 @@ def test_the_address_that_the_session_has_takes_no_more_connections(tunnel: Tunn
             with tunnel.visit() as visitor:
                 assert exchange(visitor, b"by the other way") == b"by the other way"
             assert log.read_text().count("connected to") == 1
+
+
+def test_the_next_channel_goes_where_the_last_one_got_through() -> None:
+    asked: list[Target | None] = []
+
+    class Way:
+        async def call(self, _call: Call, known: Target | None = None) -> SimpleNamespace:
+            asked.append(known)
+            return SimpleNamespace(target=TWO, channel=None)
+
+    async def body() -> None:
+        settings: Any = None
+        door = Door(Way(), Hello(1, DATA, "011"), settings, 30.0, ONE)  # type: ignore[arg-type]
+        await door.open()
+        await door.open()
+
+    asyncio.run(body())
+    assert asked == [ONE, TWO]

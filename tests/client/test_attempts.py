@@ -37,10 +37,10 @@ def test_while_streams_wait_for_it_a_robot_tries_often(
     assert [attempts.wait(error, streams) for _ in waits] == waits
 
 
-def test_nobody_is_in_a_hurry_before_the_first_session() -> None:
+def test_streams_of_a_client_that_was_killed_wait_for_the_first_session_of_the_next() -> None:
     attempts = Attempts(Latest())
-    assert attempts.reach(1) == math.inf
-    assert [attempts.wait(Unreachable("no route"), 1) for _ in range(7)][-1] == 30
+    assert (attempts.reach(0), attempts.reach(1)) == (math.inf, 7.5)
+    assert [attempts.wait(Unreachable("no route"), 1) for _ in range(7)][-1] == 3.75
 
 
 def test_a_session_that_has_lived_a_minute_starts_the_series_anew() -> None:

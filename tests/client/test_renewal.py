@@ -349,9 +349,10 @@ class Opened:
         self.certificate = settings.fingerprint
         self.lost: asyncio.Future[PeerError] = asyncio.get_running_loop().create_future()
         self.closed = False
+        self.used = settings
 
-    def use(self, _settings: Settings) -> None:
-        pass
+    def use(self, settings: Settings) -> None:
+        self.used = settings
 
     def close(self) -> None:
         self.closed = True
@@ -370,6 +371,7 @@ class Trial:
         self.opened: list[Opened] = []
         self._arguments = tunnel.client_arguments("--lport=9", f"--state={state}")[1:]
         self._patch = monkeypatch
+        self.client: Client
         monkeypatch.setattr(renewal, "_LOOK", 0.01)
 
     def run(self, welcome: Callable[[Opened], Awaitable[None]], until: Callable[[Client], object]) -> Client:
@@ -384,7 +386,7 @@ class Trial:
 
         async def live() -> Client:
             relay = Relay()
-            client = Client(parse_client(self._arguments, {}), DurableStreams(relay, Store()))
+            client = self.client = Client(parse_client(self._arguments, {}), DurableStreams(relay, Store()))
             try:
                 await client.start()
                 while not until(client):
@@ -462,3 +464,48 @@ def test_nothing_else_is_dialled_for_while_a_certificate_is_tried_out(
     assert set(under_way) == {2}
     assert len(trial.opened) == 2
     assert not [text for event, text in said if event is events.SessionLost]
+
+
+def test_a_reload_while_a_certificate_is_tried_out_is_not_undone(
+    own: Authority, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch, said: Said
+) -> None:
+    trial = Trial(own, tunnel, monkeypatch)
+    read: list[Settings | None] = []
+
+    async def welcome(_session: Opened) -> None:
+        trial.client.reload()
+        read.append(trial.client._trust.settings)
+
+    client = trial.run(welcome, lambda _client: any(event is events.Renewed for event, _text in said))
+    assert client._trust.settings is read[0] is trial.opened[1].used
+
+
+def test_what_was_tried_out_is_used_from_then_on(
+    own: Authority, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch, said: Said
+) -> None:
+    trial = Trial(own, tunnel, monkeypatch)
+
+    async def welcome(_session: Opened) -> None:
+        pass
+
+    client = trial.run(welcome, lambda _client: any(event is events.Renewed for event, _text in said))
+    assert client._trust.settings is trial.opened[1].used
+
+
+def test_a_reload_while_a_session_is_opened_is_for_it_too(
+    own: Authority, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch, said: Said
+) -> None:
+    trial = Trial(own, tunnel, monkeypatch)
+    monkeypatch.setattr(renewal, "_LOOK", 1000.0)
+
+    async def welcome(_session: Opened) -> None:
+        trial.client.reload()
+
+    def until(client: Client) -> bool:
+        if len(trial.opened) == 1 and not trial.opened[0].lost.done():
+            trial.opened[0].lost.set_result(PeerError("the server hung up"))
+        return len(trial.opened) == 2 and client._session is trial.opened[1]  # type: ignore[comparison-overlap]
+
+    client = trial.run(welcome, until)
+    assert said
+    assert client._trust.settings is trial.opened[1].used

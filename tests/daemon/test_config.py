@@ -101,6 +101,7 @@ def test_variable_names() -> None:
         (["--service=web=::1:80"], "goes in brackets"),
         (["--service=web=a:1", "--service=web=b:2"], "given twice"),
         (["--standby=65"], "not a number from 0 to 64"),
+        ([f"--service=s{number}=a:1" for number in range(64)], "65 services, and a robot may have 64"),
         (["--connect-timeout=nan"], "not a number of seconds"),
         (["--ktls=maybe"], "not one of auto, require, off"),
         (["--colour"], "unrecognized arguments: --colour"),

@@ -1,10 +1,13 @@
 """What whoever debugs a daemon gets to see: a page, tracebacks, and a line at each step."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
 import signal
+import socket
+from collections.abc import Iterator
 
 import pytest
 
@@ -97,6 +100,36 @@ def test_a_long_page_is_cut_into_messages_and_then_short(
     assert messages[4] == "… and more than these 100 lines; see shadowctl list"
     assert sum(text.startswith(f"pid {os.getpid()}, ") for text in messages) == 1
     assert turns >= 3, "others have their turn"
+
+
+def test_a_page_that_breaks_off_says_so_and_goes_on(
+    messages: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def lines() -> Iterator[str]:
+        yield from ("line" for _ in range(50))
+        raise ValueError("what nobody has thought of")
+
+    async def body() -> None:
+        Page(lines).write()
+        while len(messages) < 3:
+            await asyncio.sleep(0)
+
+    asyncio.run(body())
+    assert "thread MainThread" in messages[2]
+    assert "the page about the daemon breaks off" in caplog.text
+    assert "what nobody has thought of" in caplog.text
+
+
+def probe(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port)):
+        return True
+    return False
+
+
+def test_a_page_is_written_whatever_else_is_logged(tunnel: Tunnel) -> None:
+    server = tunnel.daemon(tunnel.server_arguments("--log-level=error"))
+    wait_for(lambda: probe("127.0.0.1", tunnel.port), "the server to listen")
+    assert "server: 0 robots, 0 streams" in page_of(server)
 
 
 def test_steps_are_off_unless_asked_for() -> None:

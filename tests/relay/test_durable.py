@@ -41,12 +41,14 @@ class Daemon:
         self.durable = DurableStreams(self.relay, store)  # type: ignore[arg-type]
         self.resumed: list[tuple[Pump, Mapping[str, Any]]] = []
         self.ended: list[Pump] = []
+        self.tries: list[int] = []
         self.count = self.durable.resume(self._welcome) if resume else 0
 
     def _welcome(self, pump: Pump, facts: Mapping[str, Any]) -> None:
         if facts["robot"] == "unwanted":
             raise LocalError("nobody wants it")
         self.resumed.append((pump, facts))
+        self.tries.append(pump.entry.tries)
         self.relay.adopt(pump, self.ended.append)
 
     def start(self, ends: "Ends", **facts: object) -> Pump:
@@ -120,6 +122,7 @@ def test_a_stream_goes_on_in_the_next_daemon(store: Store, ends: Ends, said: Sai
     both_ways(ends)
     ((pump, facts),) = second.resumed
     assert (facts["robot"], facts["uid"]) == ("011", 1000)
+    assert second.tries == [1], "if that brings the daemon down, the next one knows"
     assert (pump.up.moved, pump.down.moved) == (19, 8)  # those of the first daemon, too
     assert pump.link.suite == ends.link.suite
     assert pump.link.certificate == ends.link.certificate

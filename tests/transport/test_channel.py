@@ -254,3 +254,31 @@ def test_a_channel_that_retires_does_not_wait_for_ever(authority: Authority) -> 
         assert ends.losses == []
 
     with_ends(authority, body)
+
+
+def test_one_that_breaks_while_it_is_paused_is_told_to_its_new_owner(authority: Authority) -> None:
+    async def body(ends: Ends) -> None:
+        lost: list[PeerError | None] = []
+        ends.channel.pause()
+        ends.channel._lose(PeerError("reset"))
+        ends.channel.hear(print, lost.append)
+        await ends.until(lambda: lost)
+        assert str(lost[0]) == "connection lost"
+
+    with_ends(authority, body)
+
+
+def test_one_that_is_paused_costs_nothing(authority: Authority) -> None:
+    """What the peer has said is there all the time, and nobody asks for it."""
+
+    async def body(ends: Ends) -> None:
+        ends.channel.pause()
+        ends.say(HELLO)
+        assert not asyncio.get_running_loop().remove_reader(ends.channel.link.sock)
+        ends.channel.hear(ends.frames.append, ends.losses.append)
+        await ends.until(lambda: ends.frames == [HELLO])
+        ends.channel.send(Welcome(1))
+        ends.say(Ping(1.0))
+        await ends.until(lambda: ends.frames == [HELLO, Ping(1.0)])
+
+    with_ends(authority, body)
