@@ -16,6 +16,7 @@ COVERAGE := $(BUILD)/coverage.data
 # TESTS          which tests
 # JOBS           how many test processes, and machines; 0: one, and in order
 # PYTEST_FLAGS   further options of pytest
+# LONG           which tests run on Debian's libraries: yes, also those that wait for a clock
 # RELEASE        the Debian release of `make test-machine`: trixie (13) or bookworm (12)
 # MACHINE_TESTS  which tests `make test-machine` runs
 # MARKS          of those, which by their marks: "not slow"; nothing: all
@@ -59,7 +60,8 @@ test: setup ## everything: linters, types, all tests with coverage, on Debian's 
 	$(call phase,test,$(MAKE) --keep-going lint types coverage test-debian test-machine)
 
 .PHONY: test-all
-test-all: test ## that, the longest tests of the machine, and the machine with Debian 12
+test-all: test ## that, the longest tests on Debian's libraries and in the machine, and Debian 12
+	@$(MAKE) test-debian LONG=yes
 	@$(MAKE) test-machine MARKS=slow
 	@$(MAKE) test-machine MARKS= RELEASE=bookworm
 
@@ -86,15 +88,16 @@ coverage: setup ## all tests, with branch coverage and its floor
 	$(VENV)/coverage report --data-file=$(COVERAGE) || status=1; exit $$status)
 
 .PHONY: test-debian
-test-debian: setup ## the tests on Debian's own Python libraries
-	$(call phase,test-debian,$(VENV_DEBIAN)/python -c "$$libraries"; $(VENV_DEBIAN)/python $(PYTEST))
+test-debian: setup ## the tests on Debian's own Python libraries; LONG=yes: with those that wait for a clock
+	$(call phase,test-debian,$(VENV_DEBIAN)/python -c "$$libraries"; \
+	$(VENV_DEBIAN)/python $(PYTEST) $(if $(LONG),,-m 'not long'))
 
 # Root is needed to make a Debian tree; the tests run as root too, for what they made is root's.
 .PHONY: test-machine
 test-machine: setup ## the package, systemd and kernel TLS, in a virtual machine
 	@$(ROOT) tests/machine/setup
 	$(call phase,test-machine,$(ROOT) env SHADOW_MACHINE=1 SHADOW_MACHINE_RELEASE=$(RELEASE) \
-	$(VENV)/python -m pytest -q -m '$(MARKS)' --numprocesses=$(JOBS) --dist=loadfile --durations=10 $(PYTEST_FLAGS) \
+	$(VENV)/python -m pytest -q -m '$(MARKS)' --numprocesses=$(JOBS) --dist=worksteal --durations=10 $(PYTEST_FLAGS) \
 	$(MACHINE_TESTS))
 
 # Root, for the sshd that it starts takes visitors only if it is root's.
