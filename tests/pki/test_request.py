@@ -100,7 +100,7 @@ def test_a_certificate_too_large_for_a_frame(authority: Authority, monkeypatch: 
 
 def test_all_codes_are_known() -> None:
     """Of the signer, the server, and their documents."""
-    modules = ("ca/signer", "pki/request", "server/signer", "cli/signer")
+    modules = ("ca/applicant", "ca/signer", "pki/request", "server/signer", "cli/signer")
     sources = "".join((CHECKOUT / "shadow" / f"{module}.py").read_text() for module in modules)
     said = re.findall(r'(?:Refused|Unsigned)\(\s*"([\w-]+)"|code="([\w-]+)"', sources)
     assert {one or other for one, other in said} | {BAD_REQUEST} == CODES
