@@ -1,6 +1,7 @@
 """What holds for the checkout as a whole: arrows between packages, files and their tests, scripts, paths."""
 
 import ast
+import importlib
 import os
 import re
 import shutil
@@ -290,3 +291,13 @@ def test_no_paths_of_somebodys_machine() -> None:
         if somebodys.search(line) or (len(CHECKOUT.parts) > 2 and str(CHECKOUT) in line)
     ]
     assert found == []
+
+
+def test_the_steps_at_which_daemons_are_killed_are_there() -> None:
+    """By their names in the machine's tests, which run rarely: ``after MODULE CLASS FUNCTION``."""
+    sources = "".join(path.read_text() for path in (CHECKOUT / "tests" / "machine").glob("test_*.py"))
+    steps = re.findall(r'"(?:before|after) (shadow\.[\w.]+) (\S+) (\w+)"', sources)
+    assert len(steps) > 20
+    for module, owner, function in steps:
+        found = importlib.import_module(module)
+        assert callable(getattr(found if owner == "-" else getattr(found, owner), function))

@@ -129,7 +129,7 @@ def test_a_signer_that_hangs_is_ended(signer: Fleet) -> None:
     "step",
     [
         pytest.param("before shadow.ca.signer - load_authority", marks=pytest.mark.slow),
-        pytest.param("after shadow.ca.signer - check_proof", marks=pytest.mark.slow),
+        pytest.param("after shadow.ca.applicant - check_proof", marks=pytest.mark.slow),
         pytest.param("after shadow.ca.signer - renew_robot", marks=pytest.mark.slow),
         "before shadow.pki.files - _name",
         pytest.param("after shadow.pki.files - _name", marks=pytest.mark.slow),
