@@ -191,6 +191,7 @@ class Client:
             return error
         welcomed = time.monotonic()  # dialling does not count as living
         self._attempts.connected(session.agreed.interval)
+        self._renewer.connected()
         with contextlib.suppress(LocalError):  # it will be tried again
             self._trust.welcomed(session.certificate)
         lost = await self._end_of_session(session)

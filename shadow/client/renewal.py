@@ -40,6 +40,11 @@ class Renewer:
         """Seconds until it is time to ``look``; None: never, there is no place for another certificate."""
         return max(0.0, self._due - self._loop.time()) if self._certificates.renews else None
 
+    def connected(self) -> None:
+        """Spread what fell due while there was no session, or after an outage a whole fleet asks at once."""
+        spread = random.uniform(0.0, self._pause)  # noqa: S311 - no secret
+        self._due = max(self._due, self._loop.time() + spread)
+
     async def look(self, session: Session) -> LoadedPair | None:
         """The next pair, if it is time for one; afterwards call ``succeeded`` or ``failed``.
 

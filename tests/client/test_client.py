@@ -572,7 +572,7 @@ def supervise(open_one: Callable[[float], Awaitable[object]], streams: int, atte
             "_config": SimpleNamespace(once=False, server="server:1", robot="011"),
             "_opener": SimpleNamespace(open=lambda _settings, reach: open_one(reach)),
             "_trust": SimpleNamespace(settings=settings, refresh=lambda: settings, welcomed=print),
-            "_renewer": SimpleNamespace(patience=None),
+            "_renewer": SimpleNamespace(patience=None, connected=lambda: None),
         }  # fmt: skip
         with contextlib.suppress(asyncio.CancelledError):
             await client._supervise()

@@ -509,3 +509,21 @@ def test_a_reload_while_a_session_is_opened_is_for_it_too(
     client = trial.run(welcome, until)
     assert said
     assert client._trust.settings is trial.opened[1].used
+
+
+def test_what_fell_due_during_an_outage_is_spread(own: Authority, tmp_path: Path) -> None:
+    """Or a whole fleet would ask for its certificates the moment it is back."""
+    crt, key = own.robot("011")
+    store = CertificateStore(Files(own.ca, crt, key), tmp_path / "state", "011")
+    store.load(now())
+
+    async def patience() -> float:
+        renewer = renewal.Renewer(store, "011")
+        renewer._due -= 3600.0  # an hour ago
+        assert renewer.patience == 0
+        renewer.connected()
+        return renewer.patience or 0.0
+
+    found = [asyncio.run(patience()) for _ in range(20)]
+    assert 0 <= min(found) < max(found) <= 60
+    assert max(found) > 20
