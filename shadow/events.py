@@ -49,7 +49,7 @@ class Event:
         Raises:
             TypeError: one is missing, or there is no such field.
         """
-        if wrong := (self.NEEDED - facts.keys()) | (facts.keys() - set(self.FIELDS)):
+        if wrong := (self.NEEDED - facts.keys()) | (facts.keys() - self.FIELDS):
             raise TypeError(f"{type(self).__name__}: {', '.join(sorted(wrong))}")
         vars(self).update(facts)
 
