@@ -313,7 +313,7 @@ class SessionLost(Event, message_id="3e983511c6bc4dbd81ad265493b43f1f"):
 
 
 class AddressFailed(Event, message_id="60bbbb14084c461198cf0ee79805788b"):
-    """The client did not reach its server at one of several addresses; it tries the others."""
+    """The client did not reach its server at one of several addresses, or where it advertises one."""
 
     robot: str
     peer: str

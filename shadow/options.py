@@ -16,8 +16,9 @@ PREFIX = "SHADOW_"
 VARIABLES = frozenset(
     f"{PREFIX}{name}"
     for name in (
-        *("CA", "CA_DIR", "CONNECT_TIMEOUT", "CRL", "CRT", "HANDSHAKE_TIMEOUT", "IPV4", "IPV6", "KEEPALIVE"),
-        *("KEY", "KTLS", "LDIR", "LHOST", "LOG_LEVEL", "LPORT", "MAX_HANDSHAKES", "MAX_HANDSHAKE_RATE"),
+        *("ADVERTISE", "CA", "CA_DIR", "CONNECT_TIMEOUT", "CRL", "CRT", "HANDSHAKE_TIMEOUT", "IPV4", "IPV6"),
+        *("KEEPALIVE", "KEY", "KTLS", "LDIR", "LHOST", "LOG_LEVEL", "LPORT"),
+        *("MAX_HANDSHAKES", "MAX_HANDSHAKE_RATE"),
         *("MAX_ROBOTS", "MAX_STREAMS", "ONCE", "RHOST", "ROBOT", "RPORT", "SERVER_NAME", "SERVICE"),
         *("SIGNER", "STANDBY", "START_TIMEOUT", "STATE"),
     )

@@ -68,10 +68,17 @@ class Arrival:
 class Approach:
     """The way to one server; it outlives sessions, and so remembers what failed."""
 
-    def __init__(self, server: Endpoint, patience: float) -> None:
-        """``patience``: seconds for resolving a name, for a handshake, and again for WELCOME."""
+    def __init__(self, server: Endpoint, patience: float, *, told: bool = False) -> None:
+        """Try nothing yet.
+
+        Args:
+            server: where it is.
+            patience: seconds for resolving a name, for a handshake, and again for WELCOME.
+            told: a peer has told us where.
+        """
         self._server = server
         self._patience = patience
+        self._told = told
         self._found: list[Target] = []  # by the last lookup that found any
         self._failed: dict[Target, float] = {}  # when each failed; the latest comes last
         self._loop = asyncio.get_running_loop()
@@ -99,7 +106,7 @@ class Approach:
         """Those of the server; if one is ``known``, a dead name server delays us only briefly."""
         within = self._patience if known is None else self._patience / _LOOKUP_PART
         try:
-            self._found = await resolve(self._server, within)
+            self._found = await resolve(self._server, within, told=self._told)
         except Unreachable:
             if known is None:
                 raise
@@ -195,23 +202,28 @@ class Approach:
 
 
 class Door:
-    """The way to the server that has our session: by its address, for as long as that leads there.
+    """The way to the server that has our session: by one address, for as long as that leads there.
 
     Attributes:
         settings: how to do handshakes; a reload replaces it.
     """
 
     def __init__(
-        self, approach: Approach, hello: Hello, settings: contexts.Settings, interval: float, target: Target
+        self,
+        approach: Approach,
+        hello: Hello,
+        settings: contexts.Settings,
+        interval: float,
+        target: Target | None,
     ) -> None:
         """Make a way in.
 
         Args:
-            approach: the way to all addresses of the server.
+            approach: the way to all addresses at which the server takes data channels.
             hello: the HELLO to send.
             settings: how to do handshakes.
             interval: of the session's keepalive, in seconds.
-            target: the address where the session is.
+            target: the one of them to try first; None: not known yet.
         """
         self.settings = settings
         self._approach = approach

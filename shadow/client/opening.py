@@ -42,7 +42,7 @@ class Opener:
         config = self._config
         hello = Hello(PROTOCOL_VERSION, CONTROL, config.robot, tuple(config.services), software=SOFTWARE)
         arrival = await self._approach.call(Call(settings, hello, config.connect_timeout, reach))
-        agreed = Agreed.at_welcome(arrival.welcome, arrival.target)
+        agreed = Agreed.at_welcome(arrival.welcome, arrival.target, config.robot)
         session = self.session(arrival.channel, agreed, settings)
         session.begin()
         session.stand_by(arrival.took)
@@ -56,6 +56,11 @@ class Opener:
         """The session of a control channel that has been welcomed."""
         config = self._config
         hello = Hello(PROTOCOL_VERSION, DATA, config.robot, session=agreed.id)
-        door = Door(self._approach, hello, settings, agreed.interval, agreed.target)
-        standbys = Standbys(config.robot, config.standby, door.open, self._services.connect)
+        if agreed.dial is None:
+            door = Door(self._approach, hello, settings, agreed.interval, agreed.target)
+        else:
+            approach = Approach(agreed.dial, config.connect_timeout, told=True)
+            door = Door(approach, hello, settings, agreed.interval, None)
+        elsewhere = "" if agreed.dial is None else str(agreed.dial)
+        standbys = Standbys(config.robot, config.standby, door.open, self._services.connect, elsewhere)
         return Session(config.robot, channel, agreed, door, standbys, self._lines)

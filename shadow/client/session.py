@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import events
-from ..errors import PeerError, Refused
-from ..net.address import Target, remembered_target
+from ..errors import ConfigError, PeerError, Refused
+from ..net.address import Endpoint, Target, parse_advertised, remembered_target
 from ..net.lines import Lines
 from ..net.liveness import watch_for_death
 from ..net.tcp import KEEPALIVE_MAX
@@ -36,6 +36,7 @@ class Agreed:
         since: when they agreed, for humans.
         renews: the server has a signer, so certificates can be renewed.
         target: the server's address.
+        dial: where the data channels go; None: to the same address.
     """
 
     id: str
@@ -43,33 +44,50 @@ class Agreed:
     since: str
     renews: bool
     target: Target
+    dial: Endpoint | None = None
 
     @classmethod
-    def at_welcome(cls, welcome: Welcome, target: Target) -> "Agreed":
-        """What the server at ``target`` has just said."""
+    def at_welcome(cls, welcome: Welcome, target: Target, robot: str) -> "Agreed":
+        """What the server at ``target`` has just said to ``robot``."""
         interval = min(max(welcome.keepalive, KEEPALIVE_MIN), KEEPALIVE_MAX)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        return cls(welcome.session, interval, since, welcome.renews, target)
+        return cls(
+            welcome.session, interval, since, welcome.renews, target, _advertised(welcome, target, robot)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All of it, for ``from_json`` of another process."""
-        return {
+        facts = {
             "session": self.id,
             "interval": self.interval,
             "since": self.since,
             "renews": self.renews,
             "target": (int(self.target.family), self.target.sockaddr),
         }
+        return facts if self.dial is None else {**facts, "dial": str(self.dial)}
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> "Agreed":
         """What another process has recorded.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not that.
+            ConfigError, KeyError, TypeError, ValueError: it is not that.
         """
         target, interval = remembered_target(facts["target"]), remembered_interval(facts)
-        return cls(str(facts["session"]), interval, str(facts["since"]), bool(facts["renews"]), target)
+        dial = parse_advertised(str(facts["dial"])) if "dial" in facts else None
+        return cls(str(facts["session"]), interval, str(facts["since"]), bool(facts["renews"]), target, dial)
+
+
+def _advertised(welcome: Welcome, target: Target, robot: str) -> Endpoint | None:
+    """Where the server says that data channels go; None if it says nothing, or nonsense."""
+    if not welcome.dial:
+        return None
+    try:
+        return parse_advertised(welcome.dial)
+    except ConfigError as error:
+        text = f"the server advertises nonsense ({error}); data channels go where the control channel went"
+        events.log(events.AddressFailed(robot=robot, peer=str(target)), logging.WARNING, text)
+        return None
 
 
 class Session:
@@ -107,9 +125,9 @@ class Session:
         state = (
             f"lost: {self.lost.result()!r}" if self.lost.done() else f"given up in {left:.1f} s if unheard"
         )
-        return (
-            f"<Session {agreed.id[:8]!r} with {agreed.target} since {agreed.since}, {state}, {self.standbys}>"
-        )
+        where = f"{agreed.target} since {agreed.since}"
+        where += f", data channels at {agreed.dial}" if agreed.dial else ""
+        return f"<Session {agreed.id[:8]!r} with {where}, {state}, {self.standbys}>"
 
     def begin(self) -> None:
         """The session has just been welcomed; ``stand_by`` comes next."""
@@ -121,6 +139,8 @@ class Session:
             robot=self._robot, peer=target, suite=link.suite, session=self.agreed.id[:8]
         )
         text = f"robot {self._robot} connected to {target} ({encryption}, {link.suite})"
+        if self.agreed.dial is not None:
+            text += f"; its data channels go to {self.agreed.dial}"
         events.log(event, logging.INFO, text)
 
     def stand_by(self, took: float) -> None:

@@ -43,6 +43,7 @@ class Standbys:
         wanted: int,
         open_one: Callable[[], Awaitable[Channel]],
         on_start: Callable[[Channel, Start, OnOutcome], None],
+        elsewhere: str = "",
     ) -> None:
         """Keep ``wanted`` channels standing by.
 
@@ -51,11 +52,15 @@ class Standbys:
             wanted: how many to keep standing by if no visitors come.
             open_one: returns a channel that is welcomed and paused; raises ShadowError.
             on_start: called with a channel that is asked to serve a visitor, and owns it from then on.
+            elsewhere: where the server has told us to open them; empty: where the control channel went.
         """
         self._robot = robot
         self._wanted = wanted
         self._open_one = open_one
         self._on_start = on_start
+        self._elsewhere = elsewhere
+        self._told = False  # that they cannot be opened elsewhere
+        self._hurries = True  # a waiting visitor is a reason to try again at once
         self._loop = asyncio.get_running_loop()
         self._channels: dict[Channel, float] = {}  # since when each stands by
         self._opening: dict[asyncio.Task[None], bool] = {}  # whether the server has asked for it
@@ -91,7 +96,8 @@ class Standbys:
         now = self._loop.time()
         self._due = min(self._asked_for(now) + count, _DUE_MAX)
         self._due_until = now + _DUE_LIFE
-        self._not_before = now
+        if self._hurries:
+            self._not_before = now
         self._open_more()
 
     def add(self, channel: Channel) -> None:
@@ -171,6 +177,7 @@ class Standbys:
             self._failed(error)
         else:
             now = self._loop.time()
+            self._told, self._hurries = False, True
             self._window.took(now - began, now)
             self._due = max(0, self._due - asked)
             self.add(channel)
@@ -186,8 +193,21 @@ class Standbys:
             return
         wait = self._backoff.wait(error.retry_after if isinstance(error, Refused) else 0.0)
         self._not_before = self._rest_until = now + wait
-        text = f"cannot open a data channel: {error}; next try in {wait:.1f} s"
-        self._log.log(events.SessionLost(robot=self._robot), logging.WARNING, text)
+        if not self._elsewhere:
+            text = f"cannot open a data channel: {error}; next try in {wait:.1f} s"
+            self._log.log(events.SessionLost(robot=self._robot), logging.WARNING, text)
+            return
+        # A server must not be able to have its robots knock at a stranger's door as often as it likes.
+        self._hurries = isinstance(error, Refused)
+        text = f"cannot open data channels at {self._elsewhere}, which the server advertises: {error}"
+        if self._told:
+            events.STEPS.debug("%s; next try in %.1f s", text, wait)
+        else:
+            self._told = True
+            text += "; no visitor reaches this robot until that works"
+            self._log.log(
+                events.AddressFailed(robot=self._robot, peer=self._elsewhere), logging.WARNING, text
+            )
 
     # Standing by
 

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from ..errors import ConfigError, UsageError
 from ..names import DEFAULT_SERVICE, check_robot_name, check_service_name
-from ..net.address import Endpoint, parse_endpoint, parse_host, parse_port
+from ..net.address import Endpoint, parse_advertised, parse_endpoint, parse_host, parse_port
 from ..options import Option, Program, Reader, parse_bool, parse_count, parse_seconds, parse_word
 from ..pki.certificates import Files
 from ..systemd.fdstore import passes_socket
@@ -110,6 +110,14 @@ class ServerConfig:
     signer: Annotated[
         Path | None,
         Option(Path, "SOCKET", "socket of the CA's signer, which renews the robots' certificates"),
+    ] = None
+    advertise: Annotated[
+        Endpoint | None,
+        Option(
+            parse_advertised,
+            "HOST:PORT",
+            "where robots open their channels for visitors (default: where they have connected)",
+        ),
     ] = None
     ktls: _Ktls = Ktls.AUTO
     keepalive: Annotated[

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import ipaddress
+import re
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any, TypeAlias
 from ..errors import ConfigError, Unreachable, reason
 
 ATTEMPT_DELAY = 0.25  # seconds before the next address is tried beside the last (RFC 8305, section 8)
+_NAME = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
+_NAME_MAX = 253  # characters of a host name (RFC 1035, section 2.3.4, without the root's label)
 _IPV6_PREFIX = 64  # bits: what one customer of a provider has at least (RFC 6177)
 
 SockAddr = tuple[str, int] | tuple[str, int, int, int]
@@ -84,7 +87,8 @@ def parse_host(text: str) -> str:
         raise ConfigError(f"host {text!r} is neither a name nor an address")
     if not host.isascii():
         raise ConfigError(f"host {text!r}: write an international name in its ASCII form (xn--…)")
-    if not all(0 < len(label) < 64 for label in host.removesuffix(".").split(".")):
+    name = host.removesuffix(".")
+    if len(name) > _NAME_MAX or not all(0 < len(label) < 64 for label in name.split(".")):
         raise ConfigError(f"host {text!r} is neither a name nor an address")
     return host
 
@@ -99,6 +103,23 @@ def parse_endpoint(text: str) -> Endpoint:
     if not colon or (":" in host and not (host.startswith("[") and host.endswith("]"))):
         raise ConfigError(f"{text!r} is not HOST:PORT (an IPv6 address goes in brackets: [::1]:22)")
     return Endpoint(parse_host(host), parse_port(port))
+
+
+def parse_advertised(text: str) -> Endpoint:
+    """``HOST:PORT`` that other machines shall dial; a peer may have said it.
+
+    Raises:
+        ConfigError: it is not of that form, or no other machine can dial it: ``0.0.0.0``, ``fe80::1%eth0``.
+    """
+    endpoint = parse_endpoint(text)
+    if not is_ip_address(endpoint.host):
+        if not _NAME.fullmatch(endpoint.host):
+            raise ConfigError(f"{text!r}: {endpoint.host!r} is neither a name nor an address")
+    elif "%" in endpoint.host:
+        raise ConfigError(f"{text!r}: an interface of this machine means nothing to another one")
+    elif ipaddress.ip_address(endpoint.host).is_unspecified:
+        raise ConfigError(f"{text!r}: {endpoint.host} stands for all addresses, and nobody can dial it")
+    return endpoint
 
 
 def is_ip_address(host: str) -> bool:

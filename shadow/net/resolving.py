@@ -2,9 +2,10 @@
 
 getaddrinfo(3) blocks, nobody can interrupt it, and with silent name servers it takes half a minute. So each
 name is looked up in a thread of its own: at most one thread for each name, and everybody who wants that name
-waits for it. Names come from our settings only, so there are never more threads than names in them. The
-threads are daemonic: nobody waits for them when the process ends. asyncio's executor would be wrong in both
-respects: a few names that hang fill it, and ``asyncio.run`` joins it.
+waits for it. Names come from our settings, so there are never more threads than names in them, and a few for
+names that a peer has told us. The threads are daemonic: nobody waits for them when the process ends.
+asyncio's executor would be wrong in both respects: a few names that hang fill it, and ``asyncio.run`` joins
+it.
 """
 
 import asyncio
@@ -24,12 +25,19 @@ _LOOPBACK: Found = [(socket.AF_INET6, ("::1", 0, 0, 0)), (socket.AF_INET, ("127.
 
 _Lookup: TypeAlias = "asyncio.Future[Found | Exception]"
 _under_way: dict[str, _Lookup] = {}
+_told: set[str] = set()  # the names among them that a peer has told us
+_TOLD_MAX = 4  # of those: it could tell us another name each time we connect
 
 
-async def resolve(endpoint: Endpoint, within: float) -> list[Target]:
+async def resolve(endpoint: Endpoint, within: float, *, told: bool = False) -> list[Target]:
     """All socket addresses of an endpoint, in the order in which to try them.
 
     Addresses and ``localhost`` need no name server and are answered at once (RFC 6761, section 6.3).
+
+    Args:
+        endpoint: what to look up.
+        within: seconds to wait for it.
+        told: a peer has told us the name; few such names are looked up at once.
 
     Raises:
         Unreachable: the name cannot be resolved (now), or not ``within`` that many seconds.
@@ -41,7 +49,7 @@ async def resolve(endpoint: Endpoint, within: float) -> list[Target]:
         elif _is_localhost(host):
             found = _loopback()
         else:
-            found = await _look_up(host, within)
+            found = await _look_up(host, within, told=told)
     except (OSError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not a valid host name"
         raise Unreachable(f"cannot resolve {host}: {why}") from error
@@ -75,17 +83,21 @@ def _exists(family: int, sockaddr: SockAddr) -> bool:
     return False
 
 
-async def _look_up(name: str, within: float) -> Found:
+async def _look_up(name: str, within: float, *, told: bool) -> Found:
     """Wait for the lookup of this name that is in progress, or for a new one.
 
     Raises:
         Unreachable: no answer ``within`` that many seconds; the lookup goes on, and the next caller waits for
             it.
-        OSError, UnicodeError: what getaddrinfo(3) says; or there is no thread left for it.
+        OSError, UnicodeError: what getaddrinfo(3) says; or there is no thread for it.
     """
     lookup = _under_way.get(name)
     if lookup is None or lookup.get_loop() is not asyncio.get_running_loop():
+        if told and len(_told) >= _TOLD_MAX:
+            raise OSError(errno.EAGAIN, "too many names are being looked up")
         lookup = _begin(name)
+        if told:
+            _told.add(name)
     await asyncio.wait([lookup], timeout=within)  # not wait_for(), which would cancel it for everybody
     if not lookup.done():
         raise Unreachable(f"cannot resolve {name}: no answer within {within:g} s")
@@ -118,4 +130,5 @@ def _begin(name: str) -> _Lookup:
 def _end(name: str, lookup: _Lookup, found: Found | Exception) -> None:
     if _under_way.get(name) is lookup:
         del _under_way[name]
+        _told.discard(name)
     lookup.set_result(found)

@@ -115,8 +115,8 @@ class Robot:
         Raises:
             Refused: we cannot serve the robot; the caller tells it.
         """
-        interval, renews = self._around.config.keepalive, self._around.signer.there
-        session = new_session(channel, hello, peer, interval, self._loop.time())
+        config, renews = self._around.config, self._around.signer.there
+        session = new_session(channel, hello, peer, config.keepalive, self._loop.time())
         if not self.sockets.provide(session.services):
             if self.session is None:
                 self.sockets.close()
@@ -124,7 +124,8 @@ class Robot:
         if self.session is not None:
             self._give_way(self.session, peer)
         self.have_session(session)
-        channel.send(Welcome(PROTOCOL_VERSION, session.id, interval, SOFTWARE, renews))
+        dial = "" if config.advertise is None else str(config.advertise)
+        channel.send(Welcome(PROTOCOL_VERSION, session.id, config.keepalive, SOFTWARE, renews, dial))
         session.log_beginning(self.name)
 
     def have_session(self, session: Session) -> None:

@@ -69,6 +69,7 @@ class Welcome(Frame):
         keepalive: interval between PINGs, in seconds.
         software: name and version of the server, for the log.
         renews: (control) the server has a signer for certificates: the robot may send SIGN.
+        dial: (control) HOST:PORT where the session's data channels go; empty: where the control channel went.
     """
 
     TYPE: ClassVar[int] = 2
@@ -77,6 +78,7 @@ class Welcome(Frame):
     keepalive: float = 30.0
     software: str = ""
     renews: bool = False
+    dial: str = ""
 
 
 @dataclass(frozen=True, slots=True)

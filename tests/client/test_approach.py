@@ -63,8 +63,8 @@ class World:
         monkeypatch.setattr("asyncio.timeout", self._timeout)
         self._within = 0.0
 
-    async def _resolve(self, server: Endpoint, within: float) -> list[Target]:
-        assert server == SERVER
+    async def _resolve(self, server: Endpoint, within: float, *, told: bool) -> list[Target]:
+        assert (server, told) == (SERVER, False)
         self.asked += 1
         self.lookups.append(within)
         if not self.found:

@@ -453,7 +453,7 @@ def _standbys(client: Daemon) -> int:
 def test_a_bug_ends_the_client_with_its_trace_instead_of_leaving_it_idle(tunnel: Tunnel) -> None:
     program = (
         "import sys\nfrom shadow.client import approach\nfrom shadow.cli.client import main\n"
-        "def broken(*_): raise ZeroDivisionError('a bug')\n"
+        "def broken(*_, **__): raise ZeroDivisionError('a bug')\n"
         "approach.resolve = broken\nsys.exit(main())"
     )
     done = subprocess.run(

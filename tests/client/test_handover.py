@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 
 from shadow import events
-from shadow.client import handover
+from shadow.client import handover, opening
 from shadow.client.client import Client
 from shadow.errors import ConfigError, IdentityError
 from shadow.net.address import Endpoint
@@ -26,7 +26,7 @@ from shadow.relay.pool import Relay
 from shadow.systemd.bundle import Letter
 from shadow.systemd.mailbox import Mailbox
 from shadow.transport.link import Link
-from shadow.wire.frames import Ping, Start
+from shadow.wire.frames import Ping, Start, Welcome
 from tests.support import DEADLINE, Authority
 from tests.support.log import Said
 from tests.support.robot_session import CONFIG, Scene, play
@@ -116,6 +116,44 @@ def test_the_letters_of_another_release_are_understood(authority: Authority) -> 
         assert isinstance(await scene.control.hear(), Ping)
         assert scene.standby.is_silent
         assert len(after.standbys.take()) == 1
+
+    play(authority, body)
+
+
+def test_where_data_channels_go_is_not_forgotten(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways: list[tuple[Endpoint, bool]] = []
+    monkeypatch.setattr(
+        opening, "Approach", lambda server, _patience, *, told=False: ways.append((server, told))
+    )
+    advertised = Endpoint("192.0.2.7", 2222)
+
+    async def body(scene: Scene) -> None:
+        before = scene.begin(Welcome(1, "an id", 20.0, dial="192.0.2.7:2222"))
+        scene.leave(before)
+        after = scene.take_up_all()
+        assert after.agreed == before.agreed
+        assert after.agreed.dial == advertised
+        dialled = (Endpoint("tunnel.example", 4242), False)
+        assert ways == [dialled, (advertised, True)] * 2
+
+    play(authority, body)
+
+
+@pytest.mark.parametrize("dial", ["", "nowhere", "0.0.0.0:1", 2222, None])
+def test_a_letter_that_sends_data_channels_nowhere(authority: Authority, said: Said, dial: object) -> None:
+    async def body(scene: Scene) -> None:
+        session = scene.begin()
+        facts = {**LETTERS[0], "chain": session.channel.record["chain"], "dial": dial}
+        with contextlib.closing(Mailbox(scene.store)) as mailbox:  # type: ignore[arg-type]
+            mailbox.put(Letter(facts, [session.channel.link.sock.fileno()]))
+        session.channel.leave()
+        session.close()
+        said.clear()
+        assert scene.take_up() is None
+        await scene.control.hears_the_end()
+        assert said[0][0] is events.SessionGivenUp
 
     play(authority, body)
 

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from shadow.wire.frames import Pong
+from shadow import events
+from shadow.wire.frames import Pong, Welcome
 from tests.support import DEADLINE, Authority
+from tests.support.log import Said
 from tests.support.robot_session import Scene, play
 
 
@@ -82,6 +84,45 @@ def test_it_shows_itself(authority: Authority) -> None:
             await session.lost
         lost = "<Standbys 0 of 1 wanted, 0 opening, 0 asked for, 0 being connected, closed>"
         assert repr(session) == f"{who}lost: {session.lost.result()!r}, {lost}>"
+
+    play(authority, body)
+
+
+@pytest.mark.parametrize(
+    ("dial", "complaint"),
+    [
+        ("tunnel.example", "'tunnel.example' is not HOST:PORT"),
+        ("0.0.0.0:2222", "nobody can dial it"),
+        ("a\0b\n:1", r"'a\x00b\n' is neither a name nor an address"),
+        ("x" * 512, "is not HOST:PORT"),
+    ],
+)
+def test_a_server_that_advertises_nonsense(
+    authority: Authority, said: Said, dial: str, complaint: str
+) -> None:
+    """One line says so, and all is as if it had said nothing."""
+
+    async def body(scene: Scene) -> None:
+        session = scene.begin(Welcome(1, "an id", 20.0, dial=dial))
+        assert session.agreed.dial is None
+        assert [event for event, _text in said] == [events.AddressFailed, events.SessionStarted]
+        text = said[0][1]
+        assert text.startswith("the server advertises nonsense (")
+        assert complaint in text
+        assert text.isprintable()
+        assert text.endswith("; data channels go where the control channel went")
+        assert "data channels" not in repr(session)
+
+    play(authority, body)
+
+
+def test_a_session_says_where_its_data_channels_go(authority: Authority, said: Said) -> None:
+    async def body(scene: Scene) -> None:
+        session = scene.begin(Welcome(1, "an id", 20.0, dial="192.0.2.7:2222"))
+        ((event, text),) = said
+        assert event is events.SessionStarted
+        assert text.endswith("; its data channels go to 192.0.2.7:2222")
+        assert f"since {session.agreed.since}, data channels at 192.0.2.7:2222, given up" in repr(session)
 
     play(authority, body)
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from shadow import events
 from shadow.client import standbys
 from shadow.client.services import OnOutcome
 from shadow.client.standbys import Standbys
-from shadow.errors import PeerError, Refused
+from shadow.errors import PeerError, Refused, Unreachable
 from shadow.server.switchboard import Switchboard
 from shadow.wire.frames import Refusal, Start
 from tests.support.log import Said
@@ -363,6 +364,60 @@ def test_failures_are_said_and_counted(said: Said) -> None:
         assert 10 <= len(said) <= 21
         assert said[0][1].startswith("cannot open a data channel: refused (limit): full; next try in ")
         assert "more before it were not logged)" in said[-1][1]
+
+    play(body)
+
+
+def test_where_the_server_sends_us_is_said_once_and_not_knocked_at_on_demand(said: Said) -> None:
+    """It may be anybody's door: DIAL does not shorten the waits, as it does at the server's own."""
+
+    async def body(server: Server) -> None:
+        async def nobody() -> Any:
+            server.opened.append(server.loop.time())
+            raise Unreachable("Connection refused")
+
+        server.robot._elsewhere = "192.0.2.7:2222"
+        open_one, server.robot._open_one = server.robot._open_one, nobody
+        server.robot.begin(INTERVAL)
+        for _ in range(600):
+            server.robot.dial(1)
+            await server.settle()
+        ((event, text),) = said
+        assert event is events.AddressFailed
+        assert text == (
+            "cannot open data channels at 192.0.2.7:2222, which the server advertises: Connection refused; "
+            "no visitor reaches this robot until that works"
+        )
+        # At first a few at once, then two every quarter of a minute or so.
+        assert 20 < len(server.opened) < 200
+        # When it works again, that is noticed within half a minute, without any visitor.
+        server.robot._open_one = open_one
+        await server.settle(40)
+        assert server.standing_by >= 2
+        server.robot._open_one = nobody
+        server.robot.dial(20)
+        await server.settle(60)
+        assert len(said) == 2, "it failed anew"
+
+    play(body)
+
+
+@pytest.mark.parametrize("elsewhere", ["", "192.0.2.7:2222"])
+def test_our_own_server_may_hurry_us(elsewhere: str) -> None:
+    """A refusal comes from somebody who has proved to be our server, wherever that is."""
+
+    async def body(server: Server) -> None:
+        async def refuse() -> Any:
+            raise Refused("limit", "full", 100.0)
+
+        server.robot._elsewhere = elsewhere
+        open_one, server.robot._open_one = server.robot._open_one, refuse
+        server.robot.begin(INTERVAL)
+        await server.settle()
+        server.robot._open_one = open_one
+        server.visit(1)
+        await server.settle()
+        assert [visitor for visitor, _when in server.served] == [1]
 
     play(body)
 

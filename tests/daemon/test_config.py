@@ -192,6 +192,17 @@ def test_an_address_holds_no_port(host: str) -> None:
     assert parse_client([*CLIENT, f"--rhost={host}"], {}).server.port == 2222
 
 
+def test_where_robots_are_sent() -> None:
+    assert parse_server(SERVER, {}).advertise is None
+    assert parse_server([*SERVER, "--advertise=a.example:443"], {}).advertise == Endpoint("a.example", 443)
+    environment = {"SHADOW_ADVERTISE": "[2001:db8::1]:2222"}
+    assert parse_server(SERVER, environment).advertise == Endpoint("2001:db8::1", 2222)
+    with pytest.raises(UsageError, match=r"argument --advertise: 'a\.example' is not HOST:PORT"):
+        parse_server([*SERVER, "--advertise=a.example"], {})
+    with pytest.raises(ConfigError, match=r"SHADOW_ADVERTISE in the environment: .*stands for all addresses"):
+        parse_server(SERVER, {"SHADOW_ADVERTISE": "0.0.0.0:2222"})
+
+
 def test_nothing_to_offer() -> None:
     rest = [word for word in CLIENT if not word.startswith("--lport")]
     with pytest.raises(

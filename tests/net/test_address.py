@@ -19,6 +19,7 @@ from shadow.net.address import (
     dial,
     interleave,
     is_ip_address,
+    parse_advertised,
     parse_endpoint,
     parse_host,
     source_of,
@@ -54,6 +55,37 @@ def test_endpoints(text: str, endpoint: Endpoint) -> None:
 def test_bad_endpoints(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_endpoint(text)
+
+
+def test_what_is_advertised() -> None:
+    for text in ("tunnel.example.com:2222", "a_b-c.example.:1", "192.0.2.7:65535", "[2001:db8::1]:443"):
+        assert str(parse_advertised(text)) == text
+    assert len(str(parse_advertised("x." * 126 + "x:65535"))) < 512, "it fits WELCOME"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("tunnel.example.com", "is not HOST:PORT"),
+        ("2001:db8::1:443", "goes in brackets"),
+        ("a:65536", "is not a number from 1 to 65535"),
+        ("0.0.0.0:2222", "0.0.0.0 stands for all addresses"),
+        ("[::]:2222", ":: stands for all addresses"),
+        ("[fe80::1%eth0]:22", "an interface of this machine"),
+        ("[fe80::1%a\0]:22", "an interface of this machine"),
+        ("a\0b:1", "neither a name nor an address"),
+        ("\x1b:1", "neither a name nor an address"),
+        ("a,b:1", "neither a name nor an address"),
+        ("[a:b]:1", "neither a name nor an address"),
+        ("*.example:1", "neither a name nor an address"),
+        ("x." * 126 + "xx:1", "neither a name nor an address"),
+        ("xn--\xe4:1", "ASCII form"),
+    ],
+)
+def test_what_nobody_else_can_dial(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        parse_advertised(text)
+    assert str(caught.value).isprintable()
 
 
 def test_hosts() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from shadow.errors import Unreachable
+from shadow.net import resolving
 from shadow.net.address import Endpoint, Target
 from shadow.net.resolving import resolve
 from tests.support import CHECKOUT, DEADLINE, Tunnel, echo, exchange, serving, wait_for
@@ -105,6 +106,32 @@ def test_a_name_that_hangs_holds_up_no_other(resolver: Resolver) -> None:
         resolver.let_go.set()
         assert {str(one) for found in await asyncio.gather(*hanging) for one in found} == {"192.0.2.7:554"}
         assert resolver.asked.count("far.example") == 1, "all wait for the same lookup"
+
+    asyncio.run(body())
+
+
+def test_a_peer_cannot_have_many_names_looked_up_at_once(resolver: Resolver) -> None:
+    """Else a server that tells another name each time would fill the robot with threads."""
+
+    async def ask(name: str, *, told: bool = True) -> str:
+        with pytest.raises(Unreachable) as caught:
+            await resolve(Endpoint(name, 1), 0.01, told=told)
+        return str(caught.value).rpartition(": ")[2]
+
+    async def body() -> None:
+        names = [f"{number}.example" for number in range(6)]
+        resolver.hanging.update(names)
+        for name in names[:4]:
+            assert await ask(name) == await ask(name) == "no answer within 0.01 s"
+        assert await ask(names[4]) == "too many names are being looked up"
+        assert await ask(names[5], told=False) == "no answer within 0.01 s", "those of our settings go on"
+        wait_for(lambda: len(resolver.asked) == 5, "the lookups to begin")
+        assert names[4] not in resolver.asked
+        resolver.let_go.set()
+        async with asyncio.timeout(DEADLINE):
+            while resolving._under_way.keys() & set(names):
+                await asyncio.sleep(0.001)
+        assert await resolve(Endpoint(names[4], 1), DEADLINE, told=True)
 
     asyncio.run(body())
 

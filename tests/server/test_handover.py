@@ -20,6 +20,7 @@ from cryptography import x509
 
 from shadow import events
 from shadow.errors import IdentityError, LocalError
+from shadow.net.address import Endpoint
 from shadow.net.lines import Line
 from shadow.server import handover
 from shadow.server.robot import Robot
@@ -86,8 +87,9 @@ class ServerSide:
         self.refuses: str = ""
         self.offer = Offer("c0ffee", 30.0)
         config: Any = SimpleNamespace(
-            ldir=ldir, keepalive=30.0, start_timeout=10.0, max_streams=100, signer=None
+            ldir=ldir, keepalive=30.0, start_timeout=10.0, max_streams=100, signer=None, advertise=None
         )
+        self.config = config
         trust: Any = SimpleNamespace(no_ktls=None)
         self.robots = Robots(config, self.durable, trust)  # type: ignore[arg-type]
 
@@ -107,7 +109,13 @@ class ServerSide:
 
 
 class Scene:
-    """A robot that is connected to a daemon, and the next daemon."""
+    """A robot that is connected to a daemon, and the next daemon.
+
+    Attributes:
+        welcome: the last one.
+    """
+
+    welcome: Welcome
 
     def __init__(self, ldir: Path, certificate: x509.Certificate) -> None:
         self.ldir = ldir
@@ -135,7 +143,9 @@ class Scene:
 
         channel = Channel(link, Party.SERVER, greet, lambda _error: None)
         await end.say(hello)
-        assert isinstance(await end.hear(), Welcome)
+        welcome = await end.hear()
+        assert isinstance(welcome, Welcome)
+        self.welcome = welcome
         return end
 
     async def begin(self, *services: str) -> None:
@@ -222,6 +232,24 @@ def test_the_robot_notices_nothing(authority: Authority, tmp_path: Path, said: S
         assert start.service == "web"
         await standby.say(Started())
         await until(lambda: scene.after.durable.started)
+
+    play(authority, tmp_path, body)
+
+
+def test_another_address_for_data_channels_is_for_new_sessions(authority: Authority, tmp_path: Path) -> None:
+    """Robots keep what they were told: nothing has changed for them, and their session goes on."""
+
+    async def body(scene: Scene) -> None:
+        scene.before.config.advertise = Endpoint("192.0.2.7", 2222)
+        await scene.begin()
+        assert scene.welcome.dial == "192.0.2.7:2222"
+        await scene.stand_by()
+        assert scene.welcome.dial == "", "a data channel has arrived"
+        scene.after.config.advertise = Endpoint("192.0.2.8", 2222)
+        assert scene.restart() == 1
+        assert scene.control.is_silent
+        await scene.connect(Hello(1, CONTROL, NAME, ("",)), scene.after)
+        assert scene.welcome.dial == "192.0.2.8:2222"
 
     play(authority, tmp_path, body)
 

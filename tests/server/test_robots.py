@@ -54,7 +54,7 @@ class Session:
 
 def make(folder: Path) -> Robots:
     config: Any = SimpleNamespace(
-        ldir=folder, signer=None, keepalive=30.0, start_timeout=10.0, max_streams=100
+        ldir=folder, signer=None, keepalive=30.0, start_timeout=10.0, max_streams=100, advertise=None
     )
     durable: Any = SimpleNamespace()
     trust: Any = SimpleNamespace(no_ktls=None)

@@ -89,11 +89,11 @@ class Scene:
         channel.conversation.received(welcome)
         return channel, FrameEnd(far)
 
-    def begin(self) -> Session:
+    def begin(self, welcome: Welcome | None = None) -> Session:
         """A session that has just been welcomed, with one channel standing by."""
         target = Target(socket.AF_INET, ("198.51.100.1", 4242))
         control, self.control = self.channel(CONTROL)
-        agreed = Agreed.at_welcome(Welcome(1, "an id", 20.0), target)
+        agreed = Agreed.at_welcome(welcome or Welcome(1, "an id", 20.0), target, "011")
         session = self.opener().session(control, agreed, self._settings)
         session.begin()
         standby, self.standby = self.channel(DATA)

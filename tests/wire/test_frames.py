@@ -1,5 +1,6 @@
 """The wire codec: exact reading, bounds, and strictness."""
 
+import dataclasses
 import json
 import struct
 
@@ -38,7 +39,9 @@ any_frame = st.one_of(
         session=names,
         software=names,
     ),
-    st.builds(Welcome, version=st.integers(0, 9), keepalive=st.floats(0, 86400), renews=st.booleans()),
+    st.builds(
+        Welcome, version=st.integers(0, 9), keepalive=st.floats(0, 86400), renews=st.booleans(), dial=names
+    ),
     st.builds(Ping, stamp=st.floats(0, 2**53 - 1)),
     st.builds(Dial, count=st.integers(0, 2**53 - 1)),
     st.builds(Start, service=names, stream=names),
@@ -132,6 +135,8 @@ def _wire(kind: int, body: bytes) -> bytes:
         (_wire(1, json.dumps({"services": ["x"] * 65}).encode()), "bad value for 'services'"),
         (_wire(1, json.dumps({"services": [1]}).encode()), "bad value for 'services'"),
         (_wire(2, b'{"version":1,"renews":1}'), "bad value for 'renews'"),
+        (_wire(2, b'{"version":1,"dial":2222}'), "bad value for 'dial'"),
+        (_wire(2, b'{"version":1,"dial":"' + b"x" * 513 + b'"}'), "bad value for 'dial'"),
         (_wire(11, b'{"certificate":"?"}'), "bad value for 'certificate'"),
         (_wire(11, b'{"certificate":"YQ"}'), "bad value for 'certificate'"),
         (_wire(11, b'{"certificate":"\\u00e4"}'), "bad value for 'certificate'"),
@@ -146,6 +151,22 @@ def test_a_bad_frame_is_refused_with_its_reason(wire: bytes, complaint: str) -> 
 
 def test_unknown_keys_are_left_out_so_that_newer_peers_can_say_more() -> None:
     assert decode(_wire(6, b'{"count":3,"colour":"blue"}')) == [Dial(3)]
+
+
+def test_peers_of_the_first_release_and_of_this_one_understand_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """WELCOME said nothing then of where to dial."""
+    new = Welcome(1, "an id", 20.0, "shadow-server", renews=True, dial="192.0.2.7:2222")
+    with monkeypatch.context() as then:
+        fields = [field for field in frames._FIELDS[Welcome] if field[0] != "dial"]
+        then.setitem(frames._FIELDS, Welcome, fields)
+        assert decode(encode(new)) == [dataclasses.replace(new, dial="")]
+        heard_then = encode(new)
+        assert b"dial" not in heard_then
+        with_it = _wire(2, b'{"version":1,"dial":"192.0.2.7:2222"}')
+        assert decode(with_it) == [Welcome(1)]
+    assert decode(heard_then) == [dataclasses.replace(new, dial="")]
 
 
 def test_a_frame_that_does_not_fit_a_record_cannot_be_sent() -> None:
