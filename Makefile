@@ -123,7 +123,7 @@ deb: ## build the Debian package into build/deb
 
 define libraries
 from importlib.metadata import distribution
-for name in ("pyOpenSSL", "cryptography", "systemd-python", "sdnotify"):
+for name in ("pyOpenSSL", "cryptography", "systemd-python", "sdnotify", "aiohttp"):
     found = distribution(name)
     where = str(found.locate_file(""))
     if not where.startswith("/usr/lib/python3/"):

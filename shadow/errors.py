@@ -5,6 +5,7 @@ The tree tells whose fault it is::
     ShadowError                70  EX_SOFTWARE     ours, unless a subclass says better
     ├── UsageError              2                  the command line (the status argparse uses)
     ├── ConfigError            78  EX_CONFIG       the operator's files and settings; retrying is useless
+    │   └── EngineRefused      78                  the fleet's engine does not accept our certificate or login
     ├── ClockError             75  EX_TEMPFAIL     this machine's clock: a certificate is not valid *yet*
     ├── LocalError             71  EX_OSERR        this machine: ports, descriptors, disk
     ├── OutputError            74  EX_IOERR        standard output: closed, or the disk behind it is full
@@ -15,7 +16,10 @@ The tree tells whose fault it is::
         │   └── CertificateRefused                 because the peer does not accept our certificate
         ├── IdentityError      76                  TLS worked, but with somebody we must not talk to
         ├── Refused            77  EX_NOPERM       the other end refused, and said why
-        └── Unreachable        69  EX_UNAVAILABLE  nobody there, or no answer in time
+        ├── Unreachable        69  EX_UNAVAILABLE  nobody there, or no answer in time
+        └── Unavailable        69  EX_UNAVAILABLE  the fleet's engine does not answer, or cannot for now
+            ├── Compacted      69                  it no longer has the changes, or the state, asked for
+            └── LeaseLost      69                  it no longer has the lease that a key was to hang on
 
 An error that only a bug of ours can cause is no ``ShadowError``: nobody foresees it, nobody catches it, and
 it leaves its traceback (status 70). ``LocalProtocolError`` is one of these, the counterpart of
@@ -76,6 +80,10 @@ class ConfigError(ShadowError):
     exit_status = 78
 
 
+class EngineRefused(ConfigError):
+    """The fleet's engine refuses us, and will until somebody changes a setting, here or there."""
+
+
 class ClockError(ShadowError):
     """A certificate is not valid yet: most likely this machine's clock has not been set."""
 
@@ -133,6 +141,20 @@ class Unreachable(PeerError):
     """Nobody answered, or not in time."""
 
     exit_status = 69
+
+
+class Unavailable(PeerError):
+    """The fleet's engine does not answer, or not in time, or cannot do it for now."""
+
+    exit_status = 69
+
+
+class Compacted(Unavailable):
+    """The engine no longer has the history from the revision asked for."""
+
+
+class LeaseLost(Unavailable):
+    """The engine no longer has this lease: it has ended, or was never granted."""
 
 
 class Refused(PeerError):

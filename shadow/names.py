@@ -1,4 +1,4 @@
-"""Names of robots and services, and the socket file names made of them.
+"""Names of robots, services, servers and fleets, and the socket file names made of those of robots.
 
 A robot's name is the subject CN of its certificate and the name of its unix socket, so it must be a
 harmless file name on its own. A service's name goes in front of it: ``web@011.sock``. Neither may contain
@@ -13,9 +13,11 @@ from .text import shorten
 
 ROBOT_NAME_MAX = 64  # characters; also X.520's upper bound of a common name (RFC 5280, appendix A)
 SERVICE_NAME_MAX = 32  # characters
+SERVER_NAME_MAX = 64  # characters
+FLEET_NAME_MAX = 32  # characters
 
-_ROBOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-_SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", re.ASCII)
+_LONG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_SHORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", re.ASCII)
 
 _SOFTWARE_MAX = 64  # characters
 
@@ -34,12 +36,7 @@ def check_robot_name(name: str) -> str:
     Raises:
         ConfigError: it may not; the message quotes it (shortened) and says what is allowed.
     """
-    if not _ROBOT.fullmatch(name):
-        raise ConfigError(
-            f"robot name {shorten(name)} is not allowed: use 1 to {ROBOT_NAME_MAX} letters, digits, "
-            "'.', '_' or '-', beginning with a letter or digit"
-        )
-    return name
+    return _check(name, _LONG, "robot name", ROBOT_NAME_MAX)
 
 
 def check_service_name(name: str) -> str:
@@ -48,9 +45,32 @@ def check_service_name(name: str) -> str:
     Raises:
         ConfigError: it may not.
     """
-    if not _SERVICE.fullmatch(name):
+    return _check(name, _SHORT, "service name", SERVICE_NAME_MAX)
+
+
+def check_server_name(name: str) -> str:
+    """Return ``name`` if it may name a server of a fleet (``--server-id``).
+
+    Raises:
+        ConfigError: it may not.
+    """
+    return _check(name, _LONG, "server id", SERVER_NAME_MAX)
+
+
+def check_fleet_name(name: str) -> str:
+    """Return ``name`` if it may name a fleet.
+
+    Raises:
+        ConfigError: it may not.
+    """
+    return _check(name, _SHORT, "fleet name", FLEET_NAME_MAX)
+
+
+def _check(name: str, pattern: re.Pattern[str], what: str, most: int) -> str:
+    """Return ``name`` if it matches."""
+    if not pattern.fullmatch(name):
         raise ConfigError(
-            f"service name {shorten(name)} is not allowed: use 1 to {SERVICE_NAME_MAX} letters, digits, "
+            f"{what} {shorten(name)} is not allowed: use 1 to {most} letters, digits, "
             "'.', '_' or '-', beginning with a letter or digit"
         )
     return name

@@ -20,6 +20,10 @@ from shadow import errors
         ("HandshakeError", 76),
         ("IdentityError", 76),
         ("Unreachable", 69),
+        ("EngineRefused", 78),
+        ("Unavailable", 69),
+        ("Compacted", 69),
+        ("LeaseLost", 69),
     ],
 )
 def test_statuses(name: str, status: int) -> None:

@@ -1,11 +1,17 @@
-"""Names of robots and services: harmless as file names, whatever they are."""
+"""Names of robots, services, servers and fleets: harmless as file names, whatever they are."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shadow.errors import ConfigError
-from shadow.names import check_robot_name, check_service_name, socket_name
+from shadow.names import (
+    check_fleet_name,
+    check_robot_name,
+    check_server_name,
+    check_service_name,
+    socket_name,
+)
 
 
 @pytest.mark.parametrize("name", ["011", "a", "A.b-c_d", "x" * 64, "0..1"])
@@ -60,3 +66,13 @@ def test_what_is_accepted_makes_a_plain_file_name(robot: str, service: str) -> N
 def test_no_two_pairs_share_a_file() -> None:
     assert socket_name("011") == "011.sock"
     assert socket_name("011", "web") == "web@011.sock"
+
+
+def test_names_of_servers_and_fleets() -> None:
+    assert check_server_name("s" * 64) == "s" * 64
+    assert check_fleet_name("main") == "main"
+    for bad in ("", "a/b", "a:b", "-a", "a\n", "s" * 65):
+        with pytest.raises(ConfigError, match="server id"):
+            check_server_name(bad)
+    with pytest.raises(ConfigError, match=r"fleet name .* 1 to 32"):
+        check_fleet_name("f" * 33)

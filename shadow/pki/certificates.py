@@ -261,6 +261,14 @@ def load_credentials(
         ClockError: a certificate is not valid yet.
     """
     check_presence(ca_path, crt_path, key_path, purpose.advice)
+    credentials = read_credentials(Files(ca_path, crt_path, key_path), now)
+    _check_purpose(credentials.chain[0], crt_path, purpose)
+    return credentials
+
+
+def read_credentials(files: "Files", now: dt.datetime) -> Credentials:
+    """Like ``load_credentials``, errors included, whatever our certificate is for."""
+    ca_path, crt_path, key_path = files.ca, files.crt, files.key
     ca = load_certificates(ca_path, "CA certificate")
     chain = load_certificates(crt_path, "certificate")
     key = load_private_key(key_path, "private key")
@@ -273,7 +281,6 @@ def load_credentials(
         _check_signature(certificate, f"certificate {crt_path}")
         check_validity(certificate, f"certificate {crt_path}", now)
     check_curve(chain[0].public_key(), f"certificate {crt_path}")
-    _check_purpose(chain[0], crt_path, purpose)
     _check_issued(chain, crt_path, ca, ca_path, now)
     credentials = Credentials(ca, chain, key)
     _check_presentable(credentials, crt_path)

@@ -26,14 +26,30 @@ def check_presence(ca: Path, crt: Path, key: Path, advice: str) -> None:
     Raises:
         ConfigError: it names all that are missing, and how to make them.
     """
-    missing = [*_missing("CA certificate", ca), *_missing("certificate", crt), *_missing_key(crt, key)]
-    if missing:
-        *first, last = missing
-        named = f"{', '.join(first)} and {last}" if first else last
+    named = name_missing(ca, crt, key)
+    if named:
         raise ConfigError(
             f"{named}: No such file or directory; `shadow-ca init` and {advice} make them where the CA is, "
             "and shadow-tunnel(5), FILES, says how they get here"
         )
+
+
+def name_missing(ca: Path, crt: Path, key: Path, whose: str = "") -> str:
+    """Those of the three files that do not exist, in words; empty if all do.
+
+    Args:
+        ca: file with the CA's certificate.
+        crt: file with our certificate.
+        key: file with our private key.
+        whose: goes in front of what each is, such as ``"engine's "``.
+    """
+    missing = [
+        *_missing(f"{whose}CA certificate", ca),
+        *_missing(f"{whose}certificate", crt),
+        *_missing_key(f"{whose}private key", crt, key),
+    ]
+    *first, last = missing or [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _missing(what: str, path: Path) -> Iterator[str]:
@@ -41,13 +57,13 @@ def _missing(what: str, path: Path) -> Iterator[str]:
         yield f"{what} {path}"
 
 
-def _missing_key(crt: Path, key: Path) -> Iterator[str]:
+def _missing_key(what: str, crt: Path, key: Path) -> Iterator[str]:
     handed_over = os.environ.get("CREDENTIALS_DIRECTORY")  # systemd.exec(5)
     if handed_over is None or key.parent != Path(handed_over):
-        yield from _missing("private key", key)
+        yield from _missing(what, key)
     elif not _is_there(key) or _begins(key).strip() == NOT_THERE:
         # Nobody tells us where systemd looked: beside the certificate, unless a drop-in says otherwise.
-        yield f"private key {crt.with_suffix('.key')} (or what LoadCredential= of the unit names)"
+        yield f"{what} {crt.with_suffix('.key')} (or what LoadCredential= of the unit names)"
 
 
 def _begins(path: Path) -> bytes:

@@ -1,0 +1,250 @@
+"""The directory's keys and values: what each server says about itself, and which robot is where.
+
+Under ``/shadow/FLEET/``::
+
+    live/SERVER         a server that is alive: the key hangs on its lease
+    r/ROBOT             where a robot is; no lease: it counts while its server's live key does
+    crl/…, op/…         lists of revoked certificates, and orders
+
+A value is a JSON object with ``"v": 1``; unknown fields are ignored. Other programs may write here, too, and
+other versions: what is not of this form is no entry, and why is a ``Stranger``.
+"""
+
+import enum
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..errors import ConfigError
+from ..names import check_robot_name, check_server_name, check_service_name, clean_software
+from ..net.address import Endpoint, parse_endpoint
+from ..wire.frames import SERVICES_MAX
+
+VERSION = 1
+VALUE_MAX = 4096  # bytes of an entry
+_NUMBER_MAX = 2**53 - 1  # what every JSON implementation represents exactly (RFC 8259, section 6)
+_ADDRESS_MAX = 64
+_ID = re.compile(r"[0-9A-Za-z._-]{1,64}", re.ASCII)
+_SERIAL = re.compile(r"[0-9a-f]{1,40}", re.ASCII)
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+_WRONG = (KeyError, TypeError, ValueError, AttributeError, ConfigError)
+
+
+class Family(enum.Enum):
+    """What a key is about."""
+
+    ROBOT = enum.auto()
+    SERVER = enum.auto()
+    OTHER = enum.auto()
+
+
+class Strange(enum.StrEnum):
+    """Why something is none of our entries."""
+
+    KEY = "a key that is none of ours"
+    SIZE = "a value that is too large"
+    JSON = "a value that is no JSON object"
+    VERSION = "a value of another version of Shadow"
+    FIELD = "a value with a field that is missing or wrong"
+
+
+class Stranger(Exception):
+    """A key or a value that is no entry of ours; ``why`` not."""
+
+    def __init__(self, why: Strange) -> None:
+        super().__init__(str(why))
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A server that is alive.
+
+    Attributes:
+        inc: which life of its: other than before after a crash, the same after a planned restart.
+        peer: where other servers reach it; None: nowhere.
+        dial: where robots dial their data channels; None: the address that they used for the control channel.
+        draining: it wants to be rid of its robots.
+        software: its program and version.
+    """
+
+    inc: str
+    peer: Endpoint | None = None
+    dial: Endpoint | None = None
+    draining: bool = False
+    software: str = ""
+
+    def encode(self) -> bytes:
+        """As a value."""
+        peer, dial = (None if one is None else str(one) for one in (self.peer, self.dial))
+        return _encode(inc=self.inc, peer=peer, dial=dial, draining=self.draining, software=self.software)
+
+
+class Entry(NamedTuple):
+    """Where a robot is.
+
+    Attributes:
+        server: at which server.
+        inc: in which life of that server.
+        sid: id of its session.
+        boot: which life of the robot's client.
+        attempt: how many sessions that has tried to open, this one included.
+        services: the names of what it offers.
+        address: where it comes from, for people.
+        since: when the session began, in seconds since 1970 by that server's clock; for people.
+        serial: serial number of its certificate, in hexadecimal.
+        revision: of the key's last change; 0: not written yet. It is not in the value.
+    """
+
+    server: str
+    inc: str
+    sid: str
+    boot: str
+    attempt: int
+    services: tuple[str, ...] = ()
+    address: str = ""
+    since: float = 0.0
+    serial: str = ""
+    revision: int = 0
+
+    def encode(self) -> bytes:
+        """As a value."""
+        return _encode(
+            s=self.server, i=self.inc, sid=self.sid, b=self.boot, n=self.attempt,
+            o=self.services, p=self.address, t=self.since, c=self.serial,
+        )  # fmt: skip
+
+
+class Keys:
+    """The keys of one fleet.
+
+    Attributes:
+        prefix: what all of them begin with.
+        robots: what those of robots begin with.
+        servers: what those of servers begin with.
+    """
+
+    def __init__(self, fleet: str) -> None:
+        self.prefix = f"/shadow/{fleet}/".encode()
+        self.robots = self.prefix + b"r/"
+        self.servers = self.prefix + b"live/"
+        self._others = self.prefix + b"crl/", self.prefix + b"op/"
+
+    def robot(self, name: str) -> bytes:
+        """The key of a robot."""
+        return self.robots + name.encode()
+
+    def server(self, name: str) -> bytes:
+        """The key of a server."""
+        return self.servers + name.encode()
+
+    def parse(self, key: bytes) -> tuple[Family, str]:
+        """What a key is about, and the name of the robot or server.
+
+        Raises:
+            Stranger: it is none of ours.
+        """
+        try:
+            if key.startswith(self.robots):
+                return Family.ROBOT, check_robot_name(key[len(self.robots) :].decode())
+            if key.startswith(self.servers):
+                return Family.SERVER, check_server_name(key[len(self.servers) :].decode())
+        except (ConfigError, UnicodeDecodeError) as error:
+            raise Stranger(Strange.KEY) from error
+        if key.startswith(self._others):
+            return Family.OTHER, ""
+        raise Stranger(Strange.KEY)
+
+
+def parse_entry(value: bytes, revision: int) -> Entry:
+    """A robot's entry from its key's value, last changed at ``revision``.
+
+    Raises:
+        Stranger: it is none.
+    """
+    said = _decode(value)
+    try:
+        return Entry(
+            check_server_name(said["s"]), _id(said["i"]), _id(said["sid"]), _id(said["b"]),
+            _number(said["n"]), _services(said.get("o", [])), _address(said.get("p", "")),
+            _since(said.get("t", 0)), _serial(said.get("c", "")), revision,
+        )  # fmt: skip
+    except _WRONG as error:
+        raise Stranger(Strange.FIELD) from error
+
+
+def parse_live(value: bytes) -> Live:
+    """What a server says about itself, from its key's value.
+
+    Raises:
+        Stranger: it is nothing of that kind.
+    """
+    said = _decode(value)
+    try:
+        software = said.get("software", "")
+        return Live(
+            _id(said["inc"]), _endpoint(said.get("peer")), _endpoint(said.get("dial")),
+            said.get("draining") is True, clean_software(software) if isinstance(software, str) else "",
+        )  # fmt: skip
+    except _WRONG as error:
+        raise Stranger(Strange.FIELD) from error
+
+
+def _encode(**fields: Any) -> bytes:
+    return _ENCODER.encode({"v": VERSION, **fields}).encode()
+
+
+def _decode(value: bytes) -> dict[str, Any]:
+    if len(value) > VALUE_MAX:
+        raise Stranger(Strange.SIZE)
+    try:
+        said = json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise Stranger(Strange.JSON) from error
+    if not isinstance(said, dict):
+        raise Stranger(Strange.JSON)
+    if type(said.get("v")) is not int or said["v"] != VERSION:
+        raise Stranger(Strange.VERSION)
+    return said
+
+
+def _id(said: str) -> str:
+    if not _ID.fullmatch(said):
+        raise ValueError(said)
+    return said
+
+
+def _number(said: object) -> int:
+    if type(said) is not int or not 0 <= said <= _NUMBER_MAX:
+        raise ValueError(said)
+    return said
+
+
+def _since(said: object) -> float:
+    if type(said) not in {int, float} or not 0 <= said <= _NUMBER_MAX:  # type: ignore[operator]
+        raise ValueError(said)
+    return float(said)  # type: ignore[arg-type]
+
+
+def _services(said: list[str]) -> tuple[str, ...]:
+    if type(said) is not list or len(said) > SERVICES_MAX:
+        raise TypeError("services")
+    return tuple("" if name == "" else check_service_name(name) for name in said)
+
+
+def _address(said: str) -> str:
+    if len(said) > _ADDRESS_MAX or not said.isprintable():
+        raise ValueError("address")
+    return said
+
+
+def _serial(said: str) -> str:
+    if said and not _SERIAL.fullmatch(said):
+        raise ValueError("serial")
+    return said
+
+
+def _endpoint(said: str | None) -> Endpoint | None:
+    return None if said is None else parse_endpoint(said)
