@@ -49,7 +49,7 @@ MODULES = {
         "server.admission",
         "server.trust",
         "server.handshakes",
-        "server.greeting",
+        "server.newcomer",
         "server.visitors",
         "server.session",
         "server.signer",

@@ -19,7 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from .. import __version__, events
 from ..relay.pool import TURN_BUCKETS
-from ..server.greeting import Failure
+from ..server.newcomer import Failure
 from ..server.server import Server
 from ..server.session import Cause
 from ..systemd import journal

@@ -16,6 +16,7 @@ from typing import Annotated
 from ..errors import ConfigError, UsageError
 from ..names import DEFAULT_SERVICE, check_robot_name, check_service_name
 from ..net.address import Endpoint, parse_advertised, parse_endpoint, parse_host, parse_port
+from ..net.networks import Network, parse_networks
 from ..options import Option, Program, Reader, parse_bool, parse_count, parse_seconds, parse_word
 from ..pki.certificates import Files
 from ..systemd.fdstore import passes_socket
@@ -119,6 +120,12 @@ class ServerConfig:
             "where robots open their channels for visitors (default: where they have connected)",
         ),
     ] = None
+    proxy_protocol: Annotated[
+        Sequence[Network],
+        Option(
+            parse_networks, "NETS", "networks of load balancers, which send a PROXY header: 192.0.2.0/24,…"
+        ),
+    ] = ()
     ktls: _Ktls = Ktls.AUTO
     keepalive: Annotated[
         float,

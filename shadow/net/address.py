@@ -141,12 +141,17 @@ def describe(sockaddr: object) -> str:
 
 def source_of(host: str) -> str:
     """Where a connection comes from: an IPv4 address, or the network that an IPv6 address is in."""
-    address = ipaddress.ip_address(host.partition("%")[0])
+    address = true_address(host)
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
-    if address.ipv4_mapped is not None:  # from a dual-stack socket
-        return str(address.ipv4_mapped)
     return str(ipaddress.ip_network((address, _IPV6_PREFIX), strict=False))
+
+
+def true_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address of a socket's end without its zone; that of IPv4 on a dual-stack socket is IPv4."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
 
 def interleave(targets: list[Target]) -> list[Target]:

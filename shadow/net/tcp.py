@@ -1,5 +1,6 @@
 """What is specific to TCP sockets; see tcp(7)."""
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -22,6 +23,32 @@ _FAMILIES = frozenset({socket.AF_INET, socket.AF_INET6})
 def is_tcp(sock: socket.socket) -> bool:
     """Whether it is a TCP socket, and not, say, a unix socket."""
     return sock.family in _FAMILIES and sock.type == socket.SOCK_STREAM
+
+
+async def peek(sock: socket.socket, size: int) -> bytes:
+    """What has come, up to ``size`` bytes of it, left in the socket; empty at the end of the stream.
+
+    Waits for the first byte.
+
+    Raises:
+        OSError: the connection broke.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return sock.recv(size, socket.MSG_PEEK)
+        except BlockingIOError:
+            readable = loop.create_future()
+            loop.add_reader(sock, _fulfil, readable)
+            try:
+                await readable
+            finally:
+                loop.remove_reader(sock)
+
+
+def _fulfil(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def reset(sock: socket.socket) -> None:

@@ -85,3 +85,40 @@ class Turns(Generic[Item]):
             self._ready.pop(source, None)
         else:
             self._ready.setdefault(source)
+
+
+class Places(Generic[Item]):
+    """So many places for items that should leave soon; who comes gets one.
+
+    When all are taken, the source with the most gives one up: the one it has held longest. So even a source
+    whose items never leave keeps nobody out, not even those of its own that leave soon.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._taken = 0
+        self._items: dict[str, dict[Item, None]] = {}
+
+    def __len__(self) -> int:
+        """How many are taken."""
+        return self._taken
+
+    def came(self, source: str, item: Item) -> Item | None:
+        """An item of ``source`` came; return the one that has to leave, if one has to."""
+        self._items.setdefault(source, {})[item] = None
+        self._taken += 1
+        if self._taken <= self._number:
+            return None
+        crowd = max(self._items, key=lambda one: len(self._items[one]))
+        loser = next(iter(self._items[crowd]))
+        self.left(crowd, loser)
+        return loser
+
+    def left(self, source: str, item: Item) -> None:
+        """An item of ``source`` left; harmless if it had to."""
+        items = self._items.get(source, {})
+        if item in items:
+            del items[item]
+            self._taken -= 1
+            if not items:
+                del self._items[source]

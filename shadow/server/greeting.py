@@ -1,12 +1,9 @@
 """One connection, from its first byte to HELLO: the deadline, and what we log if it fails."""
 
 import asyncio
-import enum
-import logging
 import select
 import socket
 
-from .. import events
 from ..daemon.config import ServerConfig
 from ..errors import (
     CertificateRefused,
@@ -17,26 +14,15 @@ from ..errors import (
     ShadowError,
     reason_of,
 )
-from ..net.address import describe
+from ..net.address import true_address
 from ..net.liveness import watch_for_death
 from ..transport import handshake
 from ..transport.channel import Channel
 from ..transport.hello import hear_hello
 from ..wire.frames import Hello
+from ..wire.proxy_protocol import begins_header
+from .newcomer import Failure, LeftWithoutAWord, Newcomer, wait_for_a_word
 from .trust import Trust
-
-
-class Failure(enum.StrEnum):
-    """Why a connection failed, in a word that can be counted."""
-
-    TIMEOUT = "timeout"
-    TLS = "tls"
-    OURS = "our-certificate"
-    IDENTITY = "identity"
-    PROTOCOL = "protocol"
-    LOST = "lost"
-    SILENT = "silent"
-
 
 _FAILURES: dict[type[ShadowError], Failure] = {
     HandshakeError: Failure.TLS, CertificateRefused: Failure.OURS, IdentityError: Failure.IDENTITY,
@@ -52,26 +38,27 @@ class Greeter:
         self._deadline = config.handshake_timeout
         self._trust = trust
 
-    async def greet(self, sock: socket.socket) -> tuple[Channel, Hello, str] | None:
+    async def greet(self, newcomer: Newcomer) -> tuple[Channel, Hello, str] | None:
         """Do everything up to the first frame.
 
         Returns:
             The connection, its HELLO, and where it comes from, for humans; None if it fails: then it is
             closed, and the log says why.
         """
-        peer, cause = "somebody", Failure.LOST
+        sock, cause = newcomer.sock, Failure.LOST
         try:
-            peer = describe(sock.getpeername())
             watch_for_death(sock, self._interval)
-            async with asyncio.timeout(self._deadline):
+            async with asyncio.timeout(self._deadline - newcomer.spent):
                 channel, hello = await self._hear(sock)
             if channel.live:
-                return channel, hello, peer
+                return channel, hello, newcomer.peer
             why = "the connection broke right after HELLO"  # or misbehaved
         except TimeoutError:
             why, cause = f"no HELLO within {self._deadline:g} s", Failure.TIMEOUT
-        except _LeftWithoutAWord:
-            why, cause = "it has left without a word", Failure.SILENT
+        except LeftWithoutAWord as error:
+            why, cause = str(error), Failure.SILENT
+        except handshake.NotTls as error:
+            why, cause = _what_instead(error, newcomer)
         except ShadowError as error:
             why, cause = str(error), _FAILURES.get(type(error), Failure.LOST)
         except OSError as error:
@@ -79,54 +66,24 @@ class Greeter:
         except BaseException:
             sock.close()
             raise
-        sock.close()
-        _log_failure(peer, why, cause)
+        newcomer.fail(why, cause)
         return None
 
     async def _hear(self, sock: socket.socket) -> tuple[Channel, Hello]:
-        await _wait_for_a_word(sock)
+        await wait_for_a_word(sock)
+        poll = select.poll()
+        poll.register(sock, select.POLLRDHUP)
+        if poll.poll(0):  # a handshake that nobody waits for any more would cost as much as any other
+            raise PeerError("it hung up before its turn came")
         return await hear_hello(await handshake.handshake(sock, self._trust.settings))
 
 
-def _log_failure(peer: str, why: str, cause: Failure) -> None:
-    # Leaving without a word is usually a mere check whether the port is open: not worth a line in the log.
-    level = logging.DEBUG if cause is Failure.SILENT else logging.WARNING
-    text = f"no handshake with {peer}: {why}"
-    events.log(events.HandshakeFailed(peer=peer, cause=cause.value), level, text)
-
-
-class _LeftWithoutAWord(PeerError):
-    """The peer left before its first byte."""
-
-
-async def _wait_for_a_word(sock: socket.socket) -> None:
-    """Wait for the first byte, and leave it there.
-
-    Raises:
-        PeerError: the peer has left, without a word or while it waited for its turn.
-    """
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            if not sock.recv(1, socket.MSG_PEEK):
-                raise _LeftWithoutAWord
-        except BlockingIOError:
-            readable = loop.create_future()
-            loop.add_reader(sock, _fulfil, readable)
-            try:
-                await readable
-            finally:
-                loop.remove_reader(sock)
-        except OSError as error:
-            raise _LeftWithoutAWord from error
-        else:
-            poll = select.poll()
-            poll.register(sock, select.POLLRDHUP)
-            if poll.poll(0):  # a handshake that nobody waits for any more would cost as much as any other
-                raise PeerError("it hung up before its turn came")
-            return
-
-
-def _fulfil(waiting: asyncio.Future[None]) -> None:
-    if not waiting.done():
-        waiting.set_result(None)
+def _what_instead(error: handshake.NotTls, newcomer: Newcomer) -> tuple[str, Failure]:
+    """What somebody speaks who does not speak TLS."""
+    if not begins_header(error.start):
+        return str(error), Failure.TLS
+    if newcomer.proxy:
+        return f"{newcomer.proxy} sent a PROXY header in front of another one", Failure.PROXY
+    address = true_address(newcomer.host)
+    why = f"it sent a PROXY header, and --proxy-protocol does not name its address; add {address} if it is"
+    return f"{why} a load balancer of yours", Failure.PROXY

@@ -6,7 +6,6 @@ and nobody else does.
 """
 
 import asyncio
-import contextlib
 import functools
 import logging
 import socket
@@ -15,13 +14,14 @@ from collections.abc import Callable, Sequence
 from .. import events
 from ..daemon.config import ServerConfig
 from ..net.acceptor import Acceptor
-from ..net.address import describe, source_of
 from ..transport.channel import Channel
 from ..wire.frames import Hello
 from ..wire.timing import Pace
 from .descriptors import Descriptors
 from .fairness import Turns
 from .greeting import Greeter
+from .introduction import PLACES_MAX, Introductions
+from .newcomer import Newcomer, newcomer_on
 from .trust import Trust
 
 SHARES = 4  # this many addresses together may take all places
@@ -51,7 +51,10 @@ class Handshakes:
         # Peers that have not identified themselves must not take the descriptors of those that have.
         most = max(1, descriptors.limit // SHARES)
         places = min(config.max_handshakes, most)
-        self._turns: Turns[socket.socket] = Turns(places, max(1, places // SHARES), min(_WAITING_MAX, most))
+        self._turns: Turns[Newcomer] = Turns(places, max(1, places // SHARES), min(_WAITING_MAX, most))
+        self._introductions = Introductions(
+            config.proxy_protocol, config.handshake_timeout, min(PLACES_MAX, max(1, most // 2)), self._queue
+        )
         self._pace = Pace(config.max_handshake_rate)
         self._timer: asyncio.Handle | None = None  # set while the next one may not begin yet
         self._tasks: set[asyncio.Task[None]] = set()
@@ -68,8 +71,8 @@ class Handshakes:
 
     @property
     def waiting(self) -> int:
-        """Connections that wait for their turn."""
-        return self._turns.waiting
+        """Connections that wait for their turn, or of which a load balancer has not said whose they are."""
+        return self._turns.waiting + len(self._introductions)
 
     def open(self, sockets: Sequence[socket.socket]) -> None:
         """Accept from now on."""
@@ -82,35 +85,40 @@ class Handshakes:
             acceptor.close()
         if self._timer is not None:
             self._timer.cancel()
-        for sock in self._turns.leave():
-            sock.close()
+        await self._introductions.close()
+        for newcomer in self._turns.leave():
+            newcomer.sock.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _accepted(self, sock: socket.socket) -> None:
         try:
-            source = source_of(sock.getpeername()[0])
+            newcomer = newcomer_on(sock)
         except OSError:  # it has left already
             sock.close()
             return
-        loser = self._turns.came(source, sock)
+        if not self._introductions.needs(newcomer):
+            self._queue(newcomer)
+        elif loser := self._introductions.came(newcomer):
+            self._report_dropped(loser)
+
+    def _queue(self, newcomer: Newcomer) -> None:
+        loser = self._turns.came(newcomer.source, newcomer)
         if loser is not None:
-            self._drop(loser)
+            self._report_dropped(loser)
+            loser.sock.close()
         self._serve()
 
-    def _drop(self, sock: socket.socket) -> None:
+    def _report_dropped(self, newcomer: Newcomer) -> None:
         self.dropped += 1
         self._unreported += 1
         now = self._loop.time()
         if now - self._reported >= _REPORT_PAUSE:
-            peer = "somebody"
-            with contextlib.suppress(OSError):
-                peer = describe(sock.getpeername())
+            peer = newcomer.peer
             text = f"handshake queue full: connections dropped: {self._unreported}, e.g. from {peer}"
             events.log(events.Crowded(peer=peer, dropped=self._unreported), logging.WARNING, text)
             self._reported, self._unreported = now, 0
-        sock.close()
 
     def _serve(self) -> None:
         """Begin one handshake, if possible, and the next one after an iteration of the event loop.
@@ -124,8 +132,8 @@ class Handshakes:
         if delay:
             self._timer = self._loop.call_later(delay, self._serve_again)
             return
-        source, sock = self._turns.take()
-        task = self._loop.create_task(self._greet(sock))
+        source, newcomer = self._turns.take()
+        task = self._loop.create_task(self._greet(newcomer))
         self._tasks.add(task)
         task.add_done_callback(functools.partial(self._done, source))
         self._timer = self._loop.call_soon(self._serve_again)
@@ -139,8 +147,8 @@ class Handshakes:
         self._turns.done(source)
         self._serve()
 
-    async def _greet(self, sock: socket.socket) -> None:
-        greeted = await self._greeter.greet(sock)
+    async def _greet(self, newcomer: Newcomer) -> None:
+        greeted = await self._greeter.greet(newcomer)
         if greeted is not None:
             self.passed += 1
             self._on_greeted(*greeted)

@@ -35,6 +35,18 @@ _PART = 4096  # bytes of what it still sends, read at once
 _HANDSHAKE_MAX = 2**15  # bytes that a peer may send in all: OpenSSL keeps them before it knows who that is
 
 
+class NotTls(HandshakeError):
+    """The peer speaks something else.
+
+    Attributes:
+        start: its first bytes.
+    """
+
+    def __init__(self, start: bytes) -> None:
+        super().__init__(f"the peer does not speak TLS; it began with {start!r}")
+        self.start = start
+
+
 async def handshake(sock: socket.socket, settings: Settings) -> Link:
     """Do the handshake on a connected, non-blocking socket and check who the peer is.
 
@@ -182,7 +194,7 @@ async def _read_record(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> 
     header = await _read_exactly(loop, sock, _RECORD_HEADER)
     length = int.from_bytes(header[3:5], "big")
     if header[0] not in _HANDSHAKE_TYPES or header[1] != 3 or length > _CIPHERTEXT_MAX:
-        raise HandshakeError(f"the peer does not speak TLS; it began with {header!r}")
+        raise NotTls(header)
     return header + await _read_exactly(loop, sock, length)
 
 

@@ -25,7 +25,7 @@ from shadow.pki.expiry import Term
 from shadow.pki.request import CODES
 from shadow.relay.pool import TURN_BUCKETS
 from shadow.server import signer
-from shadow.server.greeting import Failure
+from shadow.server.newcomer import Failure
 from shadow.server.session import Cause
 from shadow.transport import ktls
 from shadow.wire.frames import Unsigned

@@ -223,6 +223,20 @@ def test_a_bad_variable_is_a_configuration_error_that_names_it(name: str, value:
     assert caught.value.exit_status == 78
 
 
+def test_networks_of_load_balancers() -> None:
+    words = ["--lport=1", "--ldir=.", "--ca=a", "--crt=b", "--key=c"]
+    assert parse_server(words, {}).proxy_protocol == ()
+    for config in (
+        parse_server([*words, "--proxy-protocol=10.0.0.0/8,::1"], {}),
+        parse_server(words, {"SHADOW_PROXY_PROTOCOL": "10.0.0.0/8,::1"}),
+    ):
+        assert list(map(str, config.proxy_protocol)) == ["10.0.0.0/8", "::1/128"]
+    with pytest.raises(UsageError, match="argument --proxy-protocol: 'yes' is not a network such as"):
+        parse_server([*words, "--proxy-protocol=yes"], {})
+    with pytest.raises(ConfigError, match="SHADOW_PROXY_PROTOCOL in the environment: '10/8' is not"):
+        parse_server(words, {"SHADOW_PROXY_PROTOCOL": "10/8"})
+
+
 def test_help_tells_of_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
     for parse in (parse_server, parse_client):
         with pytest.raises(SystemExit) as left:

@@ -1,5 +1,6 @@
 """What the kernel is told and asked of TCP connections."""
 
+import asyncio
 import socket
 
 import pytest
@@ -54,3 +55,21 @@ def test_a_port_that_is_taken_is_named() -> None:
     (sock,) = listen_tcp(port, ipv4=True, ipv6=True)
     with sock, pytest.raises(LocalError, match=rf"port {port}: Address already in use; is another"):
         listen_tcp(port, ipv4=True, ipv6=True)
+
+
+def test_peeking_takes_nothing() -> None:
+    ours, theirs = tcp_pair()
+    ours.setblocking(False)
+
+    async def body() -> list[bytes]:
+        async with asyncio.timeout(DEADLINE):
+            waiting = asyncio.create_task(tcp.peek(ours, 3))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            theirs.sendall(b"abcdef")
+            seen = [await waiting, await tcp.peek(ours, 9), ours.recv(9)]
+            theirs.close()
+            return [*seen, await tcp.peek(ours, 9)]
+
+    with ours:
+        assert asyncio.run(body()) == [b"abc", b"abcdef", b"abcdef", b""]

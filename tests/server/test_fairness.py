@@ -1,9 +1,9 @@
-"""Taking turns: shares, order, and who has to leave."""
+"""Taking turns and places: shares, order, and who has to leave."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shadow.server.fairness import Turns
+from shadow.server.fairness import Places, Turns
 
 
 def everybody(turns: Turns[int]) -> list[tuple[str, int]]:
@@ -82,3 +82,38 @@ def test_nobody_is_lost_and_no_limit_is_passed(steps: list[tuple[str, bool]]) ->
         assert came == left + turns.running + turns.waiting
         # Whoever waits has a reason to.
         assert turns.waiting == 0 or not turns.may_take
+
+
+def test_the_oldest_of_those_with_most_gives_way() -> None:
+    places: Places[int] = Places(3)
+    assert [places.came("a", 1), places.came("b", 2), places.came("a", 3)] == [None] * 3
+    assert places.came("b", 4) == 1  # as many as those of "b", and longer there
+    assert places.came("b", 5) == 2
+    assert places.came("c", 6) == 4
+    places.left("a", 3)
+    places.left("a", 3)
+    places.left("a", 1)  # it had to leave before
+    assert len(places) == 2
+    assert places.came("a", 7) is None
+
+
+@given(st.integers(1, 4), st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=60))
+def test_there_is_always_a_place_for_the_next(number: int, steps: list[tuple[str, bool]]) -> None:
+    places: Places[int] = Places(number)
+    there: dict[int, str] = {}  # sources by items, in the order in which they came
+    for item, (source, comes) in enumerate(steps):
+        if comes:
+            there[item] = source
+            loser = places.came(source, item)
+            sources = list(there.values())
+            assert (loser is None) is (len(sources) <= number)
+            if loser is not None:
+                crowd = there[loser]
+                assert loser != item
+                assert sources.count(crowd) == max(map(sources.count, sources))
+                assert loser == next(one for one, its_source in there.items() if its_source == crowd)
+                del there[loser]
+        elif there:
+            oldest = next(iter(there))
+            places.left(there.pop(oldest), oldest)
+        assert len(places) == len(there)

@@ -1,15 +1,30 @@
 """The TLS port, as strangers and broken peers see it; and what the operator reads of them."""
 
+import asyncio
 import contextlib
 import socket
 import ssl
 import struct
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from shadow.pki.certificates import Purpose
-from tests.support import DEADLINE, Authority, Daemon, Tunnel, open_descriptors, random_bytes, wait_for
+from shadow.server.greeting import Greeter
+from shadow.server.newcomer import Newcomer
+from tests.support import (
+    DEADLINE,
+    Authority,
+    Daemon,
+    Tunnel,
+    open_descriptors,
+    random_bytes,
+    tcp_pair,
+    wait_for,
+)
+from tests.support.log import Said
 from tests.support.peer import HELLO, PING, PONG, WELCOME, Peer, client_context, connect, frame, still_works
 
 
@@ -119,6 +134,23 @@ def test_weak_suites(tunnel: Tunnel, server: Daemon, suite: str) -> None:
     context.set_ciphers(f"{suite}:@SECLEVEL=0")
     refused_in_tls(tunnel, context)
     server.wait_for_log("no handshake with .*no shared cipher")
+
+
+def test_a_header_of_the_proxy_protocol_counts_for_the_deadline(said: Said) -> None:
+    """Who took all the time for it has none left for the handshake."""
+    config: Any = SimpleNamespace(keepalive=30.0, handshake_timeout=DEADLINE)
+    trust: Any = None  # nobody gets that far
+    ours, theirs = tcp_pair()
+    ours.setblocking(False)
+    newcomer = Newcomer(ours, "192.0.2.1", 7, proxy="10.0.0.1:1", spent=DEADLINE - 0.01)
+
+    async def body() -> None:
+        async with asyncio.timeout(DEADLINE / 2):
+            assert await Greeter(config, trust).greet(newcomer) is None
+
+    with theirs:
+        asyncio.run(body())
+    assert [text for _event, text in said] == ["no handshake with 192.0.2.1:7: no HELLO within 30 s"]
 
 
 def test_who_says_nothing_has_to_leave(tunnel: Tunnel) -> None:

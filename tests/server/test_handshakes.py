@@ -99,7 +99,11 @@ def test_a_slow_machine_has_few_at_a_time(authority: Authority, monkeypatch: pyt
 
     monkeypatch.setattr(tls_handshake, "handshake", handshake)
     config: Any = SimpleNamespace(
-        max_handshakes=256, max_handshake_rate=1e6, keepalive=30.0, handshake_timeout=DEADLINE
+        max_handshakes=256,
+        max_handshake_rate=1e6,
+        keepalive=30.0,
+        handshake_timeout=DEADLINE,
+        proxy_protocol=(),
     )
 
     trust: Any = SimpleNamespace(settings=settings(authority, Purpose.SERVER))

@@ -91,6 +91,6 @@ def variables(command: str) -> dict[str, Option]:
 
 
 def _default(value: object) -> str:
-    if value is None or value is False or value in (argparse.SUPPRESS, []):
+    if value is None or value is False or value in (argparse.SUPPRESS, [], ()):
         return ""
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -23,11 +23,18 @@ class Peer:
     """A robot's connection made by hand."""
 
     def __init__(
-        self, port: int, context: ssl.SSLContext, host: str = "127.0.0.1", source: str | None = None
+        self,
+        port: int,
+        context: ssl.SSLContext,
+        host: str = "127.0.0.1",
+        source: str | None = None,
+        header: bytes = b"",
     ) -> None:
+        """Connect, from ``source``; say ``header`` before TLS begins."""
         where = None if source is None else (source, 0)
         raw = socket.create_connection((host, port), timeout=DEADLINE, source_address=where)
         try:
+            raw.sendall(header)
             self.sock = context.wrap_socket(raw, server_hostname="localhost")
         except BaseException:
             raw.close()
