@@ -33,8 +33,9 @@ class TaskServer(ABC):
         self._sent_away = 0
 
     def listen(self, sock: socket.socket, descriptors: Descriptors) -> None:
-        """Answer on a listening socket; ``descriptors`` are told when accepting has to pause."""
-        self._listening.append((sock, Acceptor(sock, self._accepted, descriptors.ran_out)))
+        """Answer on a listening socket; ``descriptors`` hear of each connection, and when there are none."""
+        acceptor = Acceptor(sock, self._accepted, descriptors.ran_out, descriptors.for_caller)
+        self._listening.append((sock, acceptor))
 
     async def close(self) -> None:
         """Stop answering."""

@@ -23,6 +23,7 @@ _RESERVE_PART = 5  # one descriptor in this many belongs to the reserve
 _RESERVE_MAX = 128
 _CALM = 5.0  # seconds in which nobody had to wait: then the shortage is over
 _REMINDER = 60.0  # seconds between two lines that say that it is not
+_RECOUNT = 1.0  # seconds between two counts for those who only ask whether robots have to wait
 
 
 class Descriptors:
@@ -44,8 +45,10 @@ class Descriptors:
         self._since: float | None = None  # when somebody first had to wait; ``_last``: most recently
         self._last = self._said = 0.0
         self._given_up = self._refused = 0
+        self._robots_wait = False
+        self._recount_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._count()
+        self.count()
 
     @property
     def limit(self) -> int:
@@ -63,7 +66,33 @@ class Descriptors:
 
     def for_robot(self) -> bool:
         """Whether one more connection of a robot may be accepted."""
-        return self._let_in(1 + self._reserve // 2)
+        self._robots_wait = not self._let_in(self._for_a_robot)
+        return not self._robots_wait
+
+    @property
+    def robots_wait(self) -> bool:
+        """True if the last connection of a robot had to wait, and there is no room for one since then.
+
+        In contrast to ``for_robot`` nothing is given up for that, and it may be asked as often as you like.
+        """
+        now = self._loop.time()
+        if self._robots_wait and now >= self._recount_at:
+            self._recount_at = now + _RECOUNT
+            self._robots_wait = not self._has(self._for_a_robot)
+        return self._robots_wait
+
+    @property
+    def _for_a_robot(self) -> int:
+        return 1 + self._reserve // 2
+
+    def for_caller(self) -> bool:
+        """Whether somebody who only asks us something may be accepted: always, of the reserve if need be."""
+        self.took_one()
+        return True
+
+    def took_one(self) -> None:
+        """One more is in use, and not for a connection that was let in."""
+        self._free -= 1
 
     def promise(self) -> Callable[[], None]:
         """A visitor was accepted; call the returned function, once, when it needs no more descriptors."""
@@ -102,10 +131,11 @@ class Descriptors:
 
     def _has(self, wanted: int) -> bool:
         if self._free < wanted:
-            self._count()
+            self.count()
         return self._free >= wanted
 
-    def _count(self) -> None:
+    def count(self) -> None:
+        """Count the free ones; needed where many were taken that nobody has told us of."""
         limit = self.limit
         self._reserve = min(limit // _RESERVE_PART, _RESERVE_MAX)
         try:

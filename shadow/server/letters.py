@@ -337,7 +337,7 @@ class StartPart(Part):
     def resume(self, heir: Heir) -> None:
         """See ``Part.resume``: the answer may be there already."""
         robot, its_channel = heir.resume_channel(self.robot, self.record, self.sock, State.STARTING)
-        robot.visitors.expect_answer(self.visitor, its_channel)
+        robot.visitors.resume_start(self.visitor, its_channel)
 
 
 _KINDS: Mapping[str, type[Part]] = {

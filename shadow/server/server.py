@@ -80,6 +80,7 @@ class Server:
         # Before everything that can wait: until then streams stand still, and robots and visitors wait.
         self.resumed["streams"] = self.durable.resume(self._admission.resume_stream)
         self.resumed["sessions"] = handover.resume(store, self._admission)
+        self.robots.descriptors.count()
         self.handshakes.open(self._sockets)
         if self._open_endpoints is not None:
             self._endpoints = self._open_endpoints(self)

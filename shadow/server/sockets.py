@@ -88,6 +88,7 @@ class Sockets:
         on_accept = functools.partial(self._on_visitor, service)
         descriptors = self._descriptors
         acceptor = Acceptor(listener.sock, on_accept, descriptors.ran_out, descriptors.for_visitor)
+        descriptors.took_one()
         self._listeners[service] = (listener, acceptor)
 
     def _path(self, service: str) -> Path:

@@ -83,8 +83,14 @@ class Visitors:
 
     def resume(self, visitor: Visitor) -> None:
         """Take in a visitor that the previous daemon has accepted."""
+        visitor.on_settled = self._descriptors.promise()
         self._numbers.note(visitor.stream)
         self.seat(visitor)
+
+    def resume_start(self, visitor: Visitor, channel: Channel) -> None:
+        """Take in one for which the previous daemon has sent START; the answer may be there already."""
+        visitor.on_settled = self._descriptors.promise()
+        self.expect_answer(visitor, channel)
 
     def seat(self, visitor: Visitor, *, again: bool = False) -> None:
         """Find a channel for a visitor, or let it wait for one."""

@@ -3,15 +3,23 @@
 import asyncio
 import contextlib
 import errno
+import os
+import socket
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from shadow import events
-from shadow.server import descriptors
+from shadow.daemon.config import parse_server
+from shadow.relay.durable import DurableStreams
+from shadow.relay.pool import Relay
+from shadow.server import descriptors, handover
 from shadow.server.descriptors import Descriptors
+from shadow.server.server import Server
+from shadow.systemd.fdstore import Store
 from tests.support import Service, Tunnel, echo, open_descriptors, serving, wait_for
 from tests.support.call import INTERFACE, Call
 from tests.support.log import Said
@@ -20,6 +28,7 @@ from tests.support.peer import (
     REFUSED,
     START,
     STARTED,
+    WELCOME,
     Peer,
     connect,
     frame,
@@ -203,6 +212,7 @@ def test_who_may_have_the_last_ones(said: Said, monkeypatch: pytest.MonkeyPatch)
         while few.for_robot():
             used.append(None)
         assert len(used) == 90, "half of the reserve is left"
+        assert few.robots_wait
         for promise in promises:
             promise()
         del used[:]
@@ -211,3 +221,82 @@ def test_who_may_have_the_last_ones(said: Said, monkeypatch: pytest.MonkeyPatch)
 
     asyncio.run(body())
     assert said[0][0] is events.AcceptPaused
+
+
+def test_who_asks_whether_robots_wait_gives_nothing_up_and_hardly_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Counting takes long when there are many: not for each who asks."""
+    monkeypatch.setattr(Descriptors, "limit", 100)
+    clock, used = SimpleNamespace(now=1000.0), SimpleNamespace(st_size=50)
+    counted: list[None] = []
+    asked: list[int] = []
+
+    class Folder:
+        @staticmethod
+        def stat() -> Any:
+            counted.append(None)
+            return used
+
+    monkeypatch.setattr(descriptors, "_OURS", Folder)
+
+    def give_up(count: int) -> int:
+        asked.append(count)
+        return 0
+
+    async def body() -> None:
+        few = Descriptors(give_up, 5)
+        loop = SimpleNamespace(time=lambda: clock.now, call_later=lambda *_: None)
+        monkeypatch.setattr(few, "_loop", loop)
+        used.st_size = 90
+        found = [few.robots_wait]  # nobody has come since
+        while few.for_robot():
+            pass
+        found += [few.robots_wait for _ in range(99)]
+        assert len(counted) < 5
+        used.st_size = 89
+        found.append(few.robots_wait)  # not counted yet
+        clock.now += 1.0
+        found.append(few.robots_wait)
+        assert found == [False, *[True] * 100, False]
+        assert len(asked) == 1
+
+    asyncio.run(body())
+
+
+def test_robots_sockets_are_counted(tunnel: Tunnel) -> None:
+    """Else the last descriptors are gone before anybody counts again, and robots are refused."""
+    server = tunnel.daemon(tunnel.server_arguments(), limit=60)
+    server.wait_for_log("accepting robots")
+    with contextlib.ExitStack() as stack:
+        while open_descriptors(server.process.pid) < 60 - 60 // 5 // 2 - 1:
+            name = f"r{len(list(tunnel.ldir.iterdir()))}"
+            assert stack.enter_context(connect(tunnel, name)).hello(name)[0] == WELCOME
+        for _ in range(4):
+            stack.enter_context(socket.create_connection(("127.0.0.1", tunnel.port)))
+        server.wait_for_log("accepting pauses: .* of 60 descriptors are left")
+
+
+def test_what_is_resumed_is_counted(tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Descriptors, "limit", open_descriptors(os.getpid()) + 100)
+    config = parse_server(tunnel.server_arguments()[1:], {})
+
+    async def body(resumed: contextlib.ExitStack) -> None:
+        def resume(*_: object) -> int:
+            for _number in range(90):
+                resumed.enter_context(socket.socket())
+            return 0
+
+        monkeypatch.setattr(handover, "resume", resume)
+        relay = Relay()
+        try:
+            server = Server(config, DurableStreams(relay, Store()))
+            assert server.robots.descriptors.for_robot()
+            await server.start()
+            assert not server.robots.descriptors.for_robot()
+            await server.stop()
+        finally:
+            relay.stop()
+
+    with contextlib.ExitStack() as stack:
+        asyncio.run(body(stack))

@@ -350,6 +350,25 @@ def test_a_start_under_way_is_not_lost(authority: Authority, tmp_path: Path, ans
     play(authority, tmp_path, body)
 
 
+def test_what_resumed_visitors_will_need_is_reserved(authority: Authority, tmp_path: Path) -> None:
+    async def body(scene: Scene) -> None:
+        await scene.begin()
+        starting = await scene.stand_by()
+        scene.visit()
+        assert isinstance(await starting.hear(), Start)
+        scene.visit()
+        assert await scene.control.hear() == Dial(1)
+        scene.restart()
+        descriptors = scene.after.robots.descriptors
+        assert descriptors._promised == 2 * descriptors._later
+        await starting.say(Started())
+        await until(lambda: descriptors._promised == descriptors._later)
+        scene.after.robot.end_session("the test wants it", Cause.OPERATOR)
+        assert descriptors._promised == 0
+
+    play(authority, tmp_path, body)
+
+
 def test_a_start_under_way_needs_no_session(authority: Authority, tmp_path: Path) -> None:
     """The control channel broke, and before the robot is back the server is restarted."""
 

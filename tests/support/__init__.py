@@ -58,7 +58,7 @@ def wait_for(condition: Callable[[], object], what: str, deadline: float = DEADL
         time.sleep(0.01)
 
 
-PLENTY: Any = SimpleNamespace(ran_out=lambda _error: None)
+PLENTY: Any = SimpleNamespace(ran_out=lambda _error: None, for_caller=lambda: True)
 """Descriptors that do not run out, for who tells when they do."""
 
 
