@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from shadow.admin.endpoints import HEALTH_NAME, METRICS_NAME
+from shadow.admin.varlink import SOCKET_NAME
 from shadow.daemon.config import SERVER_SOCKET
 from shadow.errors import ConfigError, UsageError
 from shadow.options import variable_name
@@ -25,7 +27,15 @@ def read(name: str) -> str:
     return (UNITS / name).read_text()
 
 
-@pytest.mark.parametrize("name", [*SERVICES, SIGNER, "shadow-server.socket", "shadow-ca-signer.socket"])
+SOCKETS = {
+    "shadow-server.socket": SERVER_SOCKET,
+    "shadow-server-api.socket": SOCKET_NAME,
+    "shadow-server-metrics.socket": METRICS_NAME,
+    "shadow-server-health.socket": HEALTH_NAME,
+}
+
+
+@pytest.mark.parametrize("name", [*SERVICES, SIGNER, *SOCKETS, "shadow-ca-signer.socket"])
 def test_systemd_understands_them(name: str, tmp_path: Path) -> None:
     for unit in UNITS.iterdir():
         # The program is not installed here; anything executable will do for the syntax.
@@ -94,11 +104,12 @@ def test_the_store_is_as_large_as_the_daemon_is_told(name: str) -> None:
     assert sizes[0] == sizes[1]
 
 
-def test_the_sockets_name_is_the_one_the_server_asks_for() -> None:
+@pytest.mark.parametrize(("unit", "name"), SOCKETS.items())
+def test_the_sockets_name_is_the_one_the_server_asks_for(unit: str, name: str) -> None:
     parser = configparser.ConfigParser(strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read_string(read("shadow-server.socket"))
-    assert parser["Socket"]["FileDescriptorName"] == SERVER_SOCKET
+    parser.read_string(read(unit))
+    assert parser["Socket"]["FileDescriptorName"] == name
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -1,7 +1,7 @@
-"""What a server answers besides robots: its API and metrics, each on a socket that systemd passes.
+"""What a server answers besides robots: its API, metrics and health, each on a socket that systemd passes.
 
-Each needs a library that not every machine has. Without it the server runs, says so, and hangs up on every
-caller.
+The first two need libraries that not every machine has. Without one the server runs, says so, and gives no
+caller what it wants.
 """
 
 import logging
@@ -14,6 +14,8 @@ from .task_server import TaskServer
 
 METRICS_NAME = "shadow-metrics"
 """``FileDescriptorName=`` of the metrics' socket unit; the API's is in ``varlink``."""
+HEALTH_NAME = "shadow-health"
+"""The same of the health checks'."""
 
 
 class AdminEndpoints:
@@ -26,7 +28,11 @@ class AdminEndpoints:
             ConfigError: what systemd passed is not a listening socket.
         """
         self._open: list[TaskServer] = []
-        for name, make in ((varlink.SOCKET_NAME, _make_api), (METRICS_NAME, _make_metrics)):
+        for name, make in (
+            (varlink.SOCKET_NAME, _make_api),
+            (METRICS_NAME, _make_metrics),
+            (HEALTH_NAME, _make_health),
+        ):
             sockets = fdstore.listening_sockets(name, server.durable.store)
             if sockets:
                 endpoint = make(server)
@@ -60,3 +66,9 @@ def _make_metrics(server: Server) -> TaskServer:
         events.log(events.MetricsUnavailable(), logging.WARNING, f"nobody can scrape this server: {why}")
         return MetricsServer(None)
     return MetricsServer(Metrics(server).page)
+
+
+def _make_health(server: Server) -> TaskServer:
+    from .health import HealthServer  # noqa: PLC0415 - most servers have no balancer
+
+    return HealthServer(server)

@@ -31,6 +31,11 @@ class Admission:
         self._trust = trust
         self._robots_max = robots_max
 
+    @property
+    def full(self) -> bool:
+        """True if a robot that we do not know yet would be refused: there are as many as may be."""
+        return len(self.robots) >= self._robots_max
+
     def dispatch(self, channel: Channel, hello: Hello, peer: str) -> None:
         """Hand a connection that has said HELLO to its robot, or refuse it."""
         try:
@@ -94,7 +99,7 @@ class Admission:
         if name not in self.robots:
             if hello.role != CONTROL:
                 raise Refused("no-session", "connect the control channel first")
-            if len(self.robots) >= self._robots_max:
+            if self.full:
                 text = f"{self._robots_max} robots are connected (--max-robots)"
                 raise Refused("limit", text, _COME_BACK)
         return self.robots.provide(name)

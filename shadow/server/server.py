@@ -67,6 +67,7 @@ class Server:
         self._open_endpoints = open_endpoints
         self._endpoints: Endpoints | None = None
         self._sockets: list[socket.socket] = []
+        self._stopping = False
 
     async def start(self) -> None:
         """Listen; when this returns, robots are accepted.
@@ -114,6 +115,7 @@ class Server:
 
     async def stop(self) -> None:
         """Stop accepting; leave the robots to the next daemon, or end their sessions properly."""
+        self._stopping = True
         if self._endpoints is not None:
             await self._endpoints.close()
         await self.handshakes.close()
@@ -122,6 +124,17 @@ class Server:
         handover.leave(list(self.robots.values()), self.durable.store, self._trust.offer)
         for sock in self._sockets:
             sock.close()
+
+    @property
+    def unavailable(self) -> str:
+        """Why robots had better be sent to another server, in a word; empty if they may come.
+
+        Only what this server knows of itself is a reason.
+        """
+        # Somebody asks every second: the same holds as for the status.
+        if self._stopping:
+            return "stopping"
+        return "full" if self._admission.full or self.robots.descriptors.robots_wait else ""
 
     @property
     def status(self) -> str:

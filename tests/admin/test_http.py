@@ -63,6 +63,7 @@ def test_the_page() -> None:
         (b"GET\r\n\r\n", b"404 Not Found", b"only /metrics is here\n"),
         (b"\xff\xfe\r\n\r\n", b"404 Not Found", b"only /metrics is here\n"),
         (b"POST /metrics HTTP/1.1\r\n\r\n", b"405 Method Not Allowed", b"only GET\n"),
+        (b"HEAD / HTTP/1.1\r\n\r\n", b"404 Not Found", b""),
     ],
 )
 def test_other_requests(request_: bytes, status: bytes, body: bytes) -> None:
@@ -70,6 +71,11 @@ def test_other_requests(request_: bytes, status: bytes, body: bytes) -> None:
     head, _, shown = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 " + status + b"\r\n")
     assert shown == body
+
+
+def test_what_may_be_asked_is_said() -> None:
+    answer = exhibited(page, lambda port: ask(port, b"DELETE /metrics HTTP/1.1\r\n\r\n"))
+    assert b"\r\nAllow: GET, HEAD\r\n" in answer  # RFC 9110, 15.5.6
 
 
 def test_a_library_that_is_missing() -> None:
@@ -135,4 +141,4 @@ def test_a_bug_ends_that_scrape_and_is_logged(caplog: pytest.LogCaptureFixture) 
             assert exhibited(broken, lambda port: ask(port, ACCEPT)) == b""
     finally:
         events.LOGGER.propagate = before
-    assert "unexpected error: a scrape failed (please report)" in caplog.text
+    assert "unexpected error: a request for /metrics failed (please report)" in caplog.text

@@ -259,6 +259,27 @@ def test_metrics(ready: Fleet) -> None:
         assert ready.machine.run("curl -s http://127.0.0.1:9722/metrics", check=False).returncode == 7
 
 
+def test_health_checks(ready: Fleet) -> None:
+    run = ready.machine.run
+    ask = commands.block("systemctl enable shadow-server-health.socket").commands[-1].text
+    code = ask.replace("-s", "-s -m 60 -o /dev/null -w '%{http_code}\\n'")
+    hands.type_in(ready, "/", typed("systemctl enable shadow-server-health.socket;"))
+    assert run(ask).stdout == "ok\n"
+    # Checks wait for a restart to end.
+    codes = run(f"systemctl restart shadow-server & while kill -0 $!; do {code}; done 2>/dev/null").stdout
+    assert set(codes.split()) == {"200"}
+    run(typed("systemctl stop shadow-server.socket shadow-server.service"))
+    assert run(ask, check=False).returncode == 7
+    # As after a boot: a balancer sends no robot before it has been answered.
+    run("systemctl stop 'shadow-client@*'; systemctl start shadow-server.socket")
+    assert ready.show("shadow-server.service", "ActiveState") == "inactive"
+    assert run(ask).stdout == "ok\n"
+    run("systemctl start shadow-client@{011,012}")
+    by(ready, "systemctl disable --now shadow-server-health.socket", None)
+    run("systemctl restart shadow-server")
+    assert run(ask, check=False).returncode == 7
+
+
 def test_another_port(ready: Fleet) -> None:
     block = commands.block("systemctl edit shadow-server.socket")
     begin, end = (command.text for command in block.commands)
