@@ -47,6 +47,7 @@ MODULES = {
     "shadow-server": {
         "server.server",
         "server.admission",
+        "server.candidates",
         "server.trust",
         "server.handshakes",
         "server.newcomer",

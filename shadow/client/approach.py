@@ -7,6 +7,7 @@ the time.
 """
 
 import asyncio
+import dataclasses
 import errno
 import logging
 import math
@@ -23,6 +24,7 @@ from ..transport import handshake
 from ..transport.channel import Channel
 from ..transport.hello import greet
 from ..wire.frames import Hello, Welcome
+from .attempts import Boot
 
 _REMEMBERED = 600.0  # seconds for which an address that failed comes after those that did not
 _PARTS_MAX = 4  # an address gets at least one part in this many of the time; the last one gets all of it
@@ -40,12 +42,20 @@ class Call:
         hello: the HELLO to send.
         interval: keepalive in seconds, until the server says what it wants.
         reach: seconds for a TCP connection, if less than the usual time.
+        boot: numbers its HELLOs; None: they need no number.
     """
 
     settings: contexts.Settings
     hello: Hello
     interval: float
     reach: float = math.inf
+    boot: Boot | None = None
+
+    def next_hello(self) -> Hello:
+        """The HELLO for one more address: two servers must be able to tell which came later."""
+        if self.boot is None:
+            return self.hello
+        return dataclasses.replace(self.hello, boot=self.boot.id, attempt=self.boot.count())
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +189,7 @@ class Approach:
         except BaseException:
             sock.close()
             raise
-        return await greet(link, call.hello, within)
+        return await greet(link, call.next_hello(), within)
 
     def _in_order(self, targets: list[Target]) -> list[Target]:
         """Those that have not failed recently, then the others, the latest failure last."""

@@ -4,6 +4,10 @@ No I/O and no clock.
 """
 
 import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import ConfigError, HandshakeError, IdentityError, Refused, ShadowError
 from ..wire.timing import Backoff
@@ -14,6 +18,37 @@ ANSWERS = (IdentityError, HandshakeError, Refused, ConfigError)
 _INTERVAL = 30.0  # seconds, before there was a session: streams of a client before us may wait for one
 _HURRY_WAIT, _WAIT_LEAST = 1 / 8, 1.0  # of a keepalive interval, and seconds; see Attempts
 _HURRY_REACH, _REACH_LEAST = 1 / 4, 3.0  # less would not tolerate a lost SYN or a slow machine
+
+
+@dataclass(slots=True)
+class Boot:
+    """What orders the sessions of one robot, wherever they are: the client's life, planned restarts included.
+
+    Attributes:
+        id: random.
+        attempt: how often it has asked for a session.
+    """
+
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    attempt: int = 0
+
+    def count(self) -> int:
+        """The number of the attempt that is made now."""
+        self.attempt += 1
+        return self.attempt
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, for ``from_json`` of the next process."""
+        return {"boot": self.id, "attempt": self.attempt}
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> "Boot":
+        """What the process before this one has left; earlier versions have left nothing.
+
+        Raises:
+            TypeError, ValueError: it is not that.
+        """
+        return cls(str(facts["boot"]), int(facts["attempt"])) if "boot" in facts else cls()
 
 
 class Attempts:

@@ -114,7 +114,7 @@ class Client:
                 await self._task
         session = self._session
         if session is not None and handover.park(
-            session, self._trust.offer(session.certificate), self._store
+            session, self._opener.record, self._trust.offer(session.certificate), self._store
         ):
             text = f"robot {self._config.robot}: the session is left for the next start"
             events.log(events.Stopping(robot=self._config.robot), logging.INFO, text)

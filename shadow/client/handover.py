@@ -34,11 +34,12 @@ def is_left(store: Store) -> bool:
 # Leaving
 
 
-def park(session: Session, offer: Offer, store: Store) -> bool:
+def park(session: Session, record: Mapping[str, Any], offer: Offer, store: Store) -> bool:
     """Leave a session for the next client; False if that is not possible.
 
     Args:
         session: afterwards it can only be closed.
+        record: of what made it; see ``Opener.record``.
         offer: what it was made for.
         store: where to leave it.
     """
@@ -46,7 +47,8 @@ def park(session: Session, offer: Offer, store: Store) -> bool:
         return False
     with contextlib.closing(mailbox.Mailbox(store)) as box:
         try:
-            _put(box, _SESSION, {**offer.to_json(), **session.agreed.to_json()}, session.channel)
+            facts = {**offer.to_json(), **session.agreed.to_json(), **record}
+            _put(box, _SESSION, facts, session.channel)
         except LocalError:
             return False
         for standby in session.standbys.take():
@@ -109,6 +111,7 @@ class _Resumption:
             raise LocalError("there is a session already")
         agreed = Agreed.from_json(facts)
         control = self._channel(facts, sock, State.OPEN)
+        self._opener.recall(facts)
         self.session = self._opener.session(control, agreed, self._settings)
 
     def _take_standby(self, facts: Mapping[str, Any], sock: socket.socket) -> None:

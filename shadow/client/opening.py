@@ -1,6 +1,8 @@
 """How sessions of a robot begin: a server that we dial says WELCOME, or another process has left one."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from .. import __version__
 from ..daemon.config import ClientConfig
@@ -9,6 +11,7 @@ from ..transport.context import Settings
 from ..wire.conversation import CONTROL, DATA
 from ..wire.frames import PROTOCOL_VERSION, Hello
 from .approach import Approach, Call, Door
+from .attempts import Boot
 from .services import Services
 from .session import Agreed, Session
 from .standbys import Standbys
@@ -18,12 +21,17 @@ SOFTWARE = f"shadow-client {__version__}"
 
 
 class Opener:
-    """Makes the sessions of one robot."""
+    """Makes the sessions of one robot.
+
+    Attributes:
+        boot: orders them.
+    """
 
     def __init__(self, config: ClientConfig, streams: Streams) -> None:
         self._config = config
         self._services = Services(config.robot, config.services, streams)
         self._lines = streams.lines
+        self.boot = Boot()
         self._approach = Approach(config.server, config.connect_timeout)
 
     def __repr__(self) -> str:
@@ -41,12 +49,26 @@ class Opener:
         """
         config = self._config
         hello = Hello(PROTOCOL_VERSION, CONTROL, config.robot, tuple(config.services), software=SOFTWARE)
-        arrival = await self._approach.call(Call(settings, hello, config.connect_timeout, reach))
+        call = Call(settings, hello, config.connect_timeout, reach, self.boot)
+        arrival = await self._approach.call(call)
         agreed = Agreed.at_welcome(arrival.welcome, arrival.target, config.robot)
         session = self.session(arrival.channel, agreed, settings)
         session.begin()
         session.stand_by(arrival.took)
         return session
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What ``recall`` of the next process needs to order the sessions that it opens after ours."""
+        return self.boot.to_json()
+
+    def recall(self, record: Mapping[str, Any]) -> None:
+        """Order the sessions to be opened after those of the process that has left this record.
+
+        Raises:
+            TypeError, ValueError: it is not one.
+        """
+        self.boot = Boot.from_json(record)
 
     def stop(self) -> None:
         """Stop connecting visitors."""

@@ -1,17 +1,16 @@
 """Who may be a robot here: admits or refuses a connection that has said HELLO."""
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
-from .. import events
 from ..errors import ConfigError, IdentityError, Refused
 from ..relay.flow import Pump
 from ..text import shorten
 from ..transport.channel import Channel
 from ..transport.link import Link
 from ..wire.conversation import CONTROL, speaks_our_version
-from ..wire.frames import Hello, Refusal
+from ..wire.frames import Hello
+from .candidates import Candidates, refuse
 from .robot import Robot
 from .robots import Robots
 from .trust import Offer, Trust
@@ -28,6 +27,7 @@ class Admission:
 
     def __init__(self, robots: Robots, trust: Trust, robots_max: int) -> None:
         self.robots = robots
+        self._candidates = Candidates(robots)
         self._trust = trust
         self._robots_max = robots_max
 
@@ -41,19 +41,19 @@ class Admission:
         try:
             robot = self._admit(channel.link, hello)
             if hello.role == CONTROL:
-                robot.begin_session(channel, hello, peer)
+                self._candidates.came(robot.name, robot.meet(channel, hello, peer))
             else:
                 robot.add_standby(channel, hello)
         except Refused as refused:
-            level = logging.INFO if refused.code == "no-session" else logging.WARNING
-            text = f"robot {shorten(hello.robot)} from {peer} {refused}"
-            events.log(events.RobotRefused(robot=hello.robot[:64], peer=peer, code=refused.code), level, text)
-            channel.send(Refusal(refused.code, refused.text, refused.retry_after))
-            channel.close()
+            refuse(channel, hello.robot, peer, refused)
             self._forget_if_empty(hello.robot)
         except BaseException:
             channel.abort()  # whatever happened, nobody else would close it
             raise
+
+    def close(self) -> None:
+        """Hang up on robots that wait for their WELCOME."""
+        self._candidates.close()
 
     @property
     def offer(self) -> Offer:

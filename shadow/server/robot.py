@@ -109,23 +109,31 @@ class Robot:
         self._session = session
         self._registry.note_session(self)
 
-    def begin_session(self, channel: Channel, hello: Hello, peer: str) -> None:
+    def meet(self, channel: Channel, hello: Hello, peer: str) -> Session:
+        """The session that a HELLO on a control channel asks for; ``begin_session`` lets it begin.
+
+        Raises:
+            Refused: a service's name cannot be a file's.
+        """
+        return new_session(channel, hello, peer, self._around.config.keepalive, self._loop.time())
+
+    def begin_session(self, session: Session) -> None:
         """Welcome a control channel; an old session that is still there is replaced.
 
         Raises:
             Refused: we cannot serve the robot; the caller tells it.
         """
-        config, renews = self._around.config, self._around.signer.there
-        session = new_session(channel, hello, peer, config.keepalive, self._loop.time())
         if not self.sockets.provide(session.services):
             if self.session is None:
                 self.sockets.close()
             raise Refused("socket", "the server cannot make the robot's socket")
         if self.session is not None:
-            self._give_way(self.session, peer)
+            self._give_way(self.session, session.peer)
         self.have_session(session)
-        dial = "" if config.advertise is None else str(config.advertise)
-        channel.send(Welcome(PROTOCOL_VERSION, session.id, config.keepalive, SOFTWARE, renews, dial))
+        interval, renews = session.keepalive.interval, self._around.signer.there
+        advertise = self._around.config.advertise
+        dial = "" if advertise is None else str(advertise)
+        session.channel.send(Welcome(PROTOCOL_VERSION, session.id, interval, SOFTWARE, renews, dial))
         session.log_beginning(self.name)
 
     def have_session(self, session: Session) -> None:
@@ -172,7 +180,7 @@ class Robot:
         # Its visitors have waited long enough: the new session serves them.
         waiting = list(old.board.visitors)
         old.board.visitors.clear()
-        self._set_session(None)
+        self._session = None  # for an instant: nobody needs to hear of it
         self._retire(old, Refusal("superseded", f"the same name connected from {peer}"))
         for visitor in waiting:
             self._loop.call_soon(self.visitors.seat, visitor)

@@ -7,6 +7,7 @@ from ..daemon.config import ServerConfig
 from ..events import STEPS
 from ..relay.durable import DurableStreams
 from .descriptors import Descriptors
+from .directory import Alone, Directory
 from .robot import Robot, Surroundings
 from .signer import Signer
 from .sockets import check_folder
@@ -21,6 +22,7 @@ class Robots(Mapping[str, Robot]):
         numbers: gives numbers to the streams of all robots.
         descriptors: those of this process; it admits robots and visitors as long as there are some left.
         signer: renews the robots' certificates.
+        directory: asked before a session begins, and told when one has begun or ended.
     """
 
     def __init__(self, config: ServerConfig, durable: DurableStreams, trust: Trust) -> None:
@@ -35,6 +37,7 @@ class Robots(Mapping[str, Robot]):
         self.descriptors = Descriptors(self._give_up_standbys, 1 if trust.no_ktls else 5)
         self.signer = Signer(config.signer)
         self._around = Surroundings(config, durable, self.signer, self.descriptors, trust)
+        self.directory: Directory = Alone()
         self._robots: dict[str, Robot] = {}
         self._connected: set[str] = set()
 
@@ -66,6 +69,7 @@ class Robots(Mapping[str, Robot]):
     def note_session(self, robot: Robot) -> None:
         """See ``robot.Registry``."""
         (self._connected.discard if robot.session is None else self._connected.add)(robot.name)
+        self.directory.note(robot.name, robot.session)
         STEPS.debug("%r now has %r", robot, robot.session)
 
     def forget(self, robot: Robot) -> None:

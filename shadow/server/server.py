@@ -119,6 +119,7 @@ class Server:
         if self._endpoints is not None:
             await self._endpoints.close()
         await self.handshakes.close()
+        self._admission.close()
         await self.robots.signer.close()
         self.robots.descriptors.close()
         handover.leave(list(self.robots.values()), self.durable.store, self._trust.offer)

@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import enum
+import hashlib
 import logging
 import math
 import secrets
@@ -22,6 +23,8 @@ from ..wire.frames import Dial, Hello, Refusal
 from ..wire.timing import Keepalive
 from .switchboard import Switchboard
 from .visitor import Visitor, has_left
+
+_BOOT_MAX = 64  # characters: it stands in each entry of a directory
 
 
 class Cause(enum.StrEnum):
@@ -52,6 +55,8 @@ class Session:
         since: when it began, by CLOCK_MONOTONIC.
         software: the program and version that the robot claims.
         told: we have logged that its certificate has expired.
+        boot: of the robot's program: all its sessions until that starts anew have the same.
+        attempt: the number of its HELLO in that boot.
         until: when the robot's certificate expires, aware.
         warned_from: when to begin to warn of that.
         board: its standby channels and waiting visitors.
@@ -67,6 +72,8 @@ class Session:
     peer: str
     since: float
     software: str = ""
+    boot: str = field(default_factory=lambda: secrets.token_hex(8))
+    attempt: int = 0
     board: Switchboard[Visitor, Channel] = field(default_factory=Switchboard)
     timer: asyncio.TimerHandle | None = None
     trimmer: asyncio.TimerHandle | None = None
@@ -86,6 +93,15 @@ class Session:
         counts = f"{len(self.board.standbys)} standing by, {len(self.board.visitors)} waiting"
         times = f"{age:.1f} s, given up in {left:.1f} s if unheard"
         return f"<Session {self.id[:8]!r} with {self.peer}, {times}, {counts}>"
+
+    @property
+    def sid(self) -> str:
+        """Names the session where its secret must not be known."""
+        return hashlib.sha256(self.id.encode()).hexdigest()[:16]
+
+    def is_later_than(self, other: "Session") -> bool:
+        """Whether its HELLO was sent after the other's, or is the same; unknown of those of two boots."""
+        return self.boot == other.boot and self.attempt >= other.attempt
 
     @property
     def expired(self) -> bool:
@@ -194,6 +210,8 @@ class Session:
             "peer": self.peer,
             "since": self.since,
             "software": self.software,
+            "boot": self.boot,
+            "attempt": self.attempt,
         }
 
     def log_beginning(self, robot: str) -> None:
@@ -242,7 +260,10 @@ def new_session(channel: Channel, hello: Hello, peer: str, interval: float, now:
         Refused: a service's name cannot be a file's.
     """
     services, software = checked_services(hello), clean_software(hello.software)
-    return Session(channel, secrets.token_hex(16), services, Keepalive(interval, now), peer, now, software)
+    session = Session(channel, secrets.token_hex(16), services, Keepalive(interval, now), peer, now, software)
+    if 0 < len(hello.boot) <= _BOOT_MAX:  # earlier versions say nothing: each session is a boot of its own
+        session.boot, session.attempt = hello.boot, hello.attempt
+    return session
 
 
 def remembered(channel: Channel, record: Mapping[str, Any], now: float) -> Session:
@@ -256,7 +277,7 @@ def remembered(channel: Channel, record: Mapping[str, Any], now: float) -> Sessi
         name if name == DEFAULT_SERVICE else check_service_name(name) for name in map(str, record["services"])
     )
     keepalive = Keepalive(remembered_interval(record), now)
-    return Session(
+    session = Session(
         channel,
         str(record["session"]),
         services,
@@ -265,6 +286,9 @@ def remembered(channel: Channel, record: Mapping[str, Any], now: float) -> Sessi
         float(record["since"]),
         clean_software(str(record.get("software", ""))),  # earlier versions did not record it
     )
+    if "boot" in record:  # nor this
+        session.boot, session.attempt = str(record["boot"]), int(record["attempt"])
+    return session
 
 
 def checked_services(hello: Hello) -> tuple[str, ...]:

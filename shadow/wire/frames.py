@@ -48,6 +48,8 @@ class Hello(Frame):
         services: (control) names of the services offered; the default service is the empty string.
         session: (data) the session id from the control channel's WELCOME.
         software: name and version of the program, for the log.
+        boot: (control) random, the same for as long as the program runs, restarts that it survives included.
+        attempt: (control) how many HELLOs it has sent on control channels since then, this one included.
     """
 
     TYPE: ClassVar[int] = 1
@@ -57,6 +59,8 @@ class Hello(Frame):
     services: tuple[str, ...] = ()
     session: str = ""
     software: str = ""
+    boot: str = ""
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)

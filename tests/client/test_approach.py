@@ -20,6 +20,7 @@ import pytest
 from shadow import events
 from shadow.client import approach
 from shadow.client.approach import Approach, Call, Door
+from shadow.client.attempts import Boot
 from shadow.errors import IdentityError, PeerError, Refused, ShadowError, Unreachable
 from shadow.net.address import Endpoint, Target
 from shadow.wire.conversation import CONTROL, DATA
@@ -53,6 +54,7 @@ class World:
         self.tried: list[tuple[Target, float]] = []
         self.welcomed: list[Target] = []
         self.took: list[float] = []
+        self.attempts: list[tuple[str, int]] = []
         self.asked = 0
         self.lookups: list[float] = []  # how long each would have waited
         self.reaches: list[float] = []
@@ -99,8 +101,9 @@ class World:
             raise IdentityError("the server's certificate is for others")
         return sock
 
-    async def _greet(self, link: Any, _hello: Hello, within: float) -> tuple[Any, Any]:
+    async def _greet(self, link: Any, hello: Hello, within: float) -> tuple[Any, Any]:
         assert within == self._within
+        self.attempts.append((hello.boot, hello.attempt))
         who = self.at[link.target]
         if who == "mute":
             raise PeerError("no WELCOME")
@@ -116,7 +119,7 @@ class World:
             way._loop = SimpleNamespace(time=lambda: self.now)  # type: ignore[assignment]
             settings: Any = None
             hello = Hello(1, CONTROL, "011")
-            call = Call(settings, hello, 9.0, reach)
+            call = Call(settings, hello, 9.0, reach, Boot("b007"))
             raised: list[ShadowError | None] = []
             for known in calls:
                 try:
@@ -147,6 +150,13 @@ def test_what_does_not_lead_to_the_server_gives_way(
     assert world.tried == [(ONE, 6.0), (TWO, 12.0), (TWO, 6.0)]
     assert [event for event, _text in said] == [events.AddressFailed]
     assert said[0][1].startswith("192.0.2.1:4242 does not lead to server.example:4242: ")
+
+
+def test_each_hello_is_another_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is at the first address may be a server that is slow, not deaf."""
+    world = World(monkeypatch, one="mute", two="server")
+    assert world.run(None, None) == [None, None]
+    assert world.attempts == [("b007", 1), ("b007", 2), ("b007", 3)]
 
 
 def test_a_failure_is_forgotten_some_day(monkeypatch: pytest.MonkeyPatch) -> None:

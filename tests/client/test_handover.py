@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes
 
 from shadow import events
 from shadow.client import handover, opening
+from shadow.client.attempts import Boot
 from shadow.client.client import Client
 from shadow.errors import ConfigError, IdentityError
 from shadow.net.address import Endpoint
@@ -70,6 +71,8 @@ LETTERS = [
         "since": "2026-01-01 00:00:00",
         "renews": False,
         "target": [2, ["198.51.100.1", 4242]],
+        "boot": "b007",
+        "attempt": 3,
         "suite": "ECDHE-ECDSA-AES128-GCM-SHA256",
         "chain": ["base64 of DER"],
         "role": "control",
@@ -102,13 +105,15 @@ def test_the_letters_are_the_same_for_ever(authority: Authority, monkeypatch: py
     play(authority, body)
 
 
-def test_the_letters_of_another_release_are_understood(authority: Authority) -> None:
+@pytest.mark.parametrize("lacks", [set(), {"boot", "attempt"}])
+def test_the_letters_of_another_release_are_understood(authority: Authority, lacks: set[str]) -> None:
     async def body(scene: Scene) -> None:
         before = scene.begin()
         chain = before.channel.record["chain"]
         with contextlib.closing(Mailbox(scene.store)) as mailbox:  # type: ignore[arg-type]
             for facts, end in zip(LETTERS, [before.channel, *before.standbys.take()], strict=True):
-                mailbox.put(Letter({**facts, "chain": chain, "new": "word"}, [end.link.sock.fileno()]))
+                kept = {name: fact for name, fact in facts.items() if name not in lacks}
+                mailbox.put(Letter({**kept, "chain": chain, "new": "word"}, [end.link.sock.fileno()]))
                 end.leave()
         before.close()
         after = scene.take_up_all()
@@ -116,6 +121,7 @@ def test_the_letters_of_another_release_are_understood(authority: Authority) -> 
         assert isinstance(await scene.control.hear(), Ping)
         assert scene.standby.is_silent
         assert len(after.standbys.take()) == 1
+        assert (scene.boot == Boot("b007", 3)) is not bool(lacks), "another boot, if it is not known"
 
     play(authority, body)
 

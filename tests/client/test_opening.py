@@ -36,6 +36,7 @@ def test_there_is_no_session_before_it_is_welcomed(authority: Authority) -> None
         (call,) = approach.calls
         assert (call.hello.role, call.hello.robot, call.hello.services) == ("control", "011", ("",))
         assert (call.settings, call.interval, call.reach) == (settings, CONFIG.connect_timeout, 7.0)
+        assert call.boot is opener.boot
         agreed = session.agreed
         assert (agreed.id, agreed.interval, agreed.renews) == ("an id", 20.0, True)
         assert str(agreed.target) == "198.51.100.1:4242"
@@ -43,6 +44,7 @@ def test_there_is_no_session_before_it_is_welcomed(authority: Authority) -> None
         await asyncio.sleep(0)
         data = approach.calls[1]
         assert (data.hello.role, data.hello.session, data.interval) == ("data", "an id", 20.0)
+        assert data.boot is None
         # They shake hands as a reload says.
         others: Any = SimpleNamespace(fingerprint="decaf")
         session.use(others)

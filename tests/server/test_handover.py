@@ -137,7 +137,7 @@ class Scene:
         def greet(frame: Frame) -> None:
             assert isinstance(frame, Hello)
             if frame.role == CONTROL:
-                robot.begin_session(channel, frame, "198.51.100.7:1234")
+                robot.begin_session(robot.meet(channel, frame, "198.51.100.7:1234"))
             else:
                 robot.add_standby(channel, frame)
 

@@ -21,8 +21,9 @@ from .test_handover import SUITE, Scene, play
 
 SESSION = """
 {"version": 1, "session": "an id", "services": ["", "web"], "interval": 30.0, "peer": "198.51.100.7:1234",
-"since": 1.5, "software": "shadow-client 1.0", "suite": "$SUITE", "chain": ["$CHAIN"], "role": "control",
-"state": "open", "terms": {"certificate": "c0ffee", "keepalive": 30.0}, "kind": "session", "robot": "011"}
+"since": 1.5, "software": "shadow-client 1.0", "boot": "b007", "attempt": 3, "suite": "$SUITE",
+"chain": ["$CHAIN"], "role": "control", "state": "open",
+"terms": {"certificate": "c0ffee", "keepalive": 30.0}, "kind": "session", "robot": "011"}
 """
 SOCKET = '{"version": 1, "service": "$SERVICE", "identity": $IDENTITY, "kind": "socket", "robot": "011"}'
 STANDBY = """
@@ -67,6 +68,7 @@ def test_what_is_written(authority: Authority, tmp_path: Path, monkeypatch: pyte
         session = robot.session
         assert session is not None
         session.id, session.since, session.software = "an id", 1.5, "shadow-client 1.0"
+        session.boot, session.attempt = "b007", 3
         (first,) = robot.visitors.starting
         first.stream, first.uid, first.pid, first.since = "2b", 1000, 78, 3.5
         # One that waits though a channel stands by: there is none such, but letters know no better.

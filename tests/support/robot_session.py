@@ -14,6 +14,7 @@ from typing import Any
 from cryptography import x509
 
 from shadow.client import handover
+from shadow.client.attempts import Boot
 from shadow.client.opening import Opener
 from shadow.client.session import Agreed, Session
 from shadow.client.streams import Streams
@@ -62,6 +63,7 @@ class Scene:
         self.services = Services()
         self.lines = Lines()
         self.fingerprint = "c0ffee"
+        self.boot = Boot("b007", 3)
         self.control: FrameEnd
         self.standby: FrameEnd
         self._certificate = certificate
@@ -108,7 +110,7 @@ class Scene:
     def leave(self, session: Session) -> bool:
         """The client that has it ends."""
         offer = self._trust(CONFIG).offer(session.certificate)
-        left = handover.park(session, offer, self.store)  # type: ignore[arg-type]
+        left = handover.park(session, self.boot.to_json(), offer, self.store)  # type: ignore[arg-type]
         session.close()
         return left
 
@@ -119,7 +121,9 @@ class Scene:
         self.store.start_again()
         trust = self._trust(config)
         trust.check = check  # type: ignore[method-assign, assignment]
-        session = handover.resume(self.store, self.opener(config), trust)  # type: ignore[arg-type]
+        opener = self.opener(config)
+        session = handover.resume(self.store, opener, trust)  # type: ignore[arg-type]
+        self.boot = opener.boot
         if session is not None:
             self._sessions.append(session)
         return session
