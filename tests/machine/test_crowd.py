@@ -29,8 +29,9 @@ def when(fleet: Fleet, cursor: str, pattern: str) -> float:
     return int(entry["__MONOTONIC_TIMESTAMP"]) / 1e6
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500, func_only=True)
-@pytest.mark.parametrize("count", [250, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [250, 2000])
 def test_thousands_of_robots_and_fifty_streams_notice_nothing(
     fleet: Fleet, count: int, record_property: Callable[[str, object], None]
 ) -> None:

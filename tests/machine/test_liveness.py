@@ -113,6 +113,7 @@ def assert_none_stays(fleet: Fleet, number: int, keepalive: int) -> None:
         assert limit * 0.8 < took < 1.25 * limit + 3 * fleet.machine.slowness
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900, func_only=True)
 def test_a_line_that_loses_packets_costs_no_stream(behind_nat: Fleet) -> None:
     assert_all_survive(behind_nat, 6, 4, 5, 10)

@@ -49,6 +49,7 @@ def test_ssh_through_nat_delay_and_loss(behind_nat: Fleet) -> None:
     assert sums[0] == sums[2]
 
 
+@pytest.mark.slow
 def test_the_robot_returns_by_itself_from_another_address(behind_nat: Fleet) -> None:
     fleet = behind_nat
     client, cursor = fleet.pid(CLIENT), fleet.machine.cursor()
@@ -78,7 +79,7 @@ def test_a_robot_that_lost_power_takes_its_name_over(behind_nat: Fleet) -> None:
     assert_reachable(fleet)
 
 
-@pytest.mark.parametrize("unit", [SERVER, CLIENT])
+@pytest.mark.parametrize("unit", [SERVER, pytest.param(CLIENT, marks=pytest.mark.slow)])
 def test_a_peer_that_loses_power_in_the_gap_of_a_restart(behind_nat: Fleet, unit: str) -> None:
     """Sessions and streams go on at first, and are found dead as they would be without a restart."""
     fleet = behind_nat
