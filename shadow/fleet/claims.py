@@ -11,7 +11,7 @@ The same code runs in the server and in the model that tests it under partitions
 Everything is about one server, and all revisions are the engine's.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -162,7 +162,7 @@ class Claims:
         self._server = server
         self._counts = counts
         self._robots: dict[str, _Robot] = {}
-        self._due: set[str] = set()
+        self._due: dict[str, None] = {}  # a set whose order does not change from run to run
         self._orders: list[Order] = []
 
     @property
@@ -258,18 +258,37 @@ class Claims:
             self._settle(robot, claimed=False)
         return self._taken()
 
-    def found_engine(self, entries: Mapping[str, Entry], revision: int, now: float) -> list[Order]:
-        """The engine is back, and these are all its entries as of ``revision``, whatever we knew before."""
+    def found_engine(self, now: float) -> list[Order]:
+        """The engine is back: what could not be done meanwhile is done now.
+
+        Unless every change of the meantime is told with ``changed``, ``read`` has to follow for each robot.
+        """
         self.up = True
-        ours = (name for name, entry in entries.items() if entry.server == self._server)
-        for name in [*self._robots, *(name for name in ours if name not in self._robots)]:
-            robot = self._robots.setdefault(name, _Robot(name))
-            robot.known = robot.revision = 0  # an engine restored from a backup has gone back
-            robot.learns(entries.get(name), revision)
-            if robot.claim is None and robot.entry is not None and not self._counts(robot.entry):
-                self._look_again(robot, now + _GRACE)
-            else:
+        for robot in list(self._robots.values()):
+            if not robot.revision:
                 self._reconsider(robot, now)
+        return self._taken()
+
+    @property
+    def names(self) -> list[str]:
+        """The robots that something is known about."""
+        return list(self._robots)
+
+    def read(self, name: str, entry: Entry | None, revision: int, now: float) -> list[Order]:
+        """This was a robot's entry as of ``revision``, whatever we knew before; None: it had none.
+
+        Names for which it is needed: ``names``, and those whose entries name us.
+        """
+        if name not in self._robots and (entry is None or entry.server != self._server):
+            return []
+        robot = self._robots.setdefault(name, _Robot(name))
+        if revision < robot.known:  # an engine that was restored from a backup has gone back
+            robot.known = robot.revision = 0
+        robot.learns(entry, revision)
+        if robot.claim is None and entry is not None and not self._counts(entry):
+            self._look_again(robot, now + _GRACE)
+        else:
+            self._reconsider(robot, now)
         return self._taken()
 
     def tick(self, now: float) -> list[Order]:
@@ -339,7 +358,10 @@ class Claims:
 
     def _look_again(self, robot: _Robot, when: float | None) -> None:
         robot.due = when
-        (self._due.discard if when is None else self._due.add)(robot.name)
+        if when is None:
+            self._due.pop(robot.name, None)
+        else:
+            self._due[robot.name] = None
 
     def _of(self, claim: Claim) -> _Robot | None:
         robot = self._robots.get(claim.robot)

@@ -159,7 +159,10 @@ class Server:
                     len(world.store.log),
                     world.store.revision,
                 )
-                self._obey(self.claims.found_engine(self.view, self.seen, world.now))
+                self._obey(self.claims.found_engine(world.now))
+                for name in dict.fromkeys([*self.claims.names, *self.view]):
+                    entry = self.view.get(name)
+                    self._obey(self.claims.read(name, entry, self.seen, world.now))
         elif self.up and world.random.random() < 0.2:  # it takes some time until that is noticed
             self.up = False
             self._obey(self.claims.lost_engine())
