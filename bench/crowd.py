@@ -65,7 +65,7 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
 def make_client(number: int, standby: int, ktls: Ktls, ports: tuple[int, int], folder: Path) -> ClientConfig:
     """The settings of one robot."""
     return ClientConfig(
-        rhost=f"127.0.0.{1 + number % ADDRESSES}",
+        rhost=(f"127.0.0.{1 + number % ADDRESSES}",),
         rport=ports[0],
         server_name="localhost",
         robot=name(number),

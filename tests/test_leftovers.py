@@ -82,7 +82,7 @@ VISITOR = {
 }
 CLIENT_SESSION = {
     **IDENTITY,
-    "server": str(robot_session.CONFIG.server),
+    "server": robot_session.CONFIG.whither,
     "services": [""],
     "certificate": "c0ffee",
     "session": "an id",

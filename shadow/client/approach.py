@@ -1,22 +1,29 @@
-"""From the server's name to WELCOME: through whichever of its addresses leads to it.
+"""From the servers' names to WELCOME: through whichever of their addresses leads there.
 
 That an address accepts a TCP connection says little: behind it may be a silent box, somebody else's server,
 or ours while it shuts down. So an address is good once it has led to WELCOME, and not before. One that failed
 at any step goes to the end of the line for a while, and while others wait behind it, it gets only a part of
 the time.
+
+All servers are equal, and so are all addresses of a family: a robot tries them in an order of its own, or a
+whole fleet would have the same favourite (RFC 6724 sorts them). The one that has led to a session comes first
+from then on.
 """
 
 import asyncio
-import dataclasses
 import errno
 import logging
 import math
+import random
 import socket
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
 
 from .. import events
 from ..errors import PeerError, Refused, Unreachable, reason_of
-from ..net.address import Endpoint, Target, dial
+from ..net.address import Endpoint, Target, dial, interleave
 from ..net.liveness import watch_for_death
 from ..net.resolving import resolve
 from ..transport import context as contexts
@@ -29,6 +36,7 @@ from .attempts import Boot
 _REMEMBERED = 600.0  # seconds for which an address that failed comes after those that did not
 _PARTS_MAX = 4  # an address gets at least one part in this many of the time; the last one gets all of it
 _LOOKUP_PART = 10  # the same for a lookup that we can do without: a visitor waits for its channel
+_LATE = 1.0  # seconds for which one name's addresses wait for those of other names
 _ADDRESSES_MAX = 8  # addresses to try in one go; those behind them come first in the next
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # not the fault of any address
 
@@ -55,7 +63,7 @@ class Call:
         """The HELLO for one more address: two servers must be able to tell which came later."""
         if self.boot is None:
             return self.hello
-        return dataclasses.replace(self.hello, boot=self.boot.id, attempt=self.boot.count())
+        return replace(self.hello, boot=self.boot.id, attempt=self.boot.count())
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +84,37 @@ class Arrival:
 
 
 class Approach:
-    """The way to one server; it outlives sessions, and so remembers what failed."""
+    """The way to any of some servers; it outlives sessions, and so remembers what failed."""
 
-    def __init__(self, server: Endpoint, patience: float, *, told: bool = False) -> None:
+    def __init__(
+        self,
+        servers: Mapping[Endpoint, str],
+        patience: float,
+        *,
+        told: bool = False,
+        shuffle: Callable[[list[Any]], None] = random.shuffle,
+    ) -> None:
         """Try nothing yet.
 
         Args:
-            server: where it is.
+            servers: where they are, and which name each one's certificate must be for; empty: what the
+                settings of a call say.
             patience: seconds for resolving a name, for a handshake, and again for WELCOME.
             told: a peer has told us where.
+            shuffle: puts a list into a random order.
         """
-        self._server = server
+        self._servers = servers
         self._patience = patience
         self._told = told
-        self._found: list[Target] = []  # by the last lookup that found any
+        self._shuffle = shuffle
+        self._found: dict[Endpoint, list[Target]] = {}  # by the last lookup of each that found any
         self._failed: dict[Target, float] = {}  # when each failed; the latest comes last
+        self._best: Target | None = None
         self._loop = asyncio.get_running_loop()
+
+    def prefer(self, target: Target) -> None:
+        """This address has led to a session: it comes first as long as it does not fail."""
+        self._best = target
 
     async def call(self, call: Call, known: Target | None = None) -> Arrival:
         """Open a connection and get it welcomed.
@@ -113,15 +136,68 @@ class Approach:
         return await self._try_all(self._in_order(line)[:_ADDRESSES_MAX], call, known)
 
     async def _addresses(self, known: Target | None) -> list[Target]:
-        """Those of the server; if one is ``known``, a dead name server delays us only briefly."""
-        within = self._patience if known is None else self._patience / _LOOKUP_PART
+        """Those of the servers; if one is ``known``, a dead name server delays us only briefly.
+
+        Then they are those of its server, as far as we know which one that is: the others do not know our
+        session.
+        """
+        if known is None:
+            found = await self._look_up(list(self._servers), self._patience)
+            self._found.update(found)
+            return self._mixed(list(found.values()))
+        servers = [server for server, targets in self._found.items() if known in targets]
+        servers = servers or [server for server, name in self._servers.items() if name == known.name]
         try:
-            self._found = await resolve(self._server, within, told=self._told)
-        except Unreachable:
-            if known is None:
-                raise
-        found = self._found
-        return found if known is None or known in found else [*found, known]
+            self._found.update(await self._look_up(servers, self._patience / _LOOKUP_PART))
+        except Unreachable as error:
+            events.STEPS.debug("%s", error)
+        line = self._mixed([self._found[server] for server in servers if server in self._found])
+        return line if known in line else [*line, known]
+
+    async def _look_up(self, servers: Sequence[Endpoint], within: float) -> dict[Endpoint, list[Target]]:
+        """The addresses of those servers whose names are resolved in time.
+
+        Raises:
+            Unreachable: there are none; the message has all reasons.
+        """
+        found: dict[Endpoint, list[Target]] = {}
+        failed: dict[Endpoint, Unreachable] = {}
+        lookups = {asyncio.create_task(resolve(one, within, told=self._told)): one for one in servers}
+        waiting = set(lookups)
+        try:
+            while waiting:
+                done, waiting = await asyncio.wait(
+                    waiting, timeout=_LATE if found else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    break
+                for lookup in done:
+                    server = lookups[lookup]
+                    try:
+                        targets = lookup.result()
+                    except Unreachable as error:
+                        failed[server] = error
+                        events.STEPS.debug("%s", error)
+                    else:
+                        found[server] = [replace(one, name=self._servers[server]) for one in targets]
+        finally:
+            for lookup in waiting:
+                lookup.cancel()
+        if not found:
+            errors = [failed[server] for server in servers]
+            raise errors[0] if len(errors) == 1 else Unreachable("; ".join(map(str, errors)))
+        return {server: found[server] for server in servers if server in found}
+
+    def _mixed(self, found: list[list[Target]]) -> list[Target]:
+        """All of them, in any order within a family, and with alternating families (RFC 8305, section 4).
+
+        The first family is the one that the resolver prefers for one of the servers.
+        """
+        self._shuffle(found)
+        targets = list(dict.fromkeys(chain.from_iterable(found)))
+        first = targets[0].family if targets else 0
+        self._shuffle(targets)
+        return interleave(sorted(targets, key=lambda target: target.family != first))
 
     async def _try_all(self, line: list[Target], call: Call, known: Target | None) -> Arrival:
         why: PeerError | None = None
@@ -136,7 +212,7 @@ class Approach:
             began = self._loop.time()
             within = self._patience / min(len(line) + 1, _PARTS_MAX)
             try:
-                channel, welcome = await self._greet(sock, call, within)
+                channel, welcome = await self._greet(sock, _for(target, call), within)
             except Refused:
                 if target != known:  # there may be another server behind the next one
                     self._note_failure(target)
@@ -192,9 +268,12 @@ class Approach:
         return await greet(link, call.next_hello(), within)
 
     def _in_order(self, targets: list[Target]) -> list[Target]:
-        """Those that have not failed recently, then the others, the latest failure last."""
-        order = list(self._failed)
-        return sorted(targets, key=lambda target: order.index(target) if self._has_failed(target) else -1)
+        """The best, those that have not failed recently, then the others, the latest failure last."""
+        places = {target: place for place, target in enumerate(self._failed, 1)}
+        return sorted(
+            targets,
+            key=lambda target: places[target] if self._has_failed(target) else -(target == self._best),
+        )
 
     def _has_failed(self, target: Target) -> bool:
         return self._loop.time() - self._failed.get(target, -_REMEMBERED) < _REMEMBERED
@@ -207,8 +286,16 @@ class Approach:
             del self._failed[other]
 
     def _log(self, target: Target, error: PeerError, robot: str) -> None:
-        text = f"{target} does not lead to {self._server}: {error}; trying its other addresses"
+        servers = " or ".join(map(str, self._servers))
+        text = f"{target} does not lead to {servers}: {error}; trying other addresses"
         events.log(events.AddressFailed(robot=robot, peer=str(target)), logging.WARNING, text)
+
+
+def _for(target: Target, call: Call) -> Call:
+    """The call, if it goes to this address: only the server that should be there will do."""
+    if not target.name:
+        return call
+    return replace(call, settings=replace(call.settings, server_names=(target.name,)))
 
 
 class Door:

@@ -82,7 +82,7 @@ class Client:
         names = ", ".join(
             f"{name or 'default'} = {endpoint}" for name, endpoint in self._config.services.items()
         )
-        text = f"robot {self._config.robot} dials {self._config.server} and offers {names}"
+        text = f"robot {self._config.robot} dials {self._config.whither} and offers {names}"
         events.log(events.ClientReady(robot=self._config.robot), logging.INFO, text)
         if self._trust.no_ktls:
             event = events.KtlsUnavailable(robot=self._config.robot)
@@ -127,7 +127,7 @@ class Client:
         streams = self._streams.remark
         match self._state:
             case Dialling():
-                return f"Dialling {self._config.server}, {streams}"
+                return f"Dialling {self._config.whither}, {streams}"
             case Waiting(error, retry):
                 return f"Not connected: {error}; next try at {retry}; {streams}"
             case Connected(session):
@@ -251,5 +251,5 @@ class Client:
         self._enter(Waiting(error, retry))
         kind = events.ClockWrong if isinstance(error, ClockError) else events.SessionLost
         level = logging.ERROR if isinstance(error, ANSWERS) else logging.WARNING
-        text = f"no session with {self._config.server}: {error}; next try in {wait:.1f} s"
+        text = f"no session with {self._config.whither}: {error}; next try in {wait:.1f} s"
         events.log(kind(robot=self._config.robot), level, text)

@@ -105,14 +105,19 @@ class _Resumption:
 
     def _take_session(self, facts: Mapping[str, Any], sock: socket.socket) -> None:
         if Offer.from_json(facts) != self._offer:
-            self._has_changed = True
-            raise LocalError("the settings have changed")
+            raise self._other_settings()
         if self.session is not None:
             raise LocalError("there is a session already")
         agreed = Agreed.from_json(facts)
+        if not self._opener.dials(agreed.target):
+            raise self._other_settings()
         control = self._channel(facts, sock, State.OPEN)
         self._opener.recall(facts)
         self.session = self._opener.session(control, agreed, self._settings)
+
+    def _other_settings(self) -> LocalError:
+        self._has_changed = True
+        return LocalError("the settings have changed")
 
     def _take_standby(self, facts: Mapping[str, Any], sock: socket.socket) -> None:
         if self.session is None:

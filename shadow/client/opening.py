@@ -6,6 +6,7 @@ from typing import Any
 
 from .. import __version__
 from ..daemon.config import ClientConfig
+from ..net.address import Target
 from ..transport.channel import Channel
 from ..transport.context import Settings
 from ..wire.conversation import CONTROL, DATA
@@ -32,10 +33,10 @@ class Opener:
         self._services = Services(config.robot, config.services, streams)
         self._lines = streams.lines
         self.boot = Boot()
-        self._approach = Approach(config.server, config.connect_timeout)
+        self._approach = Approach(config.servers, config.connect_timeout)
 
     def __repr__(self) -> str:
-        return f"<Opener to {self._config.server}, {self._services}>"
+        return f"<Opener to {self._config.whither}, {self._services}>"
 
     async def open(self, settings: Settings, reach: float = math.inf) -> Session:
         """Dial, do the handshake, send HELLO and receive WELCOME.
@@ -74,14 +75,20 @@ class Opener:
         """Stop connecting visitors."""
         self._services.stop()
 
+    def dials(self, target: Target) -> bool:
+        """True if who must be at this address is one of our servers."""
+        return target.name in self._config.servers.values()
+
     def session(self, channel: Channel, agreed: Agreed, settings: Settings) -> Session:
         """The session of a control channel that has been welcomed."""
         config = self._config
+        self._approach.prefer(agreed.target)
         hello = Hello(PROTOCOL_VERSION, DATA, config.robot, session=agreed.id)
         if agreed.dial is None:
             door = Door(self._approach, hello, settings, agreed.interval, agreed.target)
         else:
-            approach = Approach(agreed.dial, config.connect_timeout, told=True)
+            # Whoever is there has to be for the same name as the server that sends us there.
+            approach = Approach({agreed.dial: agreed.target.name}, config.connect_timeout, told=True)
             door = Door(approach, hello, settings, agreed.interval, None)
         elsewhere = "" if agreed.dial is None else str(agreed.dial)
         standbys = Standbys(config.robot, config.standby, door.open, self._services.connect, elsewhere)

@@ -64,7 +64,11 @@ class Agreed:
             "renews": self.renews,
             "target": (int(self.target.family), self.target.sockaddr),
         }
-        return facts if self.dial is None else {**facts, "dial": str(self.dial)}
+        if self.target.name:
+            facts["name"] = self.target.name
+        if self.dial is not None:
+            facts["dial"] = str(self.dial)
+        return facts
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> "Agreed":
@@ -73,7 +77,8 @@ class Agreed:
         Raises:
             ConfigError, KeyError, TypeError, ValueError: it is not that.
         """
-        target, interval = remembered_target(facts["target"]), remembered_interval(facts)
+        target = remembered_target(facts["target"], str(facts.get("name", "")))
+        interval = remembered_interval(facts)
         dial = parse_advertised(str(facts["dial"])) if "dial" in facts else None
         return cls(str(facts["session"]), interval, str(facts["since"]), bool(facts["renews"]), target, dial)
 

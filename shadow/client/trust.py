@@ -23,7 +23,7 @@ class Offer:
 
     Attributes:
         robot: its name.
-        server: where it dials.
+        server: where it dials; if there are several, in any order.
         services: their names.
         certificate: the fingerprint of the certificate that we showed the server.
     """
@@ -111,7 +111,7 @@ class Trust:
         config, credentials = self._config, pair.credentials
         context = contexts.make_context(credentials)
         return Settings(
-            context, Purpose.ROBOT, config.ktls, config.reference, credentials.ca, credentials.fingerprint
+            context, Purpose.ROBOT, config.ktls, config.references, credentials.ca, credentials.fingerprint
         )
 
     def welcomed(self, certificate: str) -> None:
@@ -139,7 +139,8 @@ class Trust:
     def offer(self, certificate: str) -> Offer:
         """What a session is made for in which we show the server this certificate."""
         config = self._config
-        return Offer(config.robot, str(config.server), tuple(config.services), certificate)
+        servers = ",".join(sorted(map(str, config.servers)))
+        return Offer(config.robot, servers, tuple(config.services), certificate)
 
     @property
     def terms(self) -> list[Term]:

@@ -7,15 +7,23 @@ error.
 
 import dataclasses
 import functools
+import ipaddress
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from ..errors import ConfigError, UsageError
 from ..names import DEFAULT_SERVICE, check_robot_name, check_service_name
-from ..net.address import Endpoint, parse_advertised, parse_endpoint, parse_host, parse_port
+from ..net.address import (
+    Endpoint,
+    is_ip_address,
+    parse_advertised,
+    parse_endpoint,
+    parse_host,
+    parse_port,
+)
 from ..net.networks import Network, parse_networks
 from ..options import Option, Program, Reader, parse_bool, parse_count, parse_seconds, parse_word
 from ..pki.certificates import Files
@@ -26,6 +34,7 @@ from ..transport.hostnames import parse_reference
 from ..wire.frames import SERVICES_MAX
 
 SERVER_SOCKET = "shadow-server"  # FileDescriptorName= of its socket unit
+SERVERS_MAX = 8  # hosts that a robot may have to dial
 
 SERVER = Program(
     "shadow-server",
@@ -59,20 +68,45 @@ def _parse_service(text: str) -> tuple[str, Endpoint]:
     return check_service_name(name), parse_endpoint(endpoint)
 
 
-def _parse_dialled(option: str) -> Callable[[str], str]:
-    """A host whose port has its own option (``--rhost``, ``--rport``): both in one is a usual mistake."""
+def _without_port(text: str) -> tuple[str, str]:
+    """A host whose port has its own option (``--rhost``, ``--rport``): both in one is a usual mistake.
 
-    def parse(text: str) -> str:
-        host, _, port = text.rpartition(":")
-        both = bool(host) and port.isascii() and port.isdecimal() and ("[" in host or ":" not in host)
-        if both:
-            host = host.removeprefix("[").removesuffix("]")
-            raise ConfigError(
-                f"{text!r} includes the port: write --{option}host={host} --{option}port={port}"
-            )
-        return parse_host(text)
+    Returns:
+        The host without the port, and the port; empty if there is none.
+    """
+    host, _, port = text.rpartition(":")
+    both = bool(host) and port.isascii() and port.isdecimal() and ("[" in host or ":" not in host)
+    return (host.removeprefix("[").removesuffix("]"), port) if both else (text, "")
 
-    return parse
+
+def _parse_lhost(text: str) -> str:
+    host, port = _without_port(text)
+    if port:
+        raise ConfigError(f"{text!r} includes the port: write --lhost={host} --lport={port}")
+    return parse_host(text)
+
+
+def _parse_rhost(text: str) -> tuple[str, ...]:
+    """The hosts to dial, separated by commas."""
+    words = [word.strip() for word in text.split(",")] if "," in text else [text]
+    if "" in words[1:] or (words[0] == "" and len(words) > 1):
+        raise ConfigError(f"{text!r}: there is no host before or after a comma")
+    if len(words) > SERVERS_MAX:
+        raise ConfigError(f"{len(words)} hosts, and there may be {SERVERS_MAX}")
+    split = [_without_port(word) for word in words]
+    ports = sorted({port for _host, port in split if port})
+    if len(ports) == 1:
+        hosts = ",".join(host for host, _port in split)
+        raise ConfigError(f"{text!r} includes the port: write --rhost={hosts} --rport={ports[0]}")
+    if ports:
+        raise ConfigError(f"{text!r} includes ports, but all hosts have the same one: that of --rport")
+    found: dict[str, str] = {}
+    for host in map(parse_host, words):
+        key = str(ipaddress.ip_address(host)) if is_ip_address(host) else host.removesuffix(".").lower()
+        if key in found:
+            raise ConfigError(f"{text!r} has {host} twice")
+        found[key] = host
+    return tuple(found.values())
 
 
 _Ca = Annotated[Path, Option(Path, "FILE", "certificate file of the CA that both sides trust")]
@@ -160,7 +194,14 @@ class ServerConfig:
 class ClientConfig:
     """Settings of ``shadow-client``, a field for each option."""
 
-    rhost: Annotated[str, Option(_parse_dialled("r"), "HOST", "the server: name, IPv4 or IPv6 address")]
+    rhost: Annotated[
+        tuple[str, ...],
+        Option(
+            _parse_rhost,
+            "HOST",
+            "the server: name, IPv4 or IPv6 address; several servers with commas in between",
+        ),
+    ]
     rport: Annotated[int, Option(parse_port, "PORT", "TCP port of the server")]
     robot: Annotated[str, Option(check_robot_name, "NAME", "our name, as in our certificate")]
     ca: _Ca
@@ -170,7 +211,7 @@ class ClientConfig:
         int | None,
         Option(parse_port, "PORT", "TCP port of the default service; needed if there is no --service"),
     ] = None
-    lhost: Annotated[str, Option(_parse_dialled("l"), "HOST", "host of the default service")] = "localhost"
+    lhost: Annotated[str, Option(_parse_lhost, "HOST", "host of the default service")] = "localhost"
     service: Annotated[
         Sequence[tuple[str, Endpoint]],
         Option(_parse_service, "NAME=HOST:PORT", "a further service (repeatable)", several=True),
@@ -200,17 +241,24 @@ class ClientConfig:
             UsageError: two services have the same name, or there are too many.
             ConfigError: no certificate can be for a server of this name.
         """
-        _ = self.services, self.reference
-
-    @property
-    def server(self) -> Endpoint:
-        """Where to dial."""
-        return Endpoint(self.rhost, self.rport)
+        _ = self.services, self.references
 
     @functools.cached_property
-    def reference(self) -> str:
-        """The name or address that the server's certificate must be for."""
-        return parse_reference(self.server_name or self.rhost)
+    def references(self) -> tuple[str, ...]:
+        """The names or addresses that the servers' certificates must be for."""
+        hosts = self.rhost if self.server_name is None else (self.server_name,)
+        return tuple(map(parse_reference, hosts))
+
+    @functools.cached_property
+    def servers(self) -> Mapping[Endpoint, str]:
+        """Where to dial, and which of the references is for who is there; empty if there is only one."""
+        names = self.references if len(self.references) > 1 else [""] * len(self.rhost)
+        return {Endpoint(host, self.rport): name for host, name in zip(self.rhost, names, strict=True)}
+
+    @property
+    def whither(self) -> str:
+        """Where to dial, for humans."""
+        return " or ".join(map(str, self.servers))
 
     @property
     def files(self) -> Files:

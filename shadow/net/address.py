@@ -32,10 +32,17 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One socket address that an endpoint resolved to."""
+    """One socket address that an endpoint resolved to.
+
+    Attributes:
+        family: of the address.
+        sockaddr: as the socket module has it.
+        name: who must be there, in the words of who dials; empty: nothing is said about that.
+    """
 
     family: int
     sockaddr: SockAddr
+    name: str = ""
 
     def __str__(self) -> str:
         return str(Endpoint(self.sockaddr[0], self.sockaddr[1]))
@@ -47,7 +54,7 @@ OnFailure = Callable[[Target, OSError], None]
 _Attempts: TypeAlias = dict["asyncio.Task[socket.socket]", Target]
 
 
-def remembered_target(record: Sequence[Any]) -> Target:
+def remembered_target(record: Sequence[Any], name: str = "") -> Target:
     """The address that another process has recorded: its family, and the socket module's form of it.
 
     Raises:
@@ -62,7 +69,7 @@ def remembered_target(record: Sequence[Any]) -> Target:
         raise ValueError("no address to dial")
     if version != (4 if family == socket.AF_INET else 6) or port > 65535:
         raise ValueError("no address to dial")
-    return Target(family, (host, *numbers))
+    return Target(family, (host, *numbers), name)
 
 
 def parse_port(text: str) -> int:

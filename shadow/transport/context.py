@@ -34,7 +34,7 @@ class Settings:
         context: made by ``make_context``.
         purpose: which side we are.
         ktls: whether the kernel should encrypt.
-        server_name: (robot) the host name or IP address that the server's certificate must be for.
+        server_names: (robot) host names or IP addresses; the server's certificate must be for one of them.
         ca: the CA certificates that peers are checked against, the same as in ``context``.
         fingerprint: of our own certificate.
     """
@@ -42,7 +42,7 @@ class Settings:
     context: SSL.Context
     purpose: Purpose
     ktls: Ktls
-    server_name: str = ""
+    server_names: tuple[str, ...] = ()
     ca: Sequence[x509.Certificate] = ()
     fingerprint: str = ""
 

@@ -62,8 +62,9 @@ async def handshake(sock: socket.socket, settings: Settings) -> Link:
         connection.set_accept_state()
     else:
         connection.set_connect_state()
-        if not is_ip_address(settings.server_name):  # RFC 6066, section 3: literal addresses not permitted
-            connection.set_tlsext_host_name(settings.server_name.encode("ascii"))
+        name = settings.server_names[0]
+        if not is_ip_address(name):  # RFC 6066, section 3: literal addresses not permitted
+            connection.set_tlsext_host_name(name.encode("ascii"))
     last_flight, chain = await _run(sock, connection, settings)
     link = _hand_over(sock, connection, settings, chain, last_flight)
     STEPS.debug("%r after a handshake as %s", link, settings.purpose.name.lower())
@@ -237,11 +238,11 @@ def _fault(certificate: x509.Certificate, settings: Settings) -> tuple[int, str]
         return None
     if not has_purpose(certificate, Purpose.SERVER):
         return _UNSUPPORTED_CERTIFICATE, "the peer's certificate is not a server's (serverAuth)"
-    if is_for(settings.server_name, alternative_names(certificate)):
+    if any(is_for(name, alternative_names(certificate)) for name in settings.server_names):
         return None
     names = ", ".join(host_names(certificate)[:8]) or "no host at all"
     return _CERTIFICATE_UNKNOWN, (
-        f"the server's certificate is not for {settings.server_name} but for {names} "
+        f"the server's certificate is not for {' or '.join(settings.server_names)} but for {names} "
         "(--server-name says which name to expect)"
     )
 

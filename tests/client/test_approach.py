@@ -4,13 +4,16 @@ import asyncio
 import contextlib
 import errno
 import math
+import random
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +26,8 @@ from shadow.client.approach import Approach, Call, Door
 from shadow.client.attempts import Boot
 from shadow.errors import IdentityError, PeerError, Refused, ShadowError, Unreachable
 from shadow.net.address import Endpoint, Target
+from shadow.pki.certificates import Purpose
+from shadow.transport.context import Ktls, Settings
 from shadow.wire.conversation import CONTROL, DATA
 from shadow.wire.frames import Hello
 from tests.support import (
@@ -39,11 +44,31 @@ from tests.support.log import Said
 from tests.support.peer import server_context
 
 SERVER = Endpoint("server.example", 4242)
+OTHER = Endpoint("other.example", 4242)
 ONE, TWO, THREE, FOUR = (Target(socket.AF_INET, (f"192.0.2.{number}", 4242)) for number in range(1, 5))
 
 
+def as_they_come(_list: list[Any]) -> None:
+    """Chance that changes nothing."""
+
+
+def unnamed(target: Target) -> Target:
+    """The address alone."""
+    return replace(target, name="")
+
+
 class World:
-    """A name server, and what answers at the addresses it gives."""
+    """A name server, and what answers at the addresses it gives.
+
+    Attributes:
+        servers: see ``Approach``.
+        others: what it knows of servers other than the first; without an entry, such a name does not exist.
+        wanted: who had to be at each address where there was a handshake.
+        sessions: whether the addresses that lead to a server are preferred from then on.
+        shuffle: see ``Approach``.
+    """
+
+    shuffle: Callable[[list[Any]], None] = staticmethod(as_they_come)
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **at: str) -> None:
         self.now = 1000.0
@@ -58,6 +83,10 @@ class World:
         self.asked = 0
         self.lookups: list[float] = []  # how long each would have waited
         self.reaches: list[float] = []
+        self.servers: dict[Endpoint, str] = {SERVER: ""}
+        self.others: dict[Endpoint, list[Target]] = {}
+        self.wanted: list[tuple[str, ...]] = []
+        self.sessions = False  # each control channel that is welcomed becomes a session
         for name in ("resolve", "dial", "greet"):
             monkeypatch.setattr(approach, name, getattr(self, f"_{name}"))
         monkeypatch.setattr(approach, "watch_for_death", lambda _sock, _interval: None)
@@ -66,7 +95,11 @@ class World:
         self._within = 0.0
 
     async def _resolve(self, server: Endpoint, within: float, *, told: bool) -> list[Target]:
-        assert (server, told) == (SERVER, False)
+        assert not told
+        if server != SERVER:
+            if server not in self.others:
+                raise Unreachable(f"cannot resolve {server.host}: there is none")
+            return list(self.others[server])
         self.asked += 1
         self.lookups.append(within)
         if not self.found:
@@ -76,7 +109,7 @@ class World:
     async def _dial(self, targets: list[Target], within: float, failed: Callable[..., None]) -> Any:
         self.reaches.append(within)
         for target in targets:
-            who = self.at[target]
+            who = self.at[unnamed(target)]
             if who not in {"nobody", "we have no descriptors"}:
                 sock: Any = SimpleNamespace(target=target, close=lambda: None)
                 return sock, target
@@ -88,9 +121,10 @@ class World:
         self._within = within
         yield
 
-    async def _handshake(self, sock: Any, _settings: object) -> Any:
+    async def _handshake(self, sock: Any, settings: Settings) -> Any:
         self.tried.append((sock.target, self._within))
-        who = self.at[sock.target]
+        self.wanted.append(settings.server_names)
+        who = self.at[unnamed(sock.target)]
         if who == "silent":
             self.now += self._within
             raise TimeoutError
@@ -104,7 +138,7 @@ class World:
     async def _greet(self, link: Any, hello: Hello, within: float) -> tuple[Any, Any]:
         assert within == self._within
         self.attempts.append((hello.boot, hello.attempt))
-        who = self.at[link.target]
+        who = self.at[unnamed(link.target)]
         if who == "mute":
             raise PeerError("no WELCOME")
         if who == "full":
@@ -115,9 +149,10 @@ class World:
         """Make these calls one after the other; what they raised."""
 
         async def run() -> list[ShadowError | None]:
-            way = Approach(SERVER, 12.0)
+            way = Approach(self.servers, 12.0, shuffle=self.shuffle)
             way._loop = SimpleNamespace(time=lambda: self.now)  # type: ignore[assignment]
-            settings: Any = None
+            context: Any = None
+            settings = Settings(context, Purpose.ROBOT, Ktls.OFF, ("a.example", "b.example"))
             hello = Hello(1, CONTROL, "011")
             call = Call(settings, hello, 9.0, reach, Boot("b007"))
             raised: list[ShadowError | None] = []
@@ -127,6 +162,8 @@ class World:
                     self.welcomed.append(arrival.target)
                     self.took.append(arrival.took)
                     raised.append(None)
+                    if self.sessions and known is None:
+                        way.prefer(arrival.target)
                 except ShadowError as error:
                     raised.append(error)
                 self.between()
@@ -274,6 +311,154 @@ def test_a_refused_data_channel_does_not_discredit_the_address(monkeypatch: pyte
     world = World(monkeypatch, one="full", two="server")
     world.run(ONE, ONE)
     assert [target for target, _within in world.tried] == [ONE, ONE]
+
+
+# Several servers.
+
+
+def test_what_has_led_to_a_session_comes_first_until_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A robot that comes back, or renews its certificate, does not change its server for no reason."""
+    world = World(monkeypatch, one="nobody", two="server", three="server")
+    world.sessions = True
+
+    def between() -> None:
+        world.now += 700.0  # nobody remembers who failed
+        world.at[ONE] = "server"
+        if len(world.welcomed) == 2:
+            world.at[TWO] = "mute"
+
+    world.between = between  # type: ignore[method-assign]
+    world.run(None, None, None, None)
+    assert world.welcomed == [TWO, TWO, ONE, ONE]
+
+
+def test_all_servers_are_tried_and_each_must_prove_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, one="stranger", two="hangs up", three="server")
+    world.found = [ONE]
+    world.servers = {SERVER: "a.example", OTHER: "b.example"}
+    world.others[OTHER] = [TWO, THREE]
+    assert world.run(None) == [None]
+    assert world.wanted == [("a.example",), ("b.example",), ("b.example",)]
+    assert world.welcomed == [replace(THREE, name="b.example")]
+
+
+def test_one_address_of_two_servers(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
+    """It may have the certificate of either; if all have the same name, it is one address."""
+    world = World(monkeypatch, one="stranger")
+    world.servers = {SERVER: "a.example", OTHER: "b.example"}
+    world.others[OTHER] = [ONE]
+    world.run(None)
+    assert world.wanted == [("a.example",), ("b.example",)]
+    assert said[0][1].startswith(
+        "192.0.2.1:4242 does not lead to server.example:4242 or other.example:4242: the server's certificate"
+    )
+    world.servers = {SERVER: "", OTHER: ""}
+    world.wanted.clear()
+    world.run(None)
+    assert world.wanted == [("a.example", "b.example")], "as in the settings"
+
+
+def test_a_name_that_cannot_be_resolved_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, one="server")
+    world.servers = {OTHER: "b.example", SERVER: "a.example"}
+    assert world.run(None) == [None]
+    world.found = []
+    (error,) = world.run(None)
+    assert isinstance(error, Unreachable)
+    assert str(error) == (
+        "cannot resolve other.example: there is none; cannot resolve server.example: no answer"
+    )
+
+
+def test_a_name_that_hangs_delays_the_others_only_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, one="server")
+    world.servers = {OTHER: "b.example", SERVER: "a.example"}
+    ended: list[bool] = []
+    answer = world._resolve
+
+    async def resolve(server: Endpoint, within: float, *, told: bool) -> list[Target]:
+        if server == SERVER:
+            return await answer(server, within, told=told)
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ended.append(True)
+        raise AssertionError
+
+    monkeypatch.setattr(approach, "resolve", resolve)
+    monkeypatch.setattr(approach, "_LATE", 0.01)
+    assert world.run(None) == [None]
+    assert ended == [True]
+
+
+@pytest.mark.parametrize("names", [("a.example", "b.example"), ("", "")])
+def test_data_channels_do_not_go_to_other_servers(
+    monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]
+) -> None:
+    """They do not know the session."""
+    world = World(monkeypatch, one="server", two="server", three="server")
+    world.found = [ONE, TWO]
+    world.servers = dict(zip((SERVER, OTHER), names, strict=True))
+    world.others[OTHER] = [THREE]
+    here, there = (replace(target, name=names[0]) for target in (ONE, TWO))
+
+    def between() -> None:
+        world.at[ONE] = "nobody"
+        if len(world.welcomed) == 2:
+            world.at[TWO] = "nobody"
+
+    world.between = between  # type: ignore[method-assign]
+    raised = world.run(None, here, here, here, here)
+    assert world.welcomed == [here, there]
+    assert [type(error) for error in raised[1:]] == [Unreachable, type(None), Unreachable, Unreachable]
+
+
+def test_nor_those_of_a_session_that_another_client_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has looked up nothing yet."""
+    world = World(monkeypatch, one="nobody", two="server", three="server")
+    world.found = [TWO]
+    world.servers = {OTHER: "b.example", SERVER: "a.example"}
+    world.others[OTHER] = [THREE]
+    here = replace(ONE, name="a.example")
+    assert [type(error) for error in world.run(here, here)] == [Unreachable, type(None)]
+    assert world.welcomed == [replace(TWO, name="a.example")]
+
+
+def fleet(monkeypatch: pytest.MonkeyPatch, hosts: list[list[Target]], robots: int = 3000) -> Counter[Target]:
+    """How many of a fleet's robots try which address first."""
+    chance = random.Random(1)  # noqa: S311 - repeatable on purpose
+    servers = {Endpoint(f"{number}.example", 1): "" for number in range(len(hosts))}
+    found = dict(zip(servers, hosts, strict=True))
+
+    async def resolve(server: Endpoint, _within: float, *, told: bool) -> list[Target]:
+        assert not told
+        return list(found[server])
+
+    async def first() -> Target:
+        line = await Approach(servers, 1.0, shuffle=chance.shuffle)._addresses(None)
+        assert set(line) == {target for host in hosts for target in host}
+        families = [target.family for target in line]
+        assert families[0] != families[1] or len(set(families)) == 1, "they alternate (RFC 8305)"
+        return line[0]
+
+    async def count() -> Counter[Target]:
+        return Counter([await first() for _ in range(robots)])
+
+    monkeypatch.setattr(approach, "resolve", resolve)
+    return asyncio.run(count())
+
+
+def test_a_fleet_has_no_favourite(monkeypatch: pytest.MonkeyPatch) -> None:
+    six = [Target(socket.AF_INET6, (f"2001:db8::{number}", 1, 0, 0)) for number in range(3)]
+    four = [Target(socket.AF_INET, (f"192.0.2.{number}", 1)) for number in range(3)]
+    # One name with all addresses, as the C library sorts them; and a name for each server.
+    for hosts in ([[*six, *four]], [list(pair) for pair in zip(six, four, strict=True)]):
+        first = fleet(monkeypatch, hosts)
+        assert set(first) == set(six), "the resolver prefers them"
+        assert all(900 < count < 1100 for count in first.values())
+    # Servers that have one family each are equal, too.
+    first = fleet(monkeypatch, [six[:1], four[:1]])
+    assert all(1400 < count < 1600 for count in first.values())
 
 
 # With real servers and real clients.

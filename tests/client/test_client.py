@@ -569,7 +569,7 @@ def supervise(open_one: Callable[[float], Awaitable[object]], streams: int, atte
         settings = SimpleNamespace()
         client.__dict__ |= {
             "_state": Dialling(), "_streams": [None] * streams, "_attempts": attempts,
-            "_config": SimpleNamespace(once=False, server="server:1", robot="011"),
+            "_config": SimpleNamespace(once=False, whither="server:1", robot="011"),
             "_opener": SimpleNamespace(open=lambda _settings, reach: open_one(reach)),
             "_trust": SimpleNamespace(settings=settings, refresh=lambda: settings, welcomed=print),
             "_renewer": SimpleNamespace(patience=None, connected=lambda: None),

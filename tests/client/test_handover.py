@@ -10,6 +10,7 @@ import math
 import os
 import socket
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from shadow import events
 from shadow.client import handover, opening
 from shadow.client.attempts import Boot
 from shadow.client.client import Client
+from shadow.daemon.config import ClientConfig
 from shadow.errors import ConfigError, IdentityError
 from shadow.net.address import Endpoint
 from shadow.pki.certificates import Purpose, load_certificates
@@ -129,10 +131,13 @@ def test_the_letters_of_another_release_are_understood(authority: Authority, lac
 def test_where_data_channels_go_is_not_forgotten(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ways: list[tuple[Endpoint, bool]] = []
-    monkeypatch.setattr(
-        opening, "Approach", lambda server, _patience, *, told=False: ways.append((server, told))
-    )
+    ways: list[tuple[dict[Endpoint, str], bool]] = []
+
+    def approach(servers: dict[Endpoint, str], _patience: float, *, told: bool = False) -> Any:
+        ways.append((servers, told))
+        return SimpleNamespace(prefer=lambda _target: None)
+
+    monkeypatch.setattr(opening, "Approach", approach)
     advertised = Endpoint("192.0.2.7", 2222)
 
     async def body(scene: Scene) -> None:
@@ -141,8 +146,8 @@ def test_where_data_channels_go_is_not_forgotten(
         after = scene.take_up_all()
         assert after.agreed == before.agreed
         assert after.agreed.dial == advertised
-        dialled = (Endpoint("tunnel.example", 4242), False)
-        assert ways == [dialled, (advertised, True)] * 2
+        dialled = ({Endpoint("tunnel.example", 4242): ""}, False)
+        assert ways == [dialled, ({advertised: ""}, True)] * 2
 
     play(authority, body)
 
@@ -160,6 +165,55 @@ def test_a_letter_that_sends_data_channels_nowhere(authority: Authority, said: S
         assert scene.take_up() is None
         await scene.control.hears_the_end()
         assert said[0][0] is events.SessionGivenUp
+
+    play(authority, body)
+
+
+SEVERAL = replace(CONFIG, rhost=("a.example", "b.example"))
+
+
+@pytest.mark.parametrize(
+    ("config", "goes_on"),
+    [
+        (SEVERAL, True),
+        (replace(CONFIG, rhost=("b.example", "a.example")), True),  # they are equal
+        (replace(CONFIG, rhost=("a.example", "c.example")), False),
+        (replace(SEVERAL, server_name="tunnel.example"), False),
+    ],
+)
+def test_which_of_several_servers_it_is_is_not_forgotten(
+    authority: Authority, said: Said, config: ClientConfig, *, goes_on: bool
+) -> None:
+    """The certificates on its data channels have to be for the same name."""
+
+    async def body(scene: Scene) -> None:
+        before = scene.begin(name="b.example", config=SEVERAL)
+        assert scene.leave(before, SEVERAL)
+        said.clear()
+        after = scene.take_up(config)
+        if not goes_on or after is None:
+            assert (after, goes_on) == (None, False)
+            text = "robot 011 connects again: the settings have changed"
+            assert said == [(events.SessionGivenUp, text)]
+            return
+        assert after.agreed == before.agreed
+        assert after.agreed.target.name == "b.example"
+        assert (after._door._approach._best, after._door._approach._servers) == (
+            after.agreed.target,
+            config.servers,
+        )
+
+    play(authority, body)
+
+
+def test_a_letter_about_somebody_else_s_server(authority: Authority, said: Said) -> None:
+    async def body(scene: Scene) -> None:
+        before = scene.begin(name="evil.example", config=SEVERAL)
+        assert scene.leave(before, SEVERAL)
+        said.clear()
+        assert scene.take_up(SEVERAL) is None
+        await scene.control.hears_the_end()
+        assert [event for event, _text in said] == [events.SessionGivenUp]
 
     play(authority, body)
 
@@ -192,7 +246,7 @@ def test_a_server_that_left_in_the_gap_is_noticed(authority: Authority) -> None:
     "change",
     [
         {"service": [("web", Endpoint("127.0.0.1", 80))]},
-        {"rhost": "other.example"},
+        {"rhost": ("other.example",)},
         {"robot": "012"},
     ],
 )

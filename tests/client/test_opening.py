@@ -18,7 +18,11 @@ class Approach:
 
     def __init__(self, scene: Scene) -> None:
         self.calls: list[Call] = []
+        self.preferred: list[Target] = []
         self._scene = scene
+
+    def prefer(self, target: Target) -> None:
+        self.preferred.append(target)
 
     async def call(self, call: Call, known: Target | None = None) -> Arrival:
         self.calls.append(call)
@@ -40,6 +44,7 @@ def test_there_is_no_session_before_it_is_welcomed(authority: Authority) -> None
         agreed = session.agreed
         assert (agreed.id, agreed.interval, agreed.renews) == ("an id", 20.0, True)
         assert str(agreed.target) == "198.51.100.1:4242"
+        assert approach.preferred == [agreed.target]
         # Its data channels go to the very same address, and name it.
         await asyncio.sleep(0)
         data = approach.calls[1]

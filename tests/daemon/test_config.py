@@ -26,8 +26,8 @@ def test_the_known_command_lines() -> None:
     assert server.files.key == Path("server.key")
     assert (server.keepalive, server.ktls) == (30.0, Ktls.AUTO)
     client = parse_client(CLIENT, {})
-    assert client.server == Endpoint("::1", 2222)
-    assert client.reference == "::1"
+    assert client.servers == {Endpoint("::1", 2222): ""}
+    assert client.references == ("::1",)
     assert client.services == {"": Endpoint("::1", 22)}
     assert not client.once
 
@@ -59,14 +59,14 @@ def test_everything_can_come_from_the_environment() -> None:
         "SHADOW_CONNECT_TIMEOUT": "7.5",
     }
     config = parse_client([], environment)
-    assert config.server == Endpoint("tunnel.example.com", 443)
+    assert config.servers == {Endpoint("tunnel.example.com", 443): ""}
     assert config.services == {
         "": Endpoint("10.0.0.1", 22),
         "web": Endpoint("127.0.0.1", 80),
         "cam": Endpoint("::1", 8554),
     }
     assert (config.standby, config.once, config.ktls) == (5, True, Ktls.REQUIRE)
-    assert (config.reference, config.connect_timeout) == ("shadow.internal", 7.5)
+    assert (config.references, config.connect_timeout) == (("shadow.internal",), 7.5)
     assert parse_server(SERVER, {"SHADOW_IPV6": "1"}).families == (False, True)
 
 
@@ -189,7 +189,52 @@ def test_a_host_that_holds_the_port_as_well(word: str, advice: str) -> None:
 
 @pytest.mark.parametrize("host", ["2001:db8::1", "[2001:db8::1]", "::1", "fe80::1%eth0", "1:2:3:4:5:6:7:8"])
 def test_an_address_holds_no_port(host: str) -> None:
-    assert parse_client([*CLIENT, f"--rhost={host}"], {}).server.port == 2222
+    ((server, name),) = parse_client([*CLIENT, f"--rhost={host}"], {}).servers.items()
+    assert (server.port, name) == (2222, "")
+
+
+def test_several_servers() -> None:
+    config = parse_client([*CLIENT, "--rhost=a.example, 192.0.2.7,[2001:db8::1]"], {})
+    assert config.references == ("a.example", "192.0.2.7", "2001:db8::1")
+    assert config.servers == {
+        Endpoint("a.example", 2222): "a.example",
+        Endpoint("192.0.2.7", 2222): "192.0.2.7",
+        Endpoint("2001:db8::1", 2222): "2001:db8::1",
+    }
+    assert config.whither == "a.example:2222 or 192.0.2.7:2222 or [2001:db8::1]:2222"
+    # One name for all is nothing to tell them apart by.
+    config = parse_client([*CLIENT, "--rhost=a.example.,b.example", "--server-name=tunnel.example"], {})
+    assert config.references == ("tunnel.example",)
+    assert config.servers == {Endpoint("a.example.", 2222): "", Endpoint("b.example", 2222): ""}
+    assert parse_client([*CLIENT, f"--rhost={','.join('abcdefgh')}"], {}).rhost == tuple("abcdefgh")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "complaint"),
+    [
+        ("a,,b", "'a,,b': there is no host before or after a comma"),
+        (",a", "there is no host before or after a comma"),
+        ("a,", "there is no host before or after a comma"),
+        (",", "there is no host before or after a comma"),
+        ("a,b.example,A", "'a,b.example,A' has A twice"),
+        ("a.,a", "has a twice"),
+        ("::1,0:0::1", "has 0:0::1 twice"),
+        (",".join("abcdefghi"), "9 hosts, and there may be 8"),
+        ("a,b c", "host 'b c' is neither a name nor an address"),
+        ("a:443,b:443", "'a:443,b:443' includes the port: write --rhost=a,b --rport=443"),
+        ("a,[2001:db8::1]:443", "write --rhost=a,2001:db8::1 --rport=443"),
+        ("a:443,b:2222", "includes ports, but all hosts have the same one: that of --rport"),
+        ("a,münchen.example", "ASCII form"),
+        ("a,*.example", r"'*.example' is no name that the server's certificate could have"),
+    ],
+)
+def test_several_servers_that_are_none(hosts: str, complaint: str) -> None:
+    with pytest.raises(ShadowError, match=re.escape(complaint)) as caught:
+        parse_client([*CLIENT, f"--rhost={hosts}"], {})
+    assert caught.value.exit_status in {2, 78}
+    rest = [word for word in CLIENT if not word.startswith("--rhost")]
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        parse_client(rest, {"SHADOW_RHOST": hosts})
 
 
 def test_where_robots_are_sent() -> None:

@@ -27,7 +27,7 @@ def middle(own: Authority) -> Authority:
 def side(ca: Path, pair: tuple[Path, Path], purpose: Purpose) -> contexts.Settings:
     credentials = load_credentials(ca, *pair, purpose, now())
     context = contexts.make_context(credentials)
-    return contexts.Settings(context, purpose, contexts.Ktls.OFF, "localhost", credentials.ca)
+    return contexts.Settings(context, purpose, contexts.Ktls.OFF, ("localhost",), credentials.ca)
 
 
 def chains(ca: Path, issuer: Authority) -> list[list[x509.Certificate]]:

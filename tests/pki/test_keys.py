@@ -64,7 +64,7 @@ def test_a_curve_is_refused_if_and_only_if_handshakes_refuse_it(own: Authority, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(certificates, "check_curve", lambda *_arguments: None)
         ours = load_credentials(own.ca, crt, key, Purpose.ROBOT, now())
-    robot = context.Settings(context.make_context(ours), Purpose.ROBOT, context.Ktls.OFF, "localhost")
+    robot = context.Settings(context.make_context(ours), Purpose.ROBOT, context.Ktls.OFF, ("localhost",))
     try:
         for link in asyncio.run(shake_hands(server, robot)):
             link.sock.close()

@@ -525,7 +525,7 @@ def settings(
     authority: Authority, purpose: Purpose, mode: contexts.Ktls = contexts.Ktls.AUTO
 ) -> contexts.Settings:
     """How one side does its handshakes in tests."""
-    return contexts.Settings(authority.context(purpose), purpose, mode, "localhost")
+    return contexts.Settings(authority.context(purpose), purpose, mode, ("localhost",))
 
 
 async def linked(authority: Authority, mode: contexts.Ktls = contexts.Ktls.AUTO) -> tuple[Link, Link]:

@@ -32,7 +32,7 @@ from tests.support.store import Store
 
 SUITE = "ECDHE-ECDSA-AES128-GCM-SHA256"
 CONFIG = ClientConfig(
-    rhost="tunnel.example",
+    rhost=("tunnel.example",),
     rport=4242,
     robot="011",
     ca=Path("ca"),
@@ -91,12 +91,14 @@ class Scene:
         channel.conversation.received(welcome)
         return channel, FrameEnd(far)
 
-    def begin(self, welcome: Welcome | None = None) -> Session:
+    def begin(
+        self, welcome: Welcome | None = None, *, name: str = "", config: ClientConfig = CONFIG
+    ) -> Session:
         """A session that has just been welcomed, with one channel standing by."""
-        target = Target(socket.AF_INET, ("198.51.100.1", 4242))
+        target = Target(socket.AF_INET, ("198.51.100.1", 4242), name)
         control, self.control = self.channel(CONTROL)
         agreed = Agreed.at_welcome(welcome or Welcome(1, "an id", 20.0), target, "011")
-        session = self.opener().session(control, agreed, self._settings)
+        session = self.opener(config).session(control, agreed, self._settings)
         session.begin()
         standby, self.standby = self.channel(DATA)
         session.standbys.add(standby)
@@ -107,9 +109,9 @@ class Scene:
     def _settings(self) -> Any:
         return SimpleNamespace(fingerprint=self.fingerprint)
 
-    def leave(self, session: Session) -> bool:
+    def leave(self, session: Session, config: ClientConfig = CONFIG) -> bool:
         """The client that has it ends."""
-        offer = self._trust(CONFIG).offer(session.certificate)
+        offer = self._trust(config).offer(session.certificate)
         left = handover.park(session, self.boot.to_json(), offer, self.store)  # type: ignore[arg-type]
         session.close()
         return left

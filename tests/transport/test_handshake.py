@@ -53,7 +53,7 @@ def test_every_suite(authority: Authority, suite: str) -> None:
     robot_context = authority.context(Purpose.ROBOT)
     robot_context.set_cipher_list(suite.encode())
     server_settings = Settings(authority.context(Purpose.SERVER, key_kind=kind), Purpose.SERVER, Ktls.AUTO)
-    robot_settings = Settings(robot_context, Purpose.ROBOT, Ktls.AUTO, "localhost")
+    robot_settings = Settings(robot_context, Purpose.ROBOT, Ktls.AUTO, ("localhost",))
     server, robot = asyncio.run(shake_hands(server_settings, robot_settings))
     assert server.suite == suite
     write_all(server, b"x" * 100_000)
@@ -67,14 +67,29 @@ def test_every_suite(authority: Authority, suite: str) -> None:
 
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "::1"])
 def test_names_and_addresses_are_matched(authority: Authority, name: str) -> None:
-    robot_settings = dataclasses.replace(settings(authority, Purpose.ROBOT), server_name=name)
+    robot_settings = dataclasses.replace(settings(authority, Purpose.ROBOT), server_names=(name,))
     for end in asyncio.run(shake_hands(settings(authority, Purpose.SERVER), robot_settings)):
+        end.sock.close()
+
+
+def test_one_of_several_names_will_do(authority: Authority) -> None:
+    """For streams of the client before this one: nobody knows any more which server was dialled."""
+    robot_settings = dataclasses.replace(
+        settings(authority, Purpose.ROBOT), server_names=("elsewhere.example", "localhost")
+    )
+    server, robot = asyncio.run(shake_hands(settings(authority, Purpose.SERVER), robot_settings))
+    today = dataclasses.replace(robot_settings, ktls=Ktls.AUTO, ca=(authority.certificate,))
+    tls_handshake.check_again(robot, today)
+    others = dataclasses.replace(today, server_names=("a.example", "b.example"))
+    with pytest.raises(IdentityError, match=r"not for a\.example or b\.example but for localhost"):
+        tls_handshake.check_again(robot, others)
+    for end in (server, robot):
         end.sock.close()
 
 
 @pytest.mark.parametrize("name", ["elsewhere.example", "127.0.0.2", "::2", "xlocalhost"])
 def test_a_server_for_another_host_is_refused(authority: Authority, name: str) -> None:
-    robot_settings = dataclasses.replace(settings(authority, Purpose.ROBOT), server_name=name)
+    robot_settings = dataclasses.replace(settings(authority, Purpose.ROBOT), server_names=(name,))
     with pytest.raises(IdentityError, match=rf"not for {name} but for localhost, 127\.0\.0\.1, ::1"):
         asyncio.run(shake_hands(settings(authority, Purpose.SERVER), robot_settings))
 
@@ -104,7 +119,7 @@ def test_whoever_refuses_a_certificate_says_so(
         secret = load_private_key(key, "key")
         credentials = Credentials([own.certificate], chain, secret)
         return Settings(
-            contexts.make_context(credentials), us, Ktls.OFF, choice.get("server_name", "localhost")
+            contexts.make_context(credentials), us, Ktls.OFF, (choice.get("server_name", "localhost"),)
         )
 
     ends = asyncio.run(try_hands(side(Purpose.SERVER, server), side(Purpose.ROBOT, robot)))

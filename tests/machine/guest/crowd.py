@@ -53,7 +53,7 @@ class Crowd:
             credentials = Credentials([self._ca], [self._certificate(name)], self._key)
             context = contexts.make_context(credentials)
             settings = contexts.Settings(
-                context, Purpose.ROBOT, contexts.Ktls.REQUIRE, "localhost", [self._ca]
+                context, Purpose.ROBOT, contexts.Ktls.REQUIRE, ("localhost",), [self._ca]
             )
             sock = socket.socket()
             sock.setblocking(False)

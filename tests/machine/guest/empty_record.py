@@ -71,7 +71,7 @@ def main() -> None:
     files = KEYS / "ca.crt", KEYS / "013.crt", KEYS / "013.key"
     credentials = load_credentials(*files, Purpose.ROBOT, dt.datetime.now(dt.UTC))
     settings = context.Settings(
-        context.make_context(credentials), Purpose.ROBOT, context.Ktls.OFF, "localhost"
+        context.make_context(credentials), Purpose.ROBOT, context.Ktls.OFF, ("localhost",)
     )
     control, data = Connection(settings), Connection(settings)
     control.say(HELLO, version=1, role="control", robot="013", services=[""])
