@@ -38,6 +38,7 @@ _PARTS_MAX = 4  # an address gets at least one part in this many of the time; th
 _LOOKUP_PART = 10  # the same for a lookup that we can do without: a visitor waits for its channel
 _LATE = 1.0  # seconds for which one name's addresses wait for those of other names
 _ADDRESSES_MAX = 8  # addresses to try in one go; those behind them come first in the next
+_NO_ROOM = {"limit", "socket"}  # codes of refusals that say something of one server, and not of us
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # not the fault of any address
 
 
@@ -125,7 +126,8 @@ class Approach:
                 lookup if the name server does not answer at once.
 
         Raises:
-            Refused: the server refused us; its other addresses are not tried.
+            Refused: a server refused us; its other addresses are not tried, those of other servers only if it
+                has no room.
             PeerError: no address has led to WELCOME. Of several reasons it gives that of the first address
                 that was reached, if any.
         """
@@ -213,10 +215,13 @@ class Approach:
             within = self._patience / min(len(line) + 1, _PARTS_MAX)
             try:
                 channel, welcome = await self._greet(sock, _for(target, call), within)
-            except Refused:
+            except Refused as error:
+                why = error
+                line = self._elsewhere(line, target, error) if known is None else []
+                if line and not self._has_failed(target):
+                    self._log(target, error, call.hello.robot)
                 if target != known:  # there may be another server behind the next one
                     self._note_failure(target)
-                raise
             except PeerError as error:
                 why = error if why is None or isinstance(why, Unreachable) else why
                 if line and not self._has_failed(target):
@@ -227,6 +232,13 @@ class Approach:
                 return Arrival(target, channel, welcome, self._loop.time() - began)
         assert why is not None  # noqa: S101 - a name resolves to at least one address
         raise why
+
+    def _elsewhere(self, line: list[Target], target: Target, refused: Refused) -> list[Target]:
+        """What is left of the line after a server has refused us: others may have room."""
+        if refused.code not in _NO_ROOM:
+            return []
+        there = [targets for targets in self._found.values() if target in targets]
+        return [one for one in line if not any(one in targets for targets in there)]
 
     async def _reach(self, line: list[Target], at_most: float) -> tuple[socket.socket, Target]:
         """Connect to the first address that answers.

@@ -69,6 +69,7 @@ class World:
     """
 
     shuffle: Callable[[list[Any]], None] = staticmethod(as_they_come)
+    code = "limit"  # of refusals
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **at: str) -> None:
         self.now = 1000.0
@@ -142,7 +143,7 @@ class World:
         if who == "mute":
             raise PeerError("no WELCOME")
         if who == "full":
-            raise Refused("limit", "full")
+            raise Refused(self.code, "full")
         return link, None
 
     def run(self, *calls: Target | None, reach: float = math.inf) -> list[ShadowError | None]:
@@ -411,6 +412,38 @@ def test_data_channels_do_not_go_to_other_servers(
     raised = world.run(None, here, here, here, here)
     assert world.welcomed == [here, there]
     assert [type(error) for error in raised[1:]] == [Unreachable, type(None), Unreachable, Unreachable]
+
+
+@pytest.mark.parametrize(("code", "elsewhere"), [("limit", True), ("socket", True), ("revoked", False)])
+def test_another_server_may_have_room(
+    monkeypatch: pytest.MonkeyPatch, said: Said, code: str, *, elsewhere: bool
+) -> None:
+    """Who waits for a minute because one of its servers is full has one server too few."""
+    world = World(monkeypatch, one="full", two="server", three="server")
+    world.code = code
+    world.found = [ONE, TWO]
+    world.servers = {SERVER: "a.example", OTHER: "b.example"}
+    world.others[OTHER] = [THREE]
+    (error,) = world.run(None)
+    if not elsewhere:
+        assert isinstance(error, Refused)
+        assert [unnamed(target) for target, _within in world.tried] == [ONE]
+        return
+    assert error is None
+    assert [unnamed(target) for target, _within in world.tried] == [ONE, THREE], "TWO is the full one's, too"
+    assert f"refused ({code}): full; trying other addresses" in said[0][1]
+
+
+@pytest.mark.parametrize("other", ["full", "mute", "nobody"])
+def test_all_servers_are_full_or_away(monkeypatch: pytest.MonkeyPatch, other: str) -> None:
+    """The answer is that of the first who gave one."""
+    world = World(monkeypatch, one="full", two=other)
+    world.found = [ONE]
+    world.servers = {SERVER: "a.example", OTHER: "b.example"}
+    world.others[OTHER] = [TWO]
+    (error,) = world.run(None)
+    assert isinstance(error, Refused)
+    assert len(world.tried) == (1 if other == "nobody" else 2)
 
 
 def test_nor_those_of_a_session_that_another_client_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
