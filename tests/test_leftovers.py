@@ -112,9 +112,14 @@ def contents(store: Store, name: str) -> Letter:
 @given(data=st.data())
 def test_streams_beside_whatever_lies_there(authority: Authority, data: st.DataObject) -> None:
     certificate = certificate_of(authority)
-    facts = {**STREAM, "slot": 0, "suite": SUITE, "chain": chain_of(certificate)}
+    peer = data.draw(st.sampled_from([None, certificate]))
+    facts = {**STREAM, "slot": 0, **links_of(certificate, peer)}
+    if peer is not None and data.draw(st.booleans()):
+        facts["near"] = data.draw(
+            st.sampled_from([None, "", [], {}, {"suite": 1, "chain": ["?"]}, [facts["near"]]])
+        )
     text, places = data.draw(mutations.letters(facts)), data.draw(mutations.swaps(6))
-    store, odd, good = Store(), Ends(certificate), Ends(certificate)
+    store, odd, good = Store(), Ends(certificate, peer), Ends(certificate)
     first = Daemon(store)
     first.start(odd, **STREAM)
     first.start(good, **STREAM)
@@ -201,15 +206,27 @@ def test_many_streams_of_another_version_are_said_in_one_line(authority: Authori
     store.close()
 
 
+def links_of(certificate: x509.Certificate, peer: x509.Certificate | None) -> dict[str, Any]:
+    """What is kept of a stream's links: of one, as ever; of two, where the first release finds none."""
+    link = {"suite": SUITE, "chain": chain_of(certificate)}
+    return link if peer is None else {"near": {"suite": SUITE, "chain": chain_of(peer)}, "link": link}
+
+
+@pytest.mark.parametrize("two_links", [False, True])
 @pytest.mark.parametrize("more", [{}, {"colour": "blue", "limits": {"rate": [1, 2]}}])
-def test_a_stream_as_the_first_release_kept_it_goes_on(authority: Authority, more: dict[str, Any]) -> None:
+def test_a_stream_as_an_earlier_release_kept_it_goes_on(
+    authority: Authority,
+    more: dict[str, Any],
+    two_links: bool,  # noqa: FBT001
+) -> None:
     """``more``: what a newer one may have added, and this one need not know."""
     certificate = certificate_of(authority)
-    store, ends = Store(), Ends(certificate)
+    peer = certificate if two_links else None
+    store, ends = Store(), Ends(certificate, peer)
     Daemon(store).stop()  # its progress table
     pipes = [*os.pipe2(os.O_NONBLOCK), *os.pipe2(os.O_NONBLOCK)]
-    facts = {"version": 1, **STREAM, "slot": 0, "suite": SUITE, "chain": chain_of(certificate), **more}
-    descriptors = [ends.plain.fileno(), ends.link.sock.fileno(), *pipes]
+    facts = {"version": 1, **STREAM, "slot": 0, **links_of(certificate, peer), **more}
+    descriptors = [ends.inner.sock.fileno(), ends.link.sock.fileno(), *pipes]
     with mutations.parcel_of(json.dumps(facts).encode(), descriptors, range(6)) as box:
         store.add("s0", box.fileno())
     bundle.close_all(pipes)

@@ -223,7 +223,7 @@ class Metrics(logging.Handler):
                 if robot.session.warned_from <= now:
                     sums.ends[robot.name] = robot.session.until.timestamp()
             for pump in robot.streams:
-                sums.running["kernel" if pump.link.in_kernel else "userspace"] += 1
+                sums.running["kernel" if pump.in_kernel else "userspace"] += 1
                 sums.moved["to_robot"] += pump.up.moved
                 sums.moved["from_robot"] += pump.down.moved
             looked_at += 1 + len(robot.streams)

@@ -11,6 +11,7 @@ from typing import Any
 from .. import events
 from ..relay.durable import DurableStreams
 from ..relay.ending import Ending, Words, log_end
+from ..relay.ends import Plain
 from ..relay.flow import Pump
 from ..relay.roster import Roster
 from ..text import many, printable
@@ -21,7 +22,7 @@ from .sparing import Sparing
 # Lines of the log: the server decides how often visitors come, but not how much we write to our disk.
 _STARTS_AT_ONCE, _STARTS_A_MINUTE = 500, 600.0
 
-_WORDS = Words(plain="service", link="server", target="service")
+_WORDS = Words(near="service", link="server", target="service")
 
 Check = Callable[[Link], None]
 """Raises ShadowError if we would not trust the server behind the link today."""
@@ -77,7 +78,7 @@ class Streams:
             LocalError: no descriptors left; the link is closed, the socket is the caller's.
         """
         stream = Stream(start.stream[:64], start.service or "default", self._loop.time())
-        self._roster.begin(sock, link, stream, asdict(stream))
+        self._roster.begin(Plain(sock), link, stream, asdict(stream))
         event = events.StreamStarted(
             robot=self._robot,
             service=stream.service,

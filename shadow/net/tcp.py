@@ -58,6 +58,11 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
+def take_error(sock: socket.socket) -> int:
+    """The error that waits at a socket (socket(7), SO_ERROR), or 0; the kernel forgets it then."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
 def unacknowledged(sock: socket.socket) -> int:
     """Bytes in a TCP socket's send queue, in flight or waiting (tcp(7), SIOCOUTQ)."""
     (queued,) = _INT.unpack(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(_INT.size)))

@@ -22,9 +22,10 @@ from ..errors import LocalError, brief
 from ..net import tcp
 from ..systemd import bundle
 from ..systemd.fdstore import Store
-from ..transport.link import KernelLink, remembered
+from ..transport.link import KernelLink, Link, remembered
 from . import progress, splice
-from .flow import Pump, Side, StreamCut
+from .ends import End, Plain, Side
+from .flow import Pump, StreamCut
 from .pool import Relay
 from .progress import ProgressTable
 
@@ -83,13 +84,14 @@ class DurableStreams:
             pump: the stream; ``ended`` must be called when it is over.
             facts: what ``resume`` will tell about it; fit for JSON.
         """
-        if not isinstance(pump.link, KernelLink):
+        links = [link.record for link in pump.links if isinstance(link, KernelLink)]
+        if len(links) < len(pump.links):
             return
         slot = self._take_slot(pump)
         if slot is None:
             return
         try:
-            with bundle.pack({**facts, "slot": slot, **pump.link.record}, pump.descriptors) as box:
+            with bundle.pack({**facts, "slot": slot, **_links_facts(links)}, pump.descriptors) as box:
                 self.store.add(f"{_PREFIX}{slot}", box.fileno())
         except LocalError as error:
             self._not_kept(f"streams will not outlive this daemon: {error}")
@@ -107,7 +109,7 @@ class DurableStreams:
         if pump.kept:
             self.protected -= 1
             self.store.remove(f"{_PREFIX}{slot}")
-        elif pump.link.in_kernel:
+        elif pump.in_kernel:
             self.unprotected -= 1
         if slot is not None:
             self._give_back(slot)
@@ -221,15 +223,14 @@ class DurableStreams:
             undo.callback(bundle.close_all, pipes)
             undo.callback(lambda: bundle.abandon([sock.detach() for sock in sockets]))
             _check_descriptors(descriptors)
-            plain, sock = sockets
-            tcp.check_connection(plain, socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
             if self._table is None or not self._inherited:
                 raise LocalError("nothing tells how far it is")
             if facts["slot"] != slot:
                 raise LocalError("it is under another one's name")
-            link, entry = remembered(sock, facts), self._table.retake(slot)
+            near, link = _remembered_ends(sockets, facts)
+            entry = self._table.retake(slot)
             undo.callback(self._give_back, slot)
-            pump = splice.resume_pump(plain, link, pipes, entry)
+            pump = splice.resume_pump(near, link, pipes, entry)
             undo.pop_all()
         self._slots[pump] = slot
         return pump
@@ -253,6 +254,29 @@ def _check_descriptors(descriptors: Sequence[int]) -> None:
     things = {(status.st_dev, status.st_ino) for status in map(os.fstat, descriptors)}
     if len(descriptors) != _DESCRIPTORS or len(things) != _DESCRIPTORS - 2:  # a pipe has two ends
         raise LocalError(f"{len(descriptors)} descriptors of {len(things)} things are no stream")
+
+
+def _links_facts(links: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What ``_remembered_ends`` needs besides the sockets.
+
+    Of two links, none is where versions that know only one look for it: they would take the other for a plain
+    socket.
+    """
+    return links[0] if len(links) == 1 else dict(zip((Side.NEAR, Side.LINK), links, strict=True))
+
+
+def _remembered_ends(sockets: Sequence[socket.socket], facts: Mapping[str, Any]) -> tuple[End, Link]:
+    """The ends that another process has recorded.
+
+    Raises:
+        LocalError: their sockets are of another kind.
+        KeyError, TypeError, ValueError: the facts are not those of a stream.
+    """
+    near, link = sockets
+    if Side.NEAR in facts:
+        return remembered(near, facts[Side.NEAR]), remembered(link, facts[Side.LINK])
+    tcp.check_connection(near, socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
+    return Plain(near), remembered(link, facts)
 
 
 def _is_stream(name: str) -> bool:

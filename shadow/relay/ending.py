@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from .. import events
 from ..errors import reason_of
 from ..text import printable
-from .flow import Pump, Side
+from .ends import Side
+from .flow import Pump
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
     """What the two ends of a stream are called where this daemon runs."""
 
-    plain: str
+    near: str
     link: str
     target: str  # where the bytes went whose count comes first
 
@@ -48,7 +49,7 @@ def log_end(pump: Pump, ending: Ending, words: Words) -> None:
     kind: type[events.StreamEnded] | type[events.StreamAborted] = events.StreamEnded
     how = "ended"
     if pump.cut is not None:
-        who = {Side.PLAIN: f" by the {words.plain}", Side.LINK: f" by the {words.link}", None: ""}
+        who = {Side.NEAR: f" by the {words.near}", Side.LINK: f" by the {words.link}", None: ""}
         kind, how = events.StreamAborted, f"cut off{who[pump.cut.side]} ({reason_of(pump.cut.error)})"
     event = kind(
         robot=ending.robot,

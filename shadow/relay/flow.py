@@ -1,8 +1,8 @@
 """One direction of a stream, and the two together: who may read, who may write, and how it ends.
 
-The theory. A stream joins a *plain* socket (the visitor's unix socket on the server, the service's TCP
-socket on the robot) and a *link* (the TLS connection). Each direction is a ``Flow`` from a source to a sink
-with a store between them, and goes through only three states::
+The theory. A stream joins two ends (``ends``): a *link*, which is a TLS connection, and a *near* end, which
+is a plain socket or another link. Each direction is a ``Flow`` from a source to a sink with a store between
+them, and goes through only three states::
 
     moving ──source says end of file──▶ draining ──store is empty──▶ done (the end was passed on)
 
@@ -14,19 +14,17 @@ Readiness comes from edge-triggered epoll, so it is remembered here: ``readable`
 until a system call says EAGAIN. How bytes move is left to the subclasses in ``splice`` and ``userspace``.
 """
 
-import enum
 import errno
 import select
-import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
 from ..errors import reason_of
 from ..events import STEPS
-from ..net.lines import Line
-from ..net.tcp import is_delivered, reset
+from ..net.tcp import is_delivered, take_error
 from ..transport.link import Link
+from .ends import End, Side
 from .progress import MOVED, STAGE, Entry, Record, Stage
 
 TURN_BUDGET = 2**18  # bytes per direction before the next stream gets its turn
@@ -34,13 +32,6 @@ CALL_COST = 2**12  # minimum charge for a record or call, in bytes: tiny ones mu
 
 _READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
-
-
-class Side(enum.StrEnum):
-    """The two ends of a stream as one daemon sees them."""
-
-    PLAIN = "plain"
-    LINK = "link"
 
 
 class StreamCut(Exception):
@@ -216,30 +207,28 @@ class Home(Protocol):
 
 
 class Pump:
-    """Both directions of one stream, with the sockets they run between.
+    """Both directions of one stream, with the ends they run between.
 
     Attributes:
-        plain: the visitor's or the service's socket.
-        link: the TLS connection.
-        up: plain to link.
-        down: link to plain.
+        near: one end.
+        link: the other.
+        up: near to link.
+        down: link to near.
         entry: what is known about it, in memory that may outlive the process.
-        line: the link's line, if known.
         home: the thread that it belongs to for life; None while it belongs to nobody.
         kept: the service manager has copies of its descriptors, so it can continue when this process ends.
         on_end: called once, from the relay's thread, when the stream is over and its sockets are closed.
     """
 
-    __slots__ = ("_cut", "_well", "down", "entry", "home", "kept", "line", "link", "on_end", "plain", "up")
+    __slots__ = ("_cut", "_well", "down", "entry", "home", "kept", "link", "near", "on_end", "up")
 
-    def __init__(self, plain: socket.socket, link: Link, up: Flow, down: Flow, entry: Entry) -> None:
-        self.plain = plain
+    def __init__(self, near: End, link: Link, up: Flow, down: Flow, entry: Entry) -> None:
+        self.near = near
         self.link = link
         self.up = up
         self.down = down
         self.entry = entry
         self.home: Home | None = None
-        self.line: Line | None = None
         self.kept = False
         self._cut: StreamCut | None = None
         self._well = False
@@ -248,7 +237,23 @@ class Pump:
     def __repr__(self) -> str:
         """Safe in any thread: its parts may be from different moments."""
         cut, kept = f", cut by {self._cut}" if self._cut is not None else "", ", kept" if self.kept else ""
-        return f"<Pump {self.up!r} {self.down!r}{cut}{kept}, {self.link!r}>"
+        links = " and ".join(map(repr, self.links))
+        return f"<Pump {self.up!r} {self.down!r}{cut}{kept}, {links}>"
+
+    @property
+    def ends(self) -> dict[Side, End]:
+        """Both of its ends."""
+        return {Side.NEAR: self.near, Side.LINK: self.link}
+
+    @property
+    def links(self) -> list[Link]:
+        """Those of its ends that are links, the near one first."""
+        return [end for end in self.ends.values() if isinstance(end, Link)]
+
+    @property
+    def in_kernel(self) -> bool:
+        """True if no byte of it comes into this process."""
+        return self.near.in_kernel and self.link.in_kernel
 
     def note_in(self, entry: Entry) -> None:
         """Record its progress in another place: call it before the first byte, while there is no progress."""
@@ -268,7 +273,8 @@ class Pump:
     @property
     def descriptors(self) -> list[int]:
         """Everything the stream consists of: two sockets, and the stores of both directions."""
-        return [self.plain.fileno(), self.link.sock.fileno(), *self.up.descriptors, *self.down.descriptors]
+        sockets = [end.sock.fileno() for end in self.ends.values()]
+        return [*sockets, *self.up.descriptors, *self.down.descriptors]
 
     @property
     def running(self) -> bool:
@@ -287,7 +293,7 @@ class Pump:
         Until then the sockets must stay open: the kernel resets a socket that nobody has open any more if its
         peer does not read for some minutes (tcp(7), tcp_orphan_retries), and what it still held is lost.
         """
-        return is_delivered(self.plain) and is_delivered(self.link.sock)
+        return is_delivered(self.near.sock) and is_delivered(self.link.sock)
 
     @property
     def over(self) -> bool:
@@ -299,20 +305,16 @@ class Pump:
 
         epoll reports that too, but a socket that was reset also looks as if everything had been acknowledged.
         """
-        for sock, side in ((self.plain, Side.PLAIN), (self.link.sock, Side.LINK)):
-            self._cut_if_broken(sock, side)
-
-    def _cut_if_broken(self, sock: socket.socket, side: Side) -> None:
-        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number:
-            self.cut = StreamCut(side, OSError(number, None))
+        for side, end in self.ends.items():
+            if number := take_error(end.sock):
+                self.cut = StreamCut(side, OSError(number, None))
 
     def ready(self, side: Side, events: int) -> bool:
         """Remember what epoll says about one side's socket; False if that is nothing new.
 
         A unix socket reports each time that its peer has read something, and usually there was room anyway.
         """
-        reader, writer = (self.up, self.down) if side is Side.PLAIN else (self.down, self.up)
+        reader, writer = (self.up, self.down) if side is Side.NEAR else (self.down, self.up)
         news = False
         if events & _READABLE and not reader.readable:
             reader.readable = news = True
@@ -330,8 +332,7 @@ class Pump:
 
         No byte that came before a reset is lost. We do not wait for a peer that has vanished.
         """
-        sock = self.plain if side is Side.PLAIN else self.link.sock
-        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # which forgets it
+        number = take_error(self.ends[side].sock)
         if number == errno.ECONNRESET and not reader.ended:
             reader.failure = OSError(number, None)
         elif number:
@@ -339,7 +340,7 @@ class Pump:
 
     def reads(self, side: Side) -> bool:
         """Whether we have taken everything that this side's peer has sent, so that it may send more."""
-        reader = self.up if side is Side.PLAIN else self.down
+        reader = self.up if side is Side.NEAR else self.down
         return reader.ended or not reader.readable
 
     def turn(self, budget: int = TURN_BUDGET) -> bool:
@@ -363,20 +364,14 @@ class Pump:
     def leave(self) -> None:
         """Close our copies of what the service manager keeps: nothing is sent, and no peer notices."""
         self.close_stores()
-        self.plain.close()
-        self.link.sock.close()
+        for end in self.ends.values():
+            end.sock.close()
 
     def close(self) -> None:
         """Close everything: properly after an orderly end, with a reset after a cut."""
         self.close_stores()
-        if self.cut is None:
-            self.plain.close()
-            self.link.sock.close()
-            return
-        self.link.abort()
-        if self.plain.family == socket.AF_UNIX:
-            # Unix sockets have no reset; the peer gets ECONNRESET if we leave bytes of its own unread
-            # (net/unix/af_unix.c, unix_release_sock), else end of file and EPIPE.
-            self.plain.close()
-        else:
-            reset(self.plain)
+        for end in self.ends.values():
+            if self.cut is None:
+                end.sock.close()
+            else:
+                end.abort()

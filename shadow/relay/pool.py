@@ -21,9 +21,10 @@ from collections.abc import Callable
 from ..errors import LocalError, no_thread
 from ..net.liveness import Watch
 from ..net.tcp import is_tcp
-from ..transport.link import Link, UserspaceLink
+from ..transport.link import Link
 from . import splice, userspace
-from .flow import Pump, Side, StreamCut
+from .ends import End, Side
+from .flow import Pump, StreamCut
 from .progress import private_entry
 
 _EVENTS = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
@@ -59,12 +60,12 @@ class Relay:
         """How many streams are running."""
         return sum(worker.load for worker in self._workers)
 
-    def make(self, plain: socket.socket, link: Link) -> Pump:
+    def make(self, near: End, link: Link) -> Pump:
         """A stream between two non-blocking sockets; no byte of it moves before ``adopt``.
 
         Args:
-            plain: the visitor's or the service's socket.
-            link: the TLS connection, with nothing left to flush.
+            near: the end on this side: the visitor's or the service's socket, or a link from another server.
+            link: the end that leads through the tunnel. Links have nothing left to flush.
 
         Returns:
             The pump; the sockets are the caller's until it is adopted; ``Pump.close_stores`` frees the rest.
@@ -73,7 +74,7 @@ class Relay:
             LocalError: no descriptors left, or the threads have ended.
         """
         home = self._idlest()
-        pump = home.make_pump(plain, link)
+        pump = home.make_pump(near, link)
         pump.home = home
         return pump
 
@@ -179,10 +180,10 @@ class _Worker:
             self._close()
             raise
 
-    def make_pump(self, plain: socket.socket, link: Link) -> Pump:
-        if isinstance(link, UserspaceLink):
-            return userspace.make_pump(plain, link, self._scratch)
-        return splice.make_pump(plain, link, private_entry())
+    def make_pump(self, near: End, link: Link) -> Pump:
+        if near.in_kernel and link.in_kernel:
+            return splice.make_pump(near, link, private_entry())
+        return userspace.make_pump(near, link, self._scratch)
 
     def adopt(self, pump: Pump) -> None:
         with self._lock:
@@ -264,17 +265,17 @@ class _Worker:
         self._hungry[pump] = None
 
     def _watch(self, pump: Pump) -> None:
-        for sock, side in ((pump.plain, Side.PLAIN), (pump.link.sock, Side.LINK)):
+        for side, end in pump.ends.items():
             # Urgent data is data (RFC 6093): keep it in its place, else the kernel would take it out.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-            self._sides[sock.fileno()] = (pump, side)
-            self._epoll.register(sock, _EVENTS)
+            end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            self._sides[end.sock.fileno()] = (pump, side)
+            self._epoll.register(end.sock, _EVENTS)
         now = time.monotonic()
         # The other end of a link is one of ours, and probes; a service may be anything.
         self._watches[pump] = [
-            (side, Watch(sock, now, probes_us=side is Side.LINK))
-            for sock, side in ((pump.link.sock, Side.LINK), (pump.plain, Side.PLAIN))
-            if is_tcp(sock)
+            (side, Watch(end.sock, now, probes_us=isinstance(end, Link)))
+            for side, end in pump.ends.items()
+            if is_tcp(end.sock)
         ]
         self._expect_look(pump, now)
 
@@ -315,7 +316,7 @@ class _Worker:
             return True
 
     def _cut(self, pump: Pump, why: str) -> None:
-        if self._sides.get(pump.plain.fileno(), (None,))[0] is pump and not pump.over:
+        if self._sides.get(pump.link.sock.fileno(), (None,))[0] is pump and not pump.over:
             pump.cut = StreamCut(None, OSError(errno.ECONNABORTED, why))
             self._end(pump)
 
@@ -334,8 +335,7 @@ class _Worker:
     def _has_died(self, pump: Pump, now: float) -> bool:
         """Cut a stream if one of its peers is gone; return whether it was."""
         for side, watch in self._watches[pump]:
-            line = pump.line if side is Side.LINK else None
-            if watch.is_dead(now, reading=pump.reads(side), line=line):
+            if watch.is_dead(now, reading=pump.reads(side), line=pump.ends[side].line):
                 error = OSError(errno.ECONNABORTED, f"nothing heard for {watch.silence(now):.0f} s")
                 pump.cut = StreamCut(side, error)
                 return True
@@ -345,10 +345,10 @@ class _Worker:
         self._hungry.pop(pump, None)
         self._lingering.pop(pump, None)
         self._watches.pop(pump, None)
-        for sock in (pump.plain, pump.link.sock):
-            self._sides.pop(sock.fileno(), None)
+        for end in pump.ends.values():
+            self._sides.pop(end.sock.fileno(), None)
             with contextlib.suppress(OSError):  # one that could not be watched
-                self._epoll.unregister(sock)
+                self._epoll.unregister(end.sock)
 
     def _end(self, pump: Pump) -> None:
         self._forget(pump)

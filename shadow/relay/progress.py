@@ -41,8 +41,8 @@ class Entry:
     """What is known about one stream.
 
     Attributes:
-        up: the record of the flow from plain to link.
-        down: the record of the flow from link to plain.
+        up: the record of the flow from near to link.
+        down: the record of the flow from link to near.
     """
 
     __slots__ = ("_words", "down", "up")

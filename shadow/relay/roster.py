@@ -4,13 +4,13 @@ Everything runs in the event loop's thread; the relay's threads report ends thro
 """
 
 import asyncio
-import socket
 from collections.abc import Callable, ItemsView, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from ..net.lines import Lines
 from ..transport.link import Link
 from .durable import DurableStreams
+from .ends import End
 from .flow import Pump
 
 Known = TypeVar("Known")
@@ -44,20 +44,20 @@ class Roster(Generic[Known]):
         """Their pumps, and what is known about them."""
         return self._known.items()
 
-    def begin(self, plain: socket.socket, link: Link, known: Known, facts: Mapping[str, Any]) -> None:
+    def begin(self, near: End, link: Link, known: Known, facts: Mapping[str, Any]) -> None:
         """Hand a stream to the relay.
 
         Args:
-            plain: the visitor's or the service's socket.
-            link: the TLS connection.
+            near: its end on this side.
+            link: the TLS connection that leads through the tunnel.
             known: what is known about it.
             facts: the part of that which the next process needs; fit for JSON.
 
         Raises:
-            LocalError: no descriptors left; the link is closed, the socket is the caller's.
+            LocalError: no descriptors left; the link is closed, the near end is the caller's.
         """
         try:
-            pump = self.durable.relay.make(plain, link)
+            pump = self.durable.relay.make(near, link)
             self.durable.keep(pump, facts)
         except BaseException:
             link.abort()
@@ -70,7 +70,8 @@ class Roster(Generic[Known]):
         Raises:
             LocalError: the relay has ended; the pump is still the caller's.
         """
-        pump.line = self.lines.of(pump.link.sock)
+        for link in pump.links:
+            link.line = link.line or self.lines.of(link.sock)
         self.durable.relay.adopt(pump, self._report_end)
         self._known[pump] = known
 

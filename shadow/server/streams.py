@@ -8,12 +8,13 @@ from typing import Any
 from .. import events
 from ..relay.durable import DurableStreams
 from ..relay.ending import Ending, Words, log_end
+from ..relay.ends import Plain
 from ..relay.flow import Pump
 from ..relay.roster import Roster
 from ..transport.link import Link
 from .visitor import Visitor, remembered
 
-_WORDS = Words(plain="visitor", link="robot", target="robot")
+_WORDS = Words(near="visitor", link="robot", target="robot")
 
 
 class Streams:
@@ -49,7 +50,7 @@ class Streams:
         Raises:
             LocalError: no descriptors left; the link is closed, the visitor is the caller's.
         """
-        self._roster.begin(visitor.sock, link, visitor, visitor.record)
+        self._roster.begin(Plain(visitor.sock), link, visitor, visitor.record)
         event = events.StreamStarted(
             robot=self._robot,
             service=visitor.offered,
@@ -65,7 +66,7 @@ class Streams:
 
     def resume(self, pump: Pump, facts: Mapping[str, Any]) -> Visitor:
         """Continue a stream that the previous daemon has left; return its visitor. See ``durable.TakeIn``."""
-        visitor = remembered(pump.plain, facts)
+        visitor = remembered(pump.near.sock, facts)
         self._roster.go_on(pump, visitor)
         return visitor
 

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from ..net.address import describe
+from ..net.lines import Line
 from ..net.tcp import check_connection, reset
 from ..pki.chains import openssl_reason
 from . import ktls as kernel_tls
@@ -49,15 +50,17 @@ class Link(ABC):
         suite: the cipher suite, by OpenSSL's name.
         chain: the peer's certificate, then those that vouch for it, up to our CA's, as verified.
         in_kernel: True if the kernel encrypts.
+        line: what it shares with other connections to the same peer, if known.
     """
 
-    __slots__ = ("_unsent", "chain", "sock", "suite")
+    __slots__ = ("_unsent", "chain", "line", "sock", "suite")
     in_kernel: bool
 
     def __init__(self, sock: socket.socket, suite: str, chain: Sequence[x509.Certificate]) -> None:
         self.sock = sock
         self.suite = suite
         self.chain = chain
+        self.line: Line | None = None
         self._unsent = b""
 
     def __repr__(self) -> str:

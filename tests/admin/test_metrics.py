@@ -287,9 +287,9 @@ class Fleet:
 
     @staticmethod
     def _robot(name: str, seconds: int) -> SimpleNamespace:
-        link, moved = SimpleNamespace(in_kernel=False), SimpleNamespace(moved=10)
+        moved = SimpleNamespace(moved=10)
         until = now() + dt.timedelta(days=1, seconds=seconds)
-        stream = SimpleNamespace(link=link, up=moved, down=moved)
+        stream = SimpleNamespace(in_kernel=False, up=moved, down=moved)
         return SimpleNamespace(
             name=name, session=SimpleNamespace(until=until, warned_from=now(), software="x"), streams=[stream]
         )

@@ -9,7 +9,6 @@ import pytest
 
 from shadow.client.streams import Streams
 from shadow.errors import LocalError
-from shadow.net.lines import Line
 from shadow.relay.durable import DurableStreams
 from shadow.relay.pool import Relay
 from shadow.transport.link import KernelLink
@@ -23,11 +22,11 @@ from tests.support.store import Store
 class Pump:
     """What the relay has of a stream."""
 
-    line: Line | None = None
     down = up = SimpleNamespace(moved=0)
 
     def __init__(self, link: KernelLink) -> None:
         self.link = link
+        self.links = [link]
 
 
 class Durable:
@@ -54,7 +53,7 @@ def test_each_has_the_line_of_its_channel() -> None:
         streams = Streams("011", durable)
         (near, far), (plain, other) = tcp_pair(), tcp_pair()
         link = KernelLink(near, "a suite", [])
-        resumed: Any = Pump(link)
+        resumed: Any = Pump(KernelLink(near, "a suite", []))
         streams.begin(plain, link, Start("", "1"))
         streams._take_in(lambda _link: None, resumed, {"id": "2", "service": "", "since": 0.0})
         assert len(streams) == 2
@@ -62,7 +61,7 @@ def test_each_has_the_line_of_its_channel() -> None:
         assert re.fullmatch(r"<Stream '1' to 'default' for 0\.\d s, <.*Pump.*>>", first)
         assert second.startswith("<Stream '2' to '' for ")
         line = streams.lines.of(near)
-        assert durable.pumps[0].line is resumed.line is line is not None
+        assert link.line is resumed.links[0].line is line is not None
         for sock in (near, far, plain, other):
             sock.close()
 
@@ -81,7 +80,7 @@ def test_it_is_in_the_store_before_its_first_byte_is_moved(authority: Authority)
         ends, store, relay = Ends(certificate_of(authority)), Watched(), Relay(threads=1)
         durable = DurableStreams(relay, store)  # type: ignore[arg-type]
         ends.near.sendall(b"early")
-        Streams("011", durable).begin(ends.plain, ends.link, Start("", "1"))
+        Streams("011", durable).begin(ends.inner.sock, ends.link, Start("", "1"))
         assert await asyncio.to_thread(ends.far.recv, 10) == b"early"
         assert set(store.kept) == {"ledger", "s0"}
         relay.stop()

@@ -101,7 +101,13 @@ def test_an_abort_of_the_visitor_is_no_end_of_file(data: Fleet) -> None:
 
 
 # The tests of the modules that touch the kernel, where it has TLS. Elsewhere they run on OpenSSL alone.
-MODULES = ("relay/test_pool", "relay/test_splice", "transport/test_handshake", "transport/test_link")
+MODULES = (
+    "relay/test_pool",
+    "relay/test_splice",
+    "relay/test_two_links",
+    "transport/test_handshake",
+    "transport/test_link",
+)
 
 
 def test_the_modules_own_tests_on_kernel_tls(fleet: Fleet) -> None:

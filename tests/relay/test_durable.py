@@ -17,13 +17,16 @@ from cryptography import x509
 from shadow import events
 from shadow.errors import LocalError
 from shadow.relay.durable import DurableStreams
+from shadow.relay.ends import End, Plain, Side
 from shadow.relay.flow import Pump
 from shadow.relay.pool import Relay
 from shadow.systemd import bundle
-from shadow.transport.link import KernelLink
-from tests.support import DEADLINE, Authority, tcp_pair, wait_for
+from shadow.transport.link import KernelLink, Link
+from tests.support import DEADLINE, Authority, tcp_pair, userspace_linked, wait_for, write_all
 from tests.support.log import Said
 from tests.support.store import Store
+
+PEERS_SUITE = "ECDHE-RSA-CHACHA20-POLY1305"
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +55,7 @@ class Daemon:
         self.relay.adopt(pump, self.ended.append)
 
     def start(self, ends: "Ends", **facts: object) -> Pump:
-        pump = self.relay.make(ends.plain, ends.link)
+        pump = self.relay.make(ends.inner, ends.link)
         self.durable.keep(pump, {"robot": "011", **facts})
         self.relay.adopt(pump, self.ended.append)
         return pump
@@ -66,25 +69,29 @@ class Daemon:
 
 
 class Ends:
-    """``near`` ─ plain │ link ─ ``far``."""
+    """``near`` ─ one end │ the other ─ ``far``.
 
-    def __init__(self, certificate: x509.Certificate) -> None:
-        self.near, self.plain = socket.socketpair()
+    The inner one is a plain socket, or a link with a peer who has a certificate.
+    """
+
+    def __init__(self, certificate: x509.Certificate, peer: x509.Certificate | None = None) -> None:
+        self.near, inner = socket.socketpair() if peer is None else tcp_pair()
         sock, self.far = tcp_pair()
-        for end in (self.plain, sock):
+        for end in (inner, sock):
             end.setblocking(False)
         for end in (self.near, self.far):
             end.settimeout(DEADLINE)
+        self.inner: End = Plain(inner) if peer is None else KernelLink(inner, PEERS_SUITE, [peer])
         self.link = KernelLink(sock, "ECDHE-ECDSA-AES128-GCM-SHA256", [certificate])
 
     def close(self) -> None:
-        for end in (self.near, self.far, self.plain, self.link.sock):
+        for end in (self.near, self.far, self.inner.sock, self.link.sock):
             end.close()
 
 
-def certificate_of(authority: Authority) -> x509.Certificate:
+def certificate_of(authority: Authority, robot: str = "011") -> x509.Certificate:
     """A robot's."""
-    crt, _key = authority.robot()
+    crt, _key = authority.robot(robot)
     return x509.load_pem_x509_certificate(crt.read_bytes())
 
 
@@ -102,6 +109,14 @@ def ends(authority: Authority) -> Iterator[Ends]:
     made.close()
 
 
+@pytest.fixture(params=["plain", "two links"])
+def any_ends(request: pytest.FixtureRequest, authority: Authority) -> Iterator[Ends]:
+    peer = certificate_of(authority, "peer") if request.param == "two links" else None
+    made = Ends(certificate_of(authority), peer)
+    yield made
+    made.close()
+
+
 def both_ways(ends: Ends) -> None:
     ends.near.sendall(b"up")
     assert ends.far.recv(100) == b"up"
@@ -109,8 +124,8 @@ def both_ways(ends: Ends) -> None:
     assert ends.near.recv(100) == b"down"
 
 
-def test_a_stream_goes_on_in_the_next_daemon(store: Store, ends: Ends, said: Said) -> None:
-    first = Daemon(store)
+def test_a_stream_goes_on_in_the_next_daemon(store: Store, any_ends: Ends, said: Said) -> None:
+    ends, first = any_ends, Daemon(store)
     first.start(ends, uid=1000)
     both_ways(ends)
     first.stop()
@@ -126,6 +141,10 @@ def test_a_stream_goes_on_in_the_next_daemon(store: Store, ends: Ends, said: Sai
     assert (pump.up.moved, pump.down.moved) == (19, 8)  # those of the first daemon, too
     assert pump.link.suite == ends.link.suite
     assert pump.link.certificate == ends.link.certificate
+    assert type(pump.near) is type(ends.inner)
+    if isinstance(ends.inner, KernelLink):
+        near, _link = pump.links
+        assert (near.suite, near.certificate) == (PEERS_SUITE, ends.inner.certificate)
     assert (events.StreamsResumed, "resumed 1 stream of the daemon before this one") in said
     second.relay.cut(pump, "enough")
     second.reap()
@@ -133,8 +152,8 @@ def test_a_stream_goes_on_in_the_next_daemon(store: Store, ends: Ends, said: Sai
     second.stop()
 
 
-def test_what_lies_in_the_pipes_is_not_lost(store: Store, ends: Ends) -> None:
-    first = Daemon(store)
+def test_what_lies_in_the_pipes_is_not_lost(store: Store, any_ends: Ends) -> None:
+    ends, first = any_ends, Daemon(store)
     first.start(ends)
     both_ways(ends)
     first.stop()
@@ -165,6 +184,43 @@ def test_nothing_is_kept_of_what_has_ended(store: Store, ends: Ends) -> None:
     daemon.reap()
     assert set(store.kept) == {"ledger"}
     assert daemon.durable.protected == 0
+    daemon.stop()
+
+
+def test_who_knows_streams_with_one_link_does_not_take_the_other_for_a_plain_socket(
+    authority: Authority, store: Store
+) -> None:
+    """At a downgrade: close_notify would cut such a stream, and a pipe short of room would lose bytes."""
+    ends = Ends(certificate_of(authority), certificate_of(authority, "peer"))
+    daemon = Daemon(store)
+    daemon.start(ends)
+    with socket.socket(fileno=os.dup(store.kept["s0"])) as box:
+        facts, descriptors = bundle.unpack(box)
+    bundle.close_all(descriptors)
+    assert set(facts) >= {"near", "link"}
+    assert not set(facts) & {"suite", "chain"}, "where the first release looks, and ends what has none"
+    daemon.stop()
+    ends.close()
+
+
+@pytest.mark.parametrize("side", Side)
+def test_a_stream_that_openssl_has_a_part_in_is_not_kept(
+    authority: Authority, store: Store, ends: Ends, side: Side
+) -> None:
+    """Whichever of its two links that is: the keys are in this process."""
+    daemon = Daemon(store)
+    ours, theirs = userspace_linked(authority)
+    two: tuple[Link, Link] = (ours, ends.link) if side is Side.NEAR else (ends.link, ours)
+    pump = daemon.relay.make(*two)
+    daemon.durable.keep(pump, {"robot": "011"})
+    assert not pump.kept
+    assert set(store.kept) == {"ledger"}
+    daemon.relay.adopt(pump, daemon.ended.append)
+    write_all(theirs, b"across")
+    assert ends.far.recv(100) == b"across"
+    theirs.abort()
+    daemon.reap()
+    assert (daemon.durable.protected, daemon.durable.unprotected) == (0, 0)
     daemon.stop()
 
 
@@ -279,8 +335,8 @@ def test_without_a_store_nothing_is_kept(ends: Ends, said: Said) -> None:
     assert said == []
 
 
-def test_a_stream_that_was_being_cut_off_is_not_taken_for_whole(store: Store, ends: Ends) -> None:
-    first = Daemon(store)
+def test_a_stream_that_was_being_cut_off_is_not_taken_for_whole(store: Store, any_ends: Ends) -> None:
+    ends, first = any_ends, Daemon(store)
     pump = first.start(ends)
     both_ways(ends)
     first.stop()

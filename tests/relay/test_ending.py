@@ -10,9 +10,10 @@ import pytest
 from shadow import events
 from shadow.events import Event
 from shadow.relay.ending import Ending, Words, log_end
-from shadow.relay.flow import Side, StreamCut
+from shadow.relay.ends import Side
+from shadow.relay.flow import StreamCut
 
-WORDS = Words(plain="visitor", link="robot", target="robot")
+WORDS = Words(near="visitor", link="robot", target="robot")
 ENDING = Ending("011", "default", "2a", 5, 7, 1.25)
 
 
@@ -45,7 +46,7 @@ def test_an_orderly_end(said: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "who"), [(Side.PLAIN, " by the visitor"), (Side.LINK, " by the robot"), (None, "")]
+    ("side", "who"), [(Side.NEAR, " by the visitor"), (Side.LINK, " by the robot"), (None, "")]
 )
 def test_a_cut_names_who_it_was(said: list[Any], side: Side | None, who: str) -> None:
     cut = StreamCut(side, OSError(errno.ECONNRESET, "x"))

@@ -8,7 +8,8 @@ import pytest
 
 from shadow.errors import reason, reason_of
 from shadow.net.tcp import is_delivered, is_writable, shutdown_write
-from shadow.relay.flow import Flow, Pump, Side, StreamCut
+from shadow.relay.ends import Plain, Side
+from shadow.relay.flow import Flow, Pump, StreamCut
 from shadow.relay.progress import private_entry
 from tests.support import tcp_pair, wait_for
 
@@ -17,7 +18,7 @@ class Scripted(Flow):
     """A flow whose source and sink do as told."""
 
     def __init__(self, supply: list[int | OSError], room: int = 10**9) -> None:
-        super().__init__(Side.PLAIN, Side.LINK, private_entry().up)
+        super().__init__(Side.NEAR, Side.LINK, private_entry().up)
         self.supply = supply
         self.store = 0
         self.room = room
@@ -98,8 +99,8 @@ def test_a_budget_ends_the_turn_and_tiny_pieces_are_charged_too() -> None:
 def test_errors_name_their_side() -> None:
     with pytest.raises(StreamCut) as caught:
         Scripted([ConnectionResetError(errno.ECONNRESET, "x")]).turn(1000000)
-    assert caught.value.side is Side.PLAIN
-    assert str(caught.value) == "plain: Connection reset by peer"
+    assert caught.value.side is Side.NEAR
+    assert str(caught.value) == "near: Connection reset by peer"
     with pytest.raises(StreamCut) as caught:
         Scripted([0], room=-1).turn(1000000)
     assert caught.value.side is Side.LINK
@@ -125,20 +126,20 @@ def pump() -> tuple[Pump, _Link, socket.socket]:
     far, _other = socket.socketpair()
     _other.close()
     link = _Link(far)
-    return Pump(plain, link, Scripted([]), Scripted([]), private_entry()), link, near  # type: ignore[arg-type]
+    return Pump(Plain(plain), link, Scripted([]), Scripted([]), private_entry()), link, near  # type: ignore[arg-type]
 
 
 def test_readiness_goes_to_the_right_flows() -> None:
     made, _link, near = pump()
     for flow in (made.up, made.down):
         flow.readable = flow.writable = False
-    made.ready(Side.PLAIN, select.EPOLLIN)
+    made.ready(Side.NEAR, select.EPOLLIN)
     assert (made.up.readable, made.up.writable, made.down.readable, made.down.writable) == (1, 0, 0, 0)
     made.ready(Side.LINK, select.EPOLLOUT)
     assert (made.up.writable, made.down.readable, made.down.writable) == (1, 0, 0)
     made.ready(Side.LINK, select.EPOLLRDHUP)
     assert (made.down.readable, made.down.writable) == (1, 0)
-    made.ready(Side.PLAIN, select.EPOLLHUP)
+    made.ready(Side.NEAR, select.EPOLLHUP)
     assert made.down.writable
     made.close()
     near.close()
@@ -149,10 +150,10 @@ def test_what_is_known_already_asks_for_no_turn() -> None:
     made, _link, near = pump()
     made.up.readable = made.down.writable = False
     both = select.EPOLLIN | select.EPOLLOUT
-    assert made.ready(Side.PLAIN, both)
-    assert not made.ready(Side.PLAIN, both)
+    assert made.ready(Side.NEAR, both)
+    assert not made.ready(Side.NEAR, both)
     made.down.writable = False
-    assert made.ready(Side.PLAIN, both)
+    assert made.ready(Side.NEAR, both)
     made.close()
     near.close()
 

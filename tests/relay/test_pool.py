@@ -20,7 +20,8 @@ from shadow.errors import LocalError
 from shadow.net.lines import Line
 from shadow.pki.certificates import Purpose
 from shadow.relay import pool
-from shadow.relay.flow import Pump, Side, StreamCut
+from shadow.relay.ends import Side
+from shadow.relay.flow import Pump, StreamCut
 from shadow.relay.pool import Relay
 from shadow.transport import context, ktls
 from shadow.transport.context import Ktls
@@ -76,7 +77,7 @@ class Stream:
     def wait_for_end(self) -> Pump:
         wait_for(lambda: self.ended, "the stream's end")
         assert self.relay.streams == 0
-        assert self.pump.plain.fileno() == -1
+        assert self.pump.near.sock.fileno() == -1
         assert self.pump.link.sock.fileno() == -1
         return self.ended[0]
 
@@ -264,7 +265,7 @@ def test_a_reset_of_the_plain_side_reaches_the_link_as_an_abort(authority: Autho
             read_link(stream.far)
         cut = stream.wait_for_end().cut
         assert cut is not None
-        assert cut.side is Side.PLAIN
+        assert cut.side is Side.NEAR
 
 
 def test_a_reset_after_half_close_is_noticed_although_nobody_reads_or_writes(authority: Authority) -> None:
@@ -515,7 +516,7 @@ def test_the_line_is_asked_for_the_links_sake_alone(
 
     monkeypatch.setattr("shadow.relay.pool.Watch", Watch)
     with Stream(authority, Ktls.OFF, tcp=True) as made:
-        made.pump.line = line = Line()
+        made.pump.link.line = line = Line()
         wait_for(lambda: (True, line) in asked, "a look that asks the line")
         wait_for(lambda: (False, None) in asked, "a look at the service")
     assert asked <= {(True, line), (True, None), (False, None)}

@@ -7,48 +7,62 @@ import errno
 import fcntl
 import os
 import socket
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from shadow.errors import LocalError
-from shadow.relay import splice
+from shadow.relay import pipes, splice
+from shadow.relay.ends import End, Plain, Side
 from shadow.relay.flow import Pump
+from shadow.relay.pipes import PAGE, RECORD_SLOTS, make_pipe
 from shadow.relay.pool import Relay
 from shadow.relay.progress import private_entry
-from shadow.relay.splice import PAGE, RECORD_SLOTS, DownFlow, UpFlow, make_pipe, make_pump
+from shadow.relay.splice import FromLink, LinkToPlain, PipeFlow, PlainToLink, make_pump
 from shadow.transport import ktls
+from shadow.transport.link import KernelLink
 from tests.support import DEADLINE, begin, random_bytes, tcp_pair
 
 
-class PlainLink:
-    """A link's socket without the link."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-
-    def abort(self) -> None:
-        self.sock.close()
-
-
 class Ends:
-    """``near`` ─ plain │ link ─ ``far``."""
+    """``near`` ─ one end │ the other ─ ``far``."""
 
-    def __init__(self) -> None:
-        self.near, self.plain = socket.socketpair()
+    def __init__(self, *, two_links: bool = False) -> None:
+        self.near, inner = tcp_pair() if two_links else socket.socketpair()
         sock, self.far = tcp_pair()
-        for end in (self.near, self.plain, self.far, sock):
+        for end in (self.near, inner, self.far, sock):
             end.setblocking(False)
-        self.link: Any = PlainLink(sock)
+        self.inner: End = KernelLink(inner, "a suite", []) if two_links else Plain(inner)
+        self.link = KernelLink(sock, "a suite", [])
+
+    def pump(self) -> Pump:
+        return make_pump(self.inner, self.link, private_entry())
+
+    def up(self) -> PlainToLink:
+        """A flow from one end to the other."""
+        sides = Side.NEAR, Side.LINK
+        return PlainToLink(sides, self.inner.sock, self.link.sock, make_pipe(), private_entry().up)
+
+    def down(self, size: int | None = None) -> LinkToPlain:
+        """The way back."""
+        sides = Side.LINK, Side.NEAR
+        return LinkToPlain(sides, self.link.sock, self.inner.sock, make_pipe(size), private_entry().down)
 
     def close(self) -> None:
-        for end in (self.near, self.plain, self.far, self.link.sock):
+        for end in (self.near, self.inner.sock, self.far, self.link.sock):
             end.close()
 
 
 @pytest.fixture
-def ends() -> Any:
+def ends() -> Iterator[Ends]:
     made = Ends()
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "two links"])
+def any_ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
+    made = Ends(two_links=request.param)
     yield made
     made.close()
 
@@ -69,96 +83,52 @@ def move(ends: Ends, pump: Pump, data: bytes, *, up: bool) -> bytes:
 
 
 @pytest.mark.parametrize("up", [True, False])
-def test_byte_exact(ends: Ends, up: bool) -> None:  # noqa: FBT001
-    pump = make_pump(ends.plain, ends.link, private_entry())
+def test_byte_exact(any_ends: Ends, up: bool) -> None:  # noqa: FBT001
+    pump = any_ends.pump()
     data = random_bytes(5_000_000, 1)
-    assert move(ends, pump, data, up=up) == data
+    assert move(any_ends, pump, data, up=up) == data
     assert (pump.up if up else pump.down).moved == len(data)
     pump.up.close()
     pump.down.close()
 
 
-def test_pipes_too_small_for_a_record_still_lose_nothing(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipes_too_small_for_a_record_still_lose_nothing(
+    any_ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Past fs.pipe-user-pages-soft the kernel gives pipes of two pages."""
-    monkeypatch.setattr(splice, "_DOWN_PIPE", 2 * PAGE)
-    monkeypatch.setattr(splice, "_BUSY_PIPE", 2 * PAGE)
-    pump = make_pump(ends.plain, ends.link, private_entry())
+    monkeypatch.setattr(FromLink, "pipe_size", 2 * PAGE)
+    monkeypatch.setattr(pipes, "_BUSY_SIZE", 2 * PAGE)
+    pump = any_ends.pump()
     down = pump.down
-    assert isinstance(down, DownFlow)
+    assert isinstance(down, FromLink)
     assert down._pipe.slots == 2
     assert down._request() == PAGE
     data = random_bytes(500_000, 2)
-    assert move(ends, pump, data, up=False) == data
+    assert move(any_ends, pump, data, up=False) == data
     pump.up.close()
     pump.down.close()
 
 
-def test_a_pipe_that_may_not_grow_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = fcntl.fcntl
-
-    def refuse(descriptor: int, command: int, argument: int = 0) -> int:
-        if command == fcntl.F_SETPIPE_SZ:
-            raise PermissionError(errno.EPERM, "Operation not permitted")
-        return int(original(descriptor, command, argument))
-
-    monkeypatch.setattr(fcntl, "fcntl", refuse)
-    pipe = make_pipe(2**20)
-    assert pipe.slots * PAGE == original(pipe.writer, fcntl.F_GETPIPE_SZ)
-    allowed = splice._allowance._pages
-    pipe.grow()
-    assert pipe.slots * PAGE == original(pipe.writer, fcntl.F_GETPIPE_SZ)
-    assert splice._allowance._pages == allowed
-    monkeypatch.setattr(fcntl, "fcntl", original)
-    pipe.grow()
-    assert pipe.slots * PAGE == original(pipe.writer, fcntl.F_GETPIPE_SZ), "asked once, not for each chunk"
-    pipe.close()
-
-
 @pytest.mark.parametrize("up", [True, False])
-def test_pipes_grow_when_they_are_found_full(ends: Ends, up: bool) -> None:  # noqa: FBT001
-    pump = make_pump(ends.plain, ends.link, private_entry())
+def test_pipes_grow_when_they_are_found_full(any_ends: Ends, up: bool) -> None:  # noqa: FBT001
+    pump = any_ends.pump()
     flow = pump.up if up else pump.down
-    assert isinstance(flow, UpFlow | DownFlow)
+    assert isinstance(flow, PipeFlow)
     small = flow._pipe.slots
-    assert move(ends, pump, b"an idle shell", up=up) == b"an idle shell"
+    assert move(any_ends, pump, b"an idle shell", up=up) == b"an idle shell"
     assert flow._pipe.slots == small
     data = random_bytes(5_000_000, 1)
-    assert move(ends, pump, data, up=up) == data
-    assert flow._pipe.slots * PAGE == splice._BUSY_PIPE
-    assert fcntl.fcntl(flow._pipe.writer, fcntl.F_GETPIPE_SZ) == splice._BUSY_PIPE
+    assert move(any_ends, pump, data, up=up) == data
+    assert flow._pipe.slots * PAGE == pipes._BUSY_SIZE
+    assert fcntl.fcntl(flow._pipe.writer, fcntl.F_GETPIPE_SZ) == pipes._BUSY_SIZE
     pump.close_stores()
-
-
-def test_pipes_grow_as_far_as_all_of_them_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left is for new streams, whose pipes would have two slots only."""
-    pipes = [make_pipe() for _ in range(3)]
-    more = splice._BUSY_PIPE // PAGE - pipes[0].slots
-    monkeypatch.setattr(splice, "_allowance", splice._Allowance(2 * more))
-    for pipe in pipes:
-        pipe.grow()
-    assert [pipe.slots > 16 for pipe in pipes] == [True, True, False]
-    pipes[0].close()
-    pipes[2].grow()
-    assert pipes[2].slots > 16
-    for pipe in pipes[1:]:
-        pipe.close()
-    assert splice._allowance._pages == 2 * more
-
-
-def test_a_pipe_that_another_process_made_larger_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splice, "_allowance", splice._Allowance(1000))
-    pipe = make_pipe(splice._BUSY_PIPE)
-    first, busy = splice._DOWN_PIPE // PAGE, splice._BUSY_PIPE // PAGE
-    assert splice._allowance._pages == 1000 - (busy - first)
-    pipe.close()
-    assert splice._allowance._pages == 1000
 
 
 def test_all_records_but_the_last_are_announced_to_have_more_behind_them(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For larger TCP segments; what is announced must come, or the kernel would hold the bytes back."""
-    flow = UpFlow(ends.plain, ends.link, make_pipe(), private_entry().up)
+    flow = ends.up()
     flow._pipe.held = 40_000
     calls: list[tuple[int, bool]] = []
 
@@ -179,7 +149,7 @@ def test_all_records_but_the_last_are_announced_to_have_more_behind_them(
 
 def test_a_record_is_asked_for_only_if_it_surely_fits(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel drops what a full pipe does not take, so the count of slots is what byte-exactness is."""
-    flow = DownFlow(ends.plain, ends.link, make_pipe(4 * RECORD_SLOTS * PAGE), private_entry().down)
+    flow = ends.down(4 * RECORD_SLOTS * PAGE)
     slots = flow._pipe.slots
     asked: list[int] = []
 
@@ -211,28 +181,34 @@ def test_running_out_of_descriptors_leaves_the_sockets_alone(
 
     monkeypatch.setattr(os, "pipe2", only_one)
     with pytest.raises(LocalError, match="no pipe for a stream: Too many open files"):
-        make_pump(ends.plain, ends.link, private_entry())
+        ends.pump()
     monkeypatch.undo()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(made[0][0])
     ends.near.send(b"x")
-    assert ends.plain.recv(1) == b"x"
+    assert ends.inner.sock.recv(1) == b"x"
 
 
-def test_a_fin_is_a_truncation(ends: Ends) -> None:
-    pump = make_pump(ends.plain, ends.link, private_entry())
-    assert move(ends, pump, b"half", up=False) == b"half"
-    ends.far.shutdown(socket.SHUT_WR)
+@pytest.mark.parametrize("side", Side)
+def test_a_fin_is_a_truncation(side: Side) -> None:
+    """Of whichever link; the other one is not told of an end."""
+    ends = Ends(two_links=True)
+    pump = ends.pump()
+    up = side is Side.NEAR
+    assert move(ends, pump, b"half", up=up) == b"half"
+    (ends.near if up else ends.far).shutdown(socket.SHUT_WR)
     while pump.cut is None:
-        pump.down.readable = True
+        pump.up.readable = pump.down.readable = True
         pump.turn()
+    assert pump.cut.side is side
     assert "no close_notify" in str(pump.cut)
     pump.close()
+    ends.close()
 
 
 def scripted(
     ends: Ends, monkeypatch: pytest.MonkeyPatch, answers: list[int | OSError], record: tuple[int, bytes]
-) -> DownFlow:
+) -> LinkToPlain:
     """A flow whose kernel answers as told, for what plain TCP cannot say."""
 
     def answer(*_arguments: object, **_options: object) -> int:
@@ -243,7 +219,7 @@ def scripted(
 
     monkeypatch.setattr(os, "splice", answer)
     monkeypatch.setattr(ktls, "read_control_record", lambda _sock, _flags=0: record)
-    return DownFlow(ends.plain, ends.link, make_pipe(), private_entry().down)
+    return ends.down()
 
 
 def test_close_notify_ends_the_flow(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +266,7 @@ def test_the_end_is_told_by_close_notify_then_fin(ends: Ends, monkeypatch: pytes
     order: list[str] = []
     monkeypatch.setattr(ktls, "send_alert", lambda _sock, alert: order.append(repr(alert)))
     monkeypatch.setattr(splice, "shutdown_write", lambda _sock: order.append("FIN"))
-    flow = UpFlow(ends.plain, ends.link, make_pipe(), private_entry().up)
+    flow = ends.up()
     assert flow.finish()
     assert order == [r"b'\x01\x00'", "FIN"]
 
@@ -310,11 +286,12 @@ def test_urgent_data_is_data(tcp: bool) -> None:  # noqa: FBT001
     ends = Ends()
     if tcp:
         ends.near.close()
-        ends.plain.close()
-        ends.near, ends.plain = tcp_pair()
-        ends.plain.setblocking(False)
+        ends.inner.sock.close()
+        ends.near, inner = tcp_pair()
+        inner.setblocking(False)
+        ends.inner = Plain(inner)
     relay = Relay(threads=1)
-    begin(relay, ends.plain, ends.link, lambda _pump: None)
+    begin(relay, ends.inner.sock, ends.link, lambda _pump: None)
     ends.far.settimeout(DEADLINE)
     for number in range(3):
         expected = b""

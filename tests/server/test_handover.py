@@ -22,6 +22,7 @@ from shadow import events
 from shadow.errors import IdentityError, LocalError
 from shadow.net.address import Endpoint
 from shadow.net.lines import Line
+from shadow.relay.ends import Plain
 from shadow.server import handover
 from shadow.server.robot import Robot
 from shadow.server.robots import Robots
@@ -43,12 +44,11 @@ NAME = "011"
 
 
 class Stream:
-    """What a relay makes of a visitor; it has a line."""
-
-    line: Line | None = None
+    """What a relay makes of a visitor; its link has a line."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
+        self.links = [link]
 
 
 class DurableStreams:
@@ -62,8 +62,8 @@ class DurableStreams:
     def relay(self) -> "DurableStreams":
         return self
 
-    def make(self, plain: socket.socket, link: Link) -> Stream:
-        self.started.append((plain, link))
+    def make(self, near: Plain, link: Link) -> Stream:
+        self.started.append((near.sock, link))
         return Stream(link)
 
     def keep(self, _pump: Stream, _facts: object) -> None:
@@ -275,7 +275,7 @@ def test_streams_know_when_their_robot_was_heard(authority: Authority, tmp_path:
             assert isinstance(await standby.hear(), Start)
             await standby.say(Started())
             await until(functools.partial(getattr, server.durable, "pumps"))
-            line = server.durable.pumps[0].line
+            line = server.durable.pumps[0].link.line
             assert line is not None
             assert line.times[1] >= began, "its WELCOME tells as well"
             assert await heard(scene, line)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from shadow import events
-from shadow.net.lines import Line
 from shadow.relay.durable import DurableStreams
+from shadow.relay.ends import Plain
 from shadow.relay.flow import Pump
 from shadow.relay.pool import Relay
 from shadow.server.streams import Streams
@@ -42,8 +42,8 @@ def test_each_has_the_line_of_its_link(authority: Authority, monkeypatch: pytest
 
     class Resumed:
         def __init__(self, plain: socket.socket, sock: socket.socket) -> None:
-            self.plain, self.link = plain, SimpleNamespace(sock=sock)
-            self.line: Line | None = None
+            self.near = Plain(plain)
+            self.links = [SimpleNamespace(sock=sock, line=None)]
 
     async def scenario() -> None:
         relay = Relay()
@@ -52,14 +52,14 @@ def test_each_has_the_line_of_its_link(authority: Authority, monkeypatch: pytest
             visitor, theirs = await begin(streams, authority, "1")
             (pump,) = streams
             line = streams.lines.of(pump.link.sock)
-            assert pump.line is line is not None
+            assert pump.link.line is line is not None
             near, far = tcp_pair()
             resumed: Any = Resumed(visitor, near)
             made = make_visitor(visitor, "", "2", asyncio.get_running_loop().time())
             with monkeypatch.context() as patched:
                 patched.setattr(relay, "adopt", lambda _pump, _on_end: None)
                 assert streams.resume(resumed, made.record).stream == "2"
-            assert resumed.line is line
+            assert resumed.links[0].line is line
             streams._roster._known.pop(resumed)
             near.close()
             far.close()
@@ -86,7 +86,7 @@ def test_each_is_in_the_store_before_its_first_byte_is_moved(authority: Authorit
         durable = DurableStreams(relay, store)  # type: ignore[arg-type]
         ends.near.sendall(b"early")
         streams = Streams("011", durable, lambda: None)
-        streams.begin(make_visitor(ends.plain, "", "1", asyncio.get_running_loop().time()), ends.link)
+        streams.begin(make_visitor(ends.inner.sock, "", "1", asyncio.get_running_loop().time()), ends.link)
         assert await asyncio.to_thread(ends.far.recv, 10) == b"early"
         assert set(store.kept) == {"ledger", "s0"}
         relay.stop()

@@ -29,6 +29,7 @@ from OpenSSL import SSL
 from bench.processes import free_port
 from shadow.errors import CertificateRefused
 from shadow.pki.certificates import Purpose, load_credentials
+from shadow.relay.ends import Plain
 from shadow.relay.flow import Pump
 from shadow.relay.pool import OnEnd, Relay
 from shadow.transport import context as contexts
@@ -596,8 +597,8 @@ def exchange_link(link: Link, data: bytes) -> bytes:
     return bytes(received)
 
 
-def begin(relay: Relay, plain: socket.socket, link: Link, on_end: OnEnd) -> Pump:
+def begin(relay: Relay, near: socket.socket | Link, link: Link, on_end: OnEnd) -> Pump:
     """Have a relay move what comes, as for a stream that is not kept."""
-    pump = relay.make(plain, link)
+    pump = relay.make(near if isinstance(near, Link) else Plain(near), link)
     relay.adopt(pump, on_end)
     return pump
