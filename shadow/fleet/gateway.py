@@ -120,13 +120,13 @@ class Gateway:
                 return _made_sense(read, await self._ask(at, path, data))
             except Elsewhere as failure:
                 failures[self._endpoints[at]] = failure
-                self._give_up(at)
+                self._turn_away(at, failure)
         raise _summary(failures)
 
     async def stream(self, path: str, body: Json, read: Callable[[Json], T]) -> AsyncGenerator[T, None]:
         """What one member says to a request, for as long as it does; close the iterator (``aclosing``).
 
-        It also ends when another request fails at the same member: the next stream is opened at another.
+        It also ends when another request finds the member gone: the next stream is opened at another.
 
         Args:
             path: of the gateway's URL.
@@ -151,7 +151,7 @@ class Gateway:
                     del self._streams[answer]
             raise Elsewhere("it has ended the stream")
         except Elsewhere as failure:
-            self._give_up(at)
+            self._turn_away(at, failure)
             raise _summary({self._endpoints[at]: failure}) from failure
         except (StaleToken, AuthOff) as stale:
             self.log_in_again()
@@ -161,13 +161,14 @@ class Gateway:
         """Our token is no longer good."""
         self._token = None
 
-    def _give_up(self, at: int) -> None:
-        """Turn to the next member, unless somebody already has, and take the streams along."""
+    def _turn_away(self, at: int, failure: Elsewhere) -> None:
+        """Turn to the next member, unless somebody has; if this one is gone, take the streams along."""
         if self._at == at:
             self._at = (at + 1) % len(self._endpoints)
-        for answer, where in list(self._streams.items()):
-            if where == at:
-                answer.close()
+        if failure.gone:
+            for answer, where in list(self._streams.items()):
+                if where == at:
+                    answer.close()
 
     async def _ask(self, at: int, path: str, data: bytes) -> Json:
         """Have one member answer; log in if necessary, even if we just did."""
@@ -299,7 +300,9 @@ async def _lines(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 def _explain(error: Exception) -> Elsewhere:
     """What went wrong below HTTP, and whether somebody has to change a setting."""
     if isinstance(error, TimeoutError):
-        return Elsewhere("no answer in time")
+        return Elsewhere("no answer in time", gone=True)
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
+        return Elsewhere("it has hung up", gone=True)
     inner = getattr(error, "os_error", None) or error.__cause__ or error
     if isinstance(inner, ssl.SSLCertVerificationError):
         return Elsewhere(f"its certificate is not good: {inner.verify_message}", refused=True)
@@ -307,7 +310,7 @@ def _explain(error: Exception) -> Elsewhere:
         alert = inner.reason.partition("ALERT_")[2].replace("_", " ").lower()
         return Elsewhere(f"it does not accept our certificate ({alert})", refused=True)
     text = reason_of(inner) if isinstance(inner, OSError) else str(inner)
-    return Elsewhere(printable(text[:_TEXT_MAX]) or type(inner).__name__)
+    return Elsewhere(printable(text[:_TEXT_MAX]) or type(inner).__name__, gone=True)
 
 
 def _summary(failures: dict[Endpoint, Elsewhere]) -> Unavailable | EngineRefused:

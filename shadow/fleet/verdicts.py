@@ -15,21 +15,29 @@ Json = dict[str, Any]
 
 _TEXT_MAX = 160  # characters of what a member says
 _INVALID, _NOT_FOUND, _PERMISSION_DENIED, _PRECONDITION, _OUT_OF_RANGE, _UNAUTHENTICATED = 3, 5, 7, 9, 11, 16
+_GONE = {4, 14}  # DEADLINE_EXCEEDED, UNAVAILABLE
 _NAMES = {  # as they appear in the reason for which a watch was cancelled
     "InvalidArgument": _INVALID,
     "PermissionDenied": _PERMISSION_DENIED,
     "Unauthenticated": _UNAUTHENTICATED,
+    "Unavailable": 14,
 }
 _REASON = re.compile(r"rpc error: code = (\w+) desc = (.*)", re.DOTALL)
 _COMMON_NAME = "CommonName of client"
 
 
 class Elsewhere(Exception):
-    """This member cannot do it, another one perhaps can; ``refused``: unless somebody changes a setting."""
+    """This member cannot do it, another one perhaps can.
 
-    def __init__(self, text: str, *, refused: bool = False) -> None:
+    Attributes:
+        refused: it will not until somebody changes a setting.
+        gone: it is not there, or has lost its leader: what else is under way there will come to nothing.
+    """
+
+    def __init__(self, text: str, *, refused: bool = False, gone: bool = False) -> None:
         super().__init__(text)
         self.refused = refused
+        self.gone = gone
 
 
 class StaleToken(Exception):
@@ -123,7 +131,7 @@ def judge(said: Json, *, anonymous: bool = False) -> NoReturn:
         raise Compacted(text)
     if code == _PRECONDITION and "authentication is not enabled" in text:
         raise AuthOff(text)
-    raise Elsewhere(text)
+    raise Elsewhere(text, gone=code in _GONE)
 
 
 def _judge_invalid(text: str) -> NoReturn:

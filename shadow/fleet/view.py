@@ -1,0 +1,316 @@
+"""The whole fleet in memory: a snapshot of the engine's keys, and one watch for every change after it.
+
+A watch that ends is taken up at another member, where it ended. Everything is read again only if that cannot
+work: the engine has forgotten the changes in between (compaction), it is another engine, it was restored from
+a backup, or what we have turned out to be wrong (``audit``).
+
+However many changes come at once, everybody else has a turn after each ``_TURN`` of them.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
+
+from .. import events
+from .. import text as texts
+from ..errors import Compacted, EngineRefused, Unavailable, brief
+from ..text import printable
+from .entries import Entries
+from .etcd import Batch, Engine, Header, after
+from .keys import Entry, Family, Keys, Live, Strange, Stranger, parse_entry, parse_live
+
+_TURN = 100  # changes: some two milliseconds
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts
+_REFUSED_PAUSE = 10.0  # seconds: somebody has to change a setting first
+_HEALTHY = 1.0  # seconds after which a watch that ends has been a good one
+_KEY_SHOWN = 80  # characters of a key, in the log
+_REASON_MAX = 400  # characters: each member may have its own
+
+T = TypeVar("T")
+
+
+class Subscriber(Protocol):
+    """Who is told of each change, in the order of their revisions, once the view has it."""
+
+    def on_change(self, robot: str, entry: Entry | None, revision: int) -> None:
+        """A robot has another entry, or none, since a revision."""
+
+    def on_live(self, server: str) -> None:
+        """A server came, went, or says something else about itself."""
+
+    def on_reset(self) -> None:
+        """Everything was read anew; differences have been told, in the order of the names."""
+
+    def on_engine(self, *, up: bool) -> None:
+        """The engine answers, and the view follows it; or not."""
+
+
+class View:
+    """What the engine has of one fleet.
+
+    Attributes:
+        entries: where the robots are.
+        revision: up to which all changes are in.
+        up: the engine answers, and the view follows it.
+        resets: how often everything was read.
+        strangers: how many keys and values that are none of ours were met, and of which kind.
+        busy: changes are being taken in: some of those after ``revision`` may be in already.
+        touched: the robots that have changed since somebody put a set here.
+    """
+
+    def __init__(self, engine: Engine, keys: Keys, subscriber: Subscriber) -> None:
+        """Begin without any; ``run`` it."""
+        self.entries = Entries()
+        self.revision = 0
+        self.up = False
+        self.resets = 0
+        self.strangers: Counter[Strange] = Counter()
+        self.touched: set[str] | None = None
+        self.busy = False
+        self._engine = engine
+        self._keys = keys
+        self._subscriber = subscriber
+        self._servers: dict[str, tuple[int, Live]] = {}
+        self._seen: Header | None = None
+        self._wanted = True  # to read everything
+        self._failures = 0
+        self._lost_by: type[Exception] | None = None
+        self._since, self._heard = math.inf, -math.inf  # by the loop's clock
+
+    def robot(self, name: str) -> Entry | None:
+        """Where a robot is."""
+        return self.entries.get(name)
+
+    def live(self, server: str) -> Live | None:
+        """What a server says about itself, if it is alive."""
+        found = self._servers.get(server)
+        return None if found is None else found[1]
+
+    @property
+    def servers(self) -> list[str]:
+        """The names of those that are alive, sorted."""
+        return sorted(self._servers)
+
+    def counts(self, entry: Entry) -> bool:
+        """Whether an entry's server is alive, and still the one that wrote it."""
+        live = self.live(entry.server)
+        return live is not None and live.inc == entry.inc
+
+    @property
+    def age(self) -> float:
+        """For how many seconds we have not heard from the engine: 0 while we follow it, infinite at first."""
+        return 0.0 if self.up else _now() - self._heard
+
+    def doubt(self, why: str) -> None:
+        """What we have may be wrong: read everything again, soon."""
+        if not self._wanted:
+            self._wanted = True
+            text = (
+                f"the fleet's engine has other entries than we were told ({why}): reading all of them again"
+            )
+            events.log(events.ViewDoubted(), logging.WARNING, text)
+
+    def describe(self) -> Iterator[str]:
+        """Lines for debugging."""
+        age = "following the engine" if self.up else f"heard from the engine {self.age:.0f} s ago"
+        robots, servers = texts.many(len(self.entries), "robot"), texts.many(len(self._servers), "server")
+        yield f"view: {robots}, {servers}, revision {self.revision}, {age}, read {self.resets} times"
+        for strange, count in self.strangers.items():
+            yield f"  {strange}: {count}"
+
+    async def run(self) -> None:
+        """Follow the engine for ever."""
+        while True:
+            try:
+                await self._follow()
+            except (Unavailable, EngineRefused) as error:
+                await asyncio.sleep(self._failed(error))
+
+    def _failed(self, error: Unavailable | EngineRefused) -> float:
+        """Say so if no member lets us follow; return for how long to wait."""
+        if _now() - self._since > _HEALTHY:
+            self._failures = 0
+        self._failures += 1
+        if isinstance(error, Compacted):
+            self._wanted = True
+        elif isinstance(error, EngineRefused) or self._failures > self._engine.members:
+            self._lost(error)
+        if isinstance(error, EngineRefused):
+            return _REFUSED_PAUSE
+        ceiling = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 16))
+        return 0.0 if self._failures == 1 else random.uniform(0, ceiling)  # noqa: S311
+
+    async def _follow(self) -> None:
+        """Read everything if we must, then take in what changes, until the watch ends or we doubt."""
+        self._since = math.inf
+        try:
+            if not self._wanted:
+                await self._check()
+            if self._wanted:
+                await self._read_all()
+        except Unavailable:
+            self._failures += self._engine.members  # all have been asked
+            raise
+        watch = self._engine.watch(self._keys.prefix, after(self._keys.prefix), self.revision + 1)
+        async with contextlib.aclosing(watch) as batches:
+            async for batch in batches:
+                self._since = min(self._since, _now())
+                self._heard = _now()
+                await self._take(batch)
+                if not self.up:
+                    self._found()
+                if self._wanted:
+                    return
+
+    async def _check(self) -> None:
+        """See whether the engine is still the one that we have followed, and has not gone back."""
+        header = await self._engine.header(self._keys.prefix)
+        if self._seen is not None and header.cluster != self._seen.cluster:
+            self.doubt("it is another engine")
+        elif header.revision < self.revision or (self._seen is not None and header.term < self._seen.term):
+            self.doubt("it has gone back: was it restored from a backup?")
+        self._seen = header
+
+    async def _read_all(self) -> None:
+        """Read the keys as of one revision, page by page; others look at the view meanwhile."""
+        self._wanted, self.busy = False, True
+        complete = False
+        try:
+            seen, header = await self._read_pages()
+            await self._forget_all_but(seen, header.revision)
+            self._seen, self.revision, complete = header, header.revision, True
+        finally:
+            self._wanted |= not complete
+            self.busy = False
+        self.resets += 1
+        _tell(self._subscriber.on_reset)
+
+    async def _read_pages(self) -> tuple[set[tuple[Family, str]], Header]:
+        start, end = self._keys.prefix, after(self._keys.prefix)
+        seen: set[tuple[Family, str]] = set()
+        first: Header | None = None
+        while True:
+            page = await self._engine.page(start, end, 0 if first is None else first.revision)
+            first = first or page.header
+            async for found in _in_turns(page.found):
+                subject = self._put(found.key, found.value, found.revision, anew=True)
+                if subject is not None:
+                    seen.add(subject)
+            if not page.more or not page.found:
+                return seen, first
+            start = max(start, page.found[-1].key) + b"\0"  # forward, whatever it says
+
+    async def _forget_all_but(self, seen: set[tuple[Family, str]], revision: int) -> None:
+        gone = [(Family.ROBOT, name) for name in self.entries if (Family.ROBOT, name) not in seen]
+        gone += [(Family.SERVER, name) for name in self._servers if (Family.SERVER, name) not in seen]
+        async for family, name in _in_turns(gone):
+            self._remove(family, name, revision)
+
+    async def _take(self, batch: Batch) -> None:
+        self.busy = True
+        async for change in _in_turns(batch.changes):
+            if change.value is not None:
+                self._put(change.key, change.value, change.revision)
+            else:
+                with contextlib.suppress(Stranger):
+                    self._remove(*self._keys.parse(change.key), change.revision)
+        if batch.changes:
+            newest = batch.changes[-1].revision
+            self.revision = max(self.revision, newest if batch.whole else newest - 1)
+        self.busy = False
+
+    def _put(
+        self, key: bytes, value: bytes, revision: int, *, anew: bool = False
+    ) -> tuple[Family, str] | None:
+        """Take in what a key is; return what it is about, unless it is none of ours.
+
+        ``anew``: even if what we have is newer, for the engine may have gone back.
+        """
+        subject = None
+        try:
+            family, name = subject = self._keys.parse(key)
+            if family is Family.ROBOT:
+                if anew or revision > self.entries.revision(name):
+                    self._put_robot(name, value, revision)
+            elif family is Family.SERVER:
+                self._put_server(name, value, revision)
+        except Stranger as stranger:
+            self._note_stranger(key, stranger.why)
+            if subject is not None:
+                self._remove(*subject, revision)
+            return None
+        return subject
+
+    def _put_robot(self, name: str, value: bytes, revision: int) -> None:
+        entry = parse_entry(value, revision)
+        if self.touched is not None:
+            self.touched.add(name)
+        if self.entries.put(name, entry, value):
+            _tell(self._subscriber.on_change, name, entry, revision)
+
+    def _put_server(self, name: str, value: bytes, revision: int) -> None:
+        before, live = self.live(name), parse_live(value)
+        self._servers[name] = revision, live
+        if live != before:  # most changes are signs of life
+            _tell(self._subscriber.on_live, name)
+
+    def _remove(self, family: Family, name: str, revision: int) -> None:
+        if family is Family.SERVER:
+            if self._servers.pop(name, None) is not None:
+                _tell(self._subscriber.on_live, name)
+        elif family is Family.ROBOT:
+            if self.touched is not None:
+                self.touched.add(name)
+            if self.entries.remove(name):
+                _tell(self._subscriber.on_change, name, None, revision)
+
+    def _note_stranger(self, key: bytes, why: Strange) -> None:
+        """Say so once for each kind: how many there are is not ours to decide."""
+        self.strangers[why] += 1
+        if self.strangers[why] == 1:
+            shown = printable(key[:_KEY_SHOWN].decode(errors="replace"))
+            text = f"the fleet's engine has {why}, which is ignored, as are all others like it: {shown}"
+            events.log(events.KeyIgnored(), logging.WARNING, text)
+
+    def _found(self) -> None:
+        self.up, self._lost_by = True, None
+        robots, servers = texts.many(len(self.entries), "robot"), texts.many(len(self._servers), "server")
+        text = f"following the fleet's engine: {robots} of {servers}"
+        events.log(events.EngineFound(), logging.INFO, text)
+        _tell(self._subscriber.on_engine, up=True)
+
+    def _lost(self, error: Unavailable | EngineRefused) -> None:
+        if self._lost_by is not type(error):
+            self._lost_by = type(error)
+            level = logging.ERROR if isinstance(error, EngineRefused) else logging.WARNING
+            text = f"{brief(error, _REASON_MAX)}; robots and visitors here are served all the same"
+            events.log(events.EngineLost(), level, text)
+        if self.up:
+            self.up = False
+            _tell(self._subscriber.on_engine, up=False)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _tell(told: Callable[..., None], *what: object, **how: object) -> None:
+    try:
+        told(*what, **how)
+    except Exception:
+        logging.getLogger("shadow").exception(
+            "unexpected error: a change in the fleet was not taken in (please report)"
+        )
+
+
+async def _in_turns(items: Sequence[T]) -> AsyncIterator[T]:
+    """Each of them; everybody else has a turn in between."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % _TURN == 0:
+            await asyncio.sleep(0)
