@@ -132,19 +132,21 @@ class Handshakes:
         if delay:
             self._timer = self._loop.call_later(delay, self._serve_again)
             return
-        source, newcomer = self._turns.take()
+        _source, newcomer = self._turns.take()
         task = self._loop.create_task(self._greet(newcomer))
         self._tasks.add(task)
-        task.add_done_callback(functools.partial(self._done, source))
+        task.add_done_callback(functools.partial(self._done, newcomer))
         self._timer = self._loop.call_soon(self._serve_again)
 
     def _serve_again(self) -> None:
         self._timer = None
         self._serve()
 
-    def _done(self, source: str, task: asyncio.Task[None]) -> None:
+    def _done(self, newcomer: Newcomer, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._turns.done(source)
+        self._turns.done(newcomer.source)
+        if task.cancelled():  # perhaps before it had begun
+            newcomer.sock.close()
         self._serve()
 
     async def _greet(self, newcomer: Newcomer) -> None:

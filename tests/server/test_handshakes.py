@@ -1,6 +1,7 @@
 """Where robots come in: how many a second, and what becomes of a crowd."""
 
 import asyncio
+import contextlib
 import socket
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from shadow.errors import HandshakeError
+from shadow.net.networks import parse_networks
 from shadow.pki.certificates import Purpose
 from shadow.server import handshakes
 from shadow.server.descriptors import Descriptors
@@ -127,3 +129,39 @@ def test_a_slow_machine_has_few_at_a_time(authority: Authority, monkeypatch: pyt
 
     asyncio.run(body())
     assert max(most) <= 8
+
+
+@pytest.mark.parametrize("rounds", range(4))
+@pytest.mark.parametrize("sources", ["1", "2", "113422"])
+def test_a_stop_closes_whatever_has_come_however_far_it_is(rounds: int, sources: str) -> None:
+    """In its handshake, about to begin it, waiting for its turn, or without the header it needs."""
+    config: Any = SimpleNamespace(
+        max_handshakes=2,
+        max_handshake_rate=1e6,
+        keepalive=30.0,
+        handshake_timeout=DEADLINE,
+        proxy_protocol=parse_networks("127.0.0.2"),
+    )
+    trust: Any = None  # nobody gets that far
+
+    async def body() -> list[int]:
+        descriptors = Descriptors(lambda _count: 0, 1)
+        received = Handshakes(config, trust, print, descriptors)
+        with contextlib.ExitStack() as stack:
+            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            ours = []
+            for source in sources:
+                where = (f"127.0.0.{source}", 0)
+                far = socket.create_connection(listening.getsockname(), source_address=where)
+                stack.enter_context(far)
+                near, _address = listening.accept()
+                near.setblocking(False)
+                ours.append(near)
+                received._accepted(near)
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            await received.close()
+        descriptors.close()
+        return [sock.fileno() for sock in ours]
+
+    assert asyncio.run(body()) == [-1] * len(sources)
