@@ -16,7 +16,9 @@ PREFIX = "SHADOW_"
 VARIABLES = frozenset(
     f"{PREFIX}{name}"
     for name in (
-        *("ADVERTISE", "CA", "CA_DIR", "CONNECT_TIMEOUT", "CRL", "CRT", "HANDSHAKE_TIMEOUT", "IPV4", "IPV6"),
+        *("ADVERTISE", "CA", "CA_DIR", "CONNECT_TIMEOUT", "CRL", "CRT"),
+        *("ENGINE", "ENGINE_CA", "ENGINE_CRT", "ENGINE_KEY", "ENGINE_LOGIN", "FLEET", "SERVER_ID"),
+        *("HANDSHAKE_TIMEOUT", "IPV4", "IPV6"),
         *("KEEPALIVE", "KEY", "KTLS", "LDIR", "LHOST", "LOG_LEVEL", "LPORT"),
         *("MAX_HANDSHAKES", "MAX_HANDSHAKE_RATE", "MAX_ROBOTS", "MAX_STREAMS"),
         *("ONCE", "PROXY_PROTOCOL", "RHOST", "ROBOT", "RPORT", "SERVER_NAME", "SERVICE"),

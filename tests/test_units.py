@@ -92,6 +92,7 @@ def test_what_only_a_human_can_mend_is_not_retried_where_nobody_knocks() -> None
 @pytest.mark.parametrize("name", SERVICES)
 def test_variables_are_those_the_program_reads(name: str) -> None:
     options = ["--ca", "--crt", "--key", "--ldir", "--robot", "--lport", "--state", "--crl"]
+    options += ["--engine-ca", "--engine-crt", "--engine-key", "--engine-login"]
     for variable in re.findall("^Environment=([A-Z_]+)=", read(name), re.MULTILINE):
         assert variable in {"FDSTORE_MAX"} | {variable_name(option) for option in options}
 

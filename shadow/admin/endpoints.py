@@ -7,7 +7,7 @@ caller what it wants.
 import logging
 
 from .. import events
-from ..server.server import Server
+from ..server.server import Extra, Server
 from ..systemd import fdstore
 from . import varlink
 from .task_server import TaskServer
@@ -18,16 +18,18 @@ HEALTH_NAME = "shadow-health"
 """The same of the health checks'."""
 
 
-class AdminEndpoints:
+class AdminEndpoints(Extra):
     """The open endpoints of one server."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self) -> None:
+        self._open: list[TaskServer] = []
+
+    def open(self, server: Server) -> None:
         """Open those for which there are sockets; they query the server.
 
         Raises:
             ConfigError: what systemd passed is not a listening socket.
         """
-        self._open: list[TaskServer] = []
         for name, make in (
             (varlink.SOCKET_NAME, _make_api),
             (METRICS_NAME, _make_metrics),

@@ -32,6 +32,7 @@ from ..systemd.journal import Level
 from ..transport.context import Ktls
 from ..transport.hostnames import parse_reference
 from ..wire.frames import SERVICES_MAX
+from .membership import MembershipOptions
 
 SERVER_SOCKET = "shadow-server"  # FileDescriptorName= of its socket unit
 SERVERS_MAX = 8  # hosts that a robot may have to dial
@@ -126,7 +127,7 @@ _LogLevel = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerConfig:
+class ServerConfig(MembershipOptions):
     """Settings of ``shadow-server``, a field for each option."""
 
     ldir: Annotated[Path, Option(Path, "FOLDER", "folder for the robots' sockets")]

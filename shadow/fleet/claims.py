@@ -13,7 +13,9 @@ Everything is about one server, and all revisions are the engine's.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
+
+from .keys import Entry
 
 FRESH = 2.0  # seconds after its HELLO for which a session counts as the robot's newest
 WELCOME_WITHIN = 1.0  # seconds that a robot waits for the engine, at most
@@ -36,30 +38,6 @@ class Claim(NamedTuple):
     sid: str
     boot: str
     attempt: int
-
-
-class Entry(Protocol):
-    """What stands at the engine for a robot: who has claimed it, when, for which session; see ``Claim``."""
-
-    @property
-    def server(self) -> str:
-        """Who."""
-
-    @property
-    def sid(self) -> str:
-        """Which session."""
-
-    @property
-    def boot(self) -> str:
-        """In which boot of the robot's program."""
-
-    @property
-    def attempt(self) -> int:
-        """By which of its HELLOs."""
-
-    @property
-    def revision(self) -> int:
-        """When."""
 
 
 class Put(NamedTuple):

@@ -38,6 +38,10 @@ class Candidates:
         session.channel.on_lost = functools.partial(self._lost, candidate)
         self._robots.directory.came(candidate)
 
+    def has(self, candidate: "Candidate") -> bool:
+        """See ``directory.Candidate.waits``."""
+        return self._waiting.get(candidate.name) is candidate
+
     def close(self) -> None:
         """Hang up on all of them: they come again."""
         for candidate in self._waiting.values():
@@ -69,7 +73,7 @@ class Candidates:
 
     def _leaves(self, candidate: "Candidate") -> bool:
         """Whether it has waited until now: the directory's answer may be late."""
-        if self._waiting.get(candidate.name) is not candidate:
+        if not self.has(candidate):
             return False
         del self._waiting[candidate.name]
         return True
@@ -97,6 +101,11 @@ class Candidate:
 
     def __repr__(self) -> str:
         return f"<Candidate {self.name}: {self.session!r}>"
+
+    @property
+    def waits(self) -> bool:
+        """See ``directory.Candidate``."""
+        return self._candidates.has(self)
 
     def welcome(self) -> None:
         """See ``directory.Candidate``."""

@@ -20,6 +20,10 @@ class Candidate(Protocol):
     def session(self) -> Session:
         """The session that begins with WELCOME."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether it still waits for an answer: the robot may have left, or come again."""
+
     def welcome(self) -> None:
         """Let it begin, if the robot is still there."""
 

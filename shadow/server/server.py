@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Iterator, Sequence
 
 from .. import events
 from .. import text as texts
@@ -19,15 +18,42 @@ from .robots import Robots
 from .trust import Trust
 
 
-class Endpoints(Protocol):
-    """What a running server answers besides robots."""
+class Extra:
+    """What stands on top of a server, which is the same without it: who else it answers, its fleet.
+
+    By itself it does nothing.
+    """
+
+    def open(self, server: "Server") -> None:
+        """The server accepts robots from now on, and has taken up those of the daemon before it.
+
+        Raises:
+            ConfigError: a socket from systemd is of no use.
+        """
+
+    def reload(self) -> None:
+        """Read files again.
+
+        Raises:
+            ShadowError: one is broken; the old ones stay in use.
+        """
 
     async def close(self) -> None:
-        """Stop answering."""
+        """Stop, before the server does."""
 
+    @property
+    def terms(self) -> Sequence[Term]:
+        """What of it expires."""
+        return ()
 
-OpenEndpoints = Callable[["Server"], Endpoints]
-"""Opens them for a server."""
+    @property
+    def status(self) -> str:
+        """Words for ``systemctl status``; may be empty."""
+        return ""
+
+    def describe(self) -> Iterator[str]:
+        """Lines for debugging."""
+        yield from ()
 
 
 class Server:
@@ -41,15 +67,13 @@ class Server:
         failure: see ``life.Role``; a server can always continue.
     """
 
-    def __init__(
-        self, config: ServerConfig, durable: DurableStreams, open_endpoints: OpenEndpoints | None = None
-    ) -> None:
+    def __init__(self, config: ServerConfig, durable: DurableStreams, extras: Sequence[Extra] = ()) -> None:
         """Check everything that can be checked without accepting anybody.
 
         Args:
             config: the settings.
             durable: keeps streams, and has the store.
-            open_endpoints: opens what else is answered; raises ConfigError for a wrong socket.
+            extras: what is to stand on top of it.
 
         Raises:
             ConfigError: a file or folder is wrong.
@@ -64,8 +88,7 @@ class Server:
         self.robots = Robots(config, durable, trust)
         self._admission = Admission(self.robots, trust, config.max_robots)
         self.handshakes = Handshakes(config, trust, self._admission.dispatch, self.robots.descriptors)
-        self._open_endpoints = open_endpoints
-        self._endpoints: Endpoints | None = None
+        self._extras = extras
         self._sockets: list[socket.socket] = []
         self._stopping = False
 
@@ -83,8 +106,8 @@ class Server:
         self.resumed["sessions"] = handover.resume(store, self._admission)
         self.robots.descriptors.count()
         self.handshakes.open(self._sockets)
-        if self._open_endpoints is not None:
-            self._endpoints = self._open_endpoints(self)
+        for extra in self._extras:
+            extra.open(self)
         text = f"accepting robots on {listening.where(self._sockets)}, sockets in {self._config.ldir}"
         if self._config.crl is not None:
             text += f"; {self._trust.who_is_revoked}"
@@ -105,6 +128,8 @@ class Server:
         Raises:
             ShadowError: a file is broken; the old ones stay in use.
         """
+        for extra in self._extras:
+            extra.reload()
         self._trust.load()
         ended = self.robots.cut_off_revoked()
         if ended:
@@ -116,8 +141,8 @@ class Server:
     async def stop(self) -> None:
         """Stop accepting; leave the robots to the next daemon, or end their sessions properly."""
         self._stopping = True
-        if self._endpoints is not None:
-            await self._endpoints.close()
+        for extra in self._extras:
+            await extra.close()
         await self.handshakes.close()
         self._admission.close()
         await self.robots.signer.close()
@@ -144,18 +169,21 @@ class Server:
         no_ktls = self._trust.no_ktls
         encryption = f"userspace TLS ({no_ktls})" if no_ktls else "kernel TLS"
         streams = texts.many(self.durable.relay.streams, "stream")
-        return f"{texts.many(self.robots.connected, 'robot')}, {streams}{self.durable.remark}, {encryption}"
+        robots = f"{texts.many(self.robots.connected, 'robot')}, {streams}{self.durable.remark}"
+        return ", ".join([robots, encryption, *filter(None, (extra.status for extra in self._extras))])
 
     def describe(self) -> Iterator[str]:
         """See ``life.Role``."""
         yield f"server: {self.status}"
+        for extra in self._extras:
+            yield from extra.describe()
         for robot in list(self.robots.values()):
             yield from robot.describe()
 
     @property
     def terms(self) -> list[Term]:
         """See ``life.Role``."""
-        return self._trust.terms
+        return [*self._trust.terms, *(term for extra in self._extras for term in extra.terms)]
 
     @property
     def counts(self) -> dict[str, int]:

@@ -19,6 +19,11 @@ class Keepalive:
         """The peer said something."""
         self._heard = now
 
+    @property
+    def heard_at(self) -> float:
+        """When the peer said something for the last time."""
+        return self._heard
+
     def is_dead(self, now: float) -> bool:
         """True after ``MISSED_MAX`` intervals without a word."""
         return now >= self.deadline

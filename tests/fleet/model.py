@@ -12,24 +12,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from shadow.fleet.claims import WELCOME_WITHIN, Ask, Claim, Claims, Delete, End, Entry, Order, Put, Settle
+from shadow.fleet.claims import WELCOME_WITHIN, Ask, Claim, Claims, Delete, End, Order, Put, Settle
+from shadow.fleet.keys import Entry
 
 LEASE = 10.0  # seconds without the engine after which a server counts as gone
 KEEPALIVE = 30.0
 TICK = 0.25
 PATIENCE = 3.0  # seconds after which an answer of the engine is not expected any more
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """An entry of the simulated engine; ``inc`` is another after each crash of its server."""
-
-    server: str
-    inc: int
-    sid: str
-    boot: str
-    attempt: int
-    revision: int
 
 
 class Trouble(NamedTuple):
@@ -48,11 +37,11 @@ class Store:
     """The engine: the present entries, and everything that has happened."""
 
     def __init__(self) -> None:
-        self.entries: dict[str, Written] = {}
+        self.entries: dict[str, Entry] = {}
         self.revision = 0
-        self.log: list[tuple[int, str, Written | None]] = []
+        self.log: list[tuple[int, str, Entry | None]] = []
 
-    def swap(self, order: Put | Delete, server: str, inc: int) -> tuple[bool, Written | None]:
+    def swap(self, order: Put | Delete, server: str, inc: int) -> tuple[bool, Entry | None]:
         """Carry out an order; tell whether it was, and what the entry is now."""
         present = self.entries.get(order.robot)
         if (present.revision if present else 0) != order.expected:
@@ -60,8 +49,8 @@ class Store:
         self.revision += 1
         if isinstance(order, Put):
             claim = order.claim
-            self.entries[claim.robot] = Written(
-                server, inc, claim.sid, claim.boot, claim.attempt, self.revision
+            self.entries[claim.robot] = Entry(
+                server, str(inc), claim.sid, claim.boot, claim.attempt, revision=self.revision
             )
         else:
             del self.entries[order.robot]
@@ -86,7 +75,7 @@ class Server:
     def __init__(self, world: "World", name: str, claims: type[Claims]) -> None:
         self.world, self.name = world, name
         self.sessions: dict[str, Session] = {}
-        self.view: dict[str, Written] = {}
+        self.view: dict[str, Entry] = {}
         self.read = 0  # entries of the log that the view has
         self.seen = 0  # revision
         self.cut_off_until = -1.0
@@ -216,7 +205,7 @@ class Server:
             arrive = functools.partial(answer, entry, world.store.revision, done=done)
             world.later(world.random.choice([0.001, 0.01, 0.2]), arrive)
 
-        def answer(entry: Written | None, revision: int, *, done: bool) -> None:
+        def answer(entry: Entry | None, revision: int, *, done: bool) -> None:
             if self.claims is not claims or not self.reaches_engine:
                 return  # nobody is there any more who gave it; or the answer is lost on its way
             self._obey(claims.answered(order, entry, revision, world.now, done=done))
@@ -322,7 +311,7 @@ class World:
 
     def counts(self, entry: Entry) -> bool:
         server = self.servers[entry.server]
-        return self.now - server.renewed < LEASE and getattr(entry, "inc", None) == server.inc
+        return self.now - server.renewed < LEASE and entry.inc == str(server.inc)
 
     def dial(self, robot: Robot) -> None:
         if robot.claim is not None or robot.away:

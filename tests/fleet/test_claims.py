@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from shadow.fleet import claims as claiming
 from shadow.fleet.claims import Ask, Claim, Claims, Delete, End, Order, Put, Settle
+from shadow.fleet.keys import Entry
 
 from . import model
-from .model import KINDS, Trouble, World, Written, random_troubles
+from .model import KINDS, Trouble, World, random_troubles
 
 US, THEM = "s0", "s1"
 
@@ -29,8 +30,8 @@ def of_ours(attempt: int = 1, boot: str = "boot", sid: str = "sid") -> Claim:
 
 def written(
     revision: int, attempt: int = 1, boot: str = "boot", sid: str = "theirs", server: str = THEM
-) -> Written:
-    return Written(server, 0, sid, boot, attempt, revision)
+) -> Entry:
+    return Entry(server, "inc", sid, boot, attempt, revision=revision)
 
 
 def claimed(claims: Claims, claim: Claim, revision: int = 5, now: float = 1.0) -> None:
@@ -377,7 +378,7 @@ def test_without_attempts_the_wrong_ones_end(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_without_comparing_the_wrong_ones_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    swap: Callable[..., tuple[bool, Written | None]] = model.Store.swap
+    swap: Callable[..., tuple[bool, Entry | None]] = model.Store.swap
 
     def carelessly(store: model.Store, order: Put | Delete, server: str, inc: int) -> object:
         present = store.entries.get(order.robot)

@@ -1,0 +1,59 @@
+"""Settings of a server that is one of a fleet."""
+
+from pathlib import Path
+
+import pytest
+
+from shadow.daemon.config import parse_server
+from shadow.daemon.membership import Membership, parse_engine
+from shadow.errors import ConfigError, UsageError
+from shadow.net.address import Endpoint
+from shadow.pki.certificates import Files
+
+NEEDED = ["--lport=2222", "--ldir=.", "--ca=ca", "--crt=crt", "--key=key"]
+FILES = ["--engine-ca=eca", "--engine-crt=ecrt", "--engine-key=ekey"]
+ENGINE = "--engine=https://a:2379,https://[::1]:2379/"
+
+
+def membership(*words: str, **environment: str) -> Membership | None:
+    return parse_server([*NEEDED, *words], environment).membership
+
+
+def test_all_of_it() -> None:
+    found = membership("--fleet=robots", "--server-id=s1.example", ENGINE, *FILES, "--engine-login=login")
+    engine = (Endpoint("a", 2379), Endpoint("::1", 2379))
+    files = Files(Path("eca"), Path("ecrt"), Path("ekey"))
+    assert found == Membership("robots", "s1.example", engine, files, Path("login"))
+
+
+def test_alone_its_files_mean_nothing() -> None:
+    """The unit names them for everybody."""
+    assert membership(*FILES, "--engine-login=login") is None
+
+
+@pytest.mark.parametrize("word", ["--server-id=a", ENGINE])
+def test_half_a_membership_is_a_mistake(word: str) -> None:
+    with pytest.raises(UsageError, match=f"{word.partition('=')[0]} without --fleet"):
+        membership(word)
+
+
+def test_all_that_is_missing_is_said_at_once() -> None:
+    missing = "--server-id, --engine, --engine-ca, --engine-crt, --engine-key"
+    with pytest.raises(UsageError, match=f"--fleet needs {missing} as well"):
+        membership("--fleet=f")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("http://a:2379", "not https://HOST:PORT"),
+        ("a:2379", "not https://HOST:PORT"),
+        ("https://a", "not HOST:PORT"),
+        ("https://a:1,", "not https://HOST:PORT"),
+        ("https://a:1,https://a:1/", "twice"),
+        (",".join(f"https://a:{number}" for number in range(1, 18)), "17 members"),
+    ],
+)
+def test_members_that_are_none(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        parse_engine(text)
