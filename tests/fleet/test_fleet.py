@@ -3,6 +3,8 @@
 import base64
 import contextlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from shadow.fleet.keys import Keys
-from tests.support import Authority, Daemon, Tunnel, echo, exchange, serving, wait_for
+from tests.support import CHECKOUT, Authority, Daemon, Tunnel, echo, exchange, serving, wait_for
 from tests.support.engine import Members, b64
 from tests.support.peer import REFUSED, WELCOME, Peer, connect
 
@@ -195,6 +197,49 @@ def test_two_servers_with_one_name(both: Fleet) -> None:
         assert daemon.process.wait(60) == 78
         assert "another server with --server-id=s1 is alive" in daemon.log
     assert both.sites[0].daemon.process.poll() is None
+
+
+def test_who_cannot_join_says_why_in_one_line(fleet: Fleet, members: Members) -> None:
+    (site, _), files, authority = fleet.sites, members.files(), fleet.authority
+    robot = authority.robot("099")
+    wrong = {
+        f"--engine-ca={authority.ca} --engine-crt={robot[0]} --engine-key={robot[1]}": "it is the robots' CA",
+        "--engine-ca=/nowhere": "engine's CA certificate /nowhere: No such file or directory",
+        f"--engine-crt={robot[0]}": "engine's private key",
+        f"--engine-key={files.crt}": f"engine's private key {files.crt}",
+        "--engine=http://127.0.0.1:1": "is not https://HOST:PORT",
+        "--server-id=a/b": "server id 'a/b'",
+    }
+    for words, complaint in wrong.items():
+        daemon = site.tunnel.daemon(site.tunnel.server_arguments(*fleet.options("s1"), *words.split()))
+        assert daemon.process.wait(60) in {2, 78}
+        (line,) = [line for line in daemon.log.splitlines() if "shadow-server: " in line]
+        assert complaint in line
+
+
+def test_who_is_not_let_in_by_the_engine_serves_all_the_same(
+    fleet: Fleet, members: Members, tmp_path: Path
+) -> None:
+    """A certificate of another CA: it says so, and what is there goes on."""
+    stranger = Authority(tmp_path / "stranger", "Nobody's CA")
+    crt, key = stranger.robot("x")
+    both = tmp_path / "both.crt"
+    both.write_bytes(stranger.ca.read_bytes() + members.files().ca.read_bytes())
+    site = fleet.sites[0]
+    site.start(f"--engine-crt={crt}", f"--engine-key={key}", f"--engine-ca={both}")
+    site.daemon.wait_for_log("ERROR: the fleet's engine refuses us: .*does not accept our certificate")
+    with site.robot():
+        assert site.answer[0] == WELCOME
+
+
+def test_who_is_alone_does_not_even_load_what_a_fleet_needs() -> None:
+    """Not the library, which takes longer to import than all of ours, nor anything of ours on top of it."""
+    code = "import shadow.cli.server, sys; print(*sys.modules)"
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=CHECKOUT)
+    loaded = set(done.stdout.split())
+    assert "shadow.server.directory" in loaded
+    assert not {name for name in loaded if name.startswith(("aiohttp", "shadow.fleet"))}
 
 
 def test_a_fleet_needs_everything_or_nothing(tunnel: Tunnel) -> None:
