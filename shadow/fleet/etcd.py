@@ -17,7 +17,7 @@ from .verdicts import Json, check_watch
 
 SWAPS_MAX = 64
 """Swaps that one transaction may have: etcd takes 128 operations by default (``--max-txn-ops``)."""
-PAGE = 2000
+PAGE = 1000
 """Keys of one page; their values together are far less than a request of etcd's may have."""
 
 _INTEGER_MAX = 2**64

@@ -14,7 +14,7 @@ import re
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
@@ -28,7 +28,7 @@ from ..text import printable
 from .credentials import Identity
 from .verdicts import AuthOff, Elsewhere, Json, StaleToken, judge_status, parse, result
 
-CONNECT = 1.0  # seconds for a connection and its handshake
+RESOLVE = 1.0  # seconds for a member's name
 ANSWER = 2.0  # seconds for an answer: an election takes one or two, and a member that hangs has no more
 SILENCE = 9.0  # seconds without a word on a stream: see ``live.BEAT``
 ANSWER_MAX = 2**25  # bytes of an answer, and of a line of a stream
@@ -44,20 +44,18 @@ T = TypeVar("T")
 
 
 class _Kind(NamedTuple):
-    """How long a request may take, and what goes with it."""
+    """How long an answer may take to begin, how long it may pause, and what we send along."""
 
-    limits: aiohttp.ClientTimeout
+    begins: float
+    pauses: float | None
     headers: Mapping[str, str]
 
 
 _HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-_REQUEST = _Kind(aiohttp.ClientTimeout(total=ANSWER, connect=CONNECT), _HEADERS)
+_REQUEST = _Kind(ANSWER, None, _HEADERS)
 # With this header a member that is cut off from its leader ends the stream; without it, it falls silent. A
 # request had better wait: the next leader may be there in time.
-_STREAM = _Kind(
-    aiohttp.ClientTimeout(total=None, connect=CONNECT, sock_read=SILENCE),
-    {**_HEADERS, "Grpc-Metadata-hasleader": "true"},
-)
+_STREAM = _Kind(ANSWER, SILENCE, {**_HEADERS, "Grpc-Metadata-hasleader": "true"})
 
 
 class Gateway:
@@ -187,8 +185,14 @@ class Gateway:
         raise Elsewhere(str(why)) from why
 
     async def _request(self, at: int, path: str, data: bytes, token: str) -> Json:
-        async with self._post(at, path, data, token, _REQUEST) as answer:
-            raw = await _read(answer)
+        try:
+            async with (
+                asyncio.timeout(_REQUEST.begins),
+                self._post(at, path, data, token, _REQUEST) as answer,
+            ):
+                raw = await _read(answer)
+        except TimeoutError as error:
+            raise _explain(error) from error
         if answer.status != 200:
             judge_status(answer.status, raw, anonymous=self._is_anonymous(token))
         return result(parse(raw))
@@ -220,10 +224,15 @@ class Gateway:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = {**kind.headers, "Authorization": token} if token else kind.headers
         url = URL(f"https://{self._endpoints[at]}{path}", encoded=True)
+        limits = aiohttp.ClientTimeout(total=None, sock_read=kind.pauses)
         try:
-            async with self._http().post(
-                url, data=data, headers=headers, timeout=kind.limits, allow_redirects=False
-            ) as answer:
+            async with AsyncExitStack() as stack:
+                # Not aiohttp's own: Debian 12's cancels the task, which stays marked as cancelled.
+                async with asyncio.timeout(kind.begins):
+                    posted = self._http().post(
+                        url, data=data, headers=headers, timeout=limits, allow_redirects=False
+                    )
+                    answer = await stack.enter_async_context(posted)
                 yield answer
         except (aiohttp.ClientError, OSError) as error:
             raise _explain(error) from error
@@ -246,7 +255,7 @@ class _Resolver(AbstractResolver):
     async def resolve(self, host: str, port: int = 0, family: int = 0) -> Any:
         """See aiohttp; OSError if there is no such name."""
         try:
-            targets = await resolve(Endpoint(host, port), CONNECT)
+            targets = await resolve(Endpoint(host, port), RESOLVE)
         except Unreachable as error:
             raise OSError(None, str(error)) from error
         return [

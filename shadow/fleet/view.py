@@ -181,8 +181,8 @@ class View:
         self._wanted, self.busy = False, True
         complete = False
         try:
-            seen, header = await self._read_pages()
-            await self._forget_all_but(seen, header.revision)
+            robots, servers, header = await self._read_pages()
+            await self._forget_all_but(robots, servers, header.revision)
             self._seen, self.revision, complete = header, header.revision, True
         finally:
             self._wanted |= not complete
@@ -190,9 +190,10 @@ class View:
         self.resets += 1
         _tell(self._subscriber.on_reset)
 
-    async def _read_pages(self) -> tuple[set[tuple[Family, str]], Header]:
+    async def _read_pages(self) -> tuple[set[str], set[str], Header]:
+        """Take in all keys; the names of the robots and of the servers, and where the engine is."""
         start, end = self._keys.prefix, after(self._keys.prefix)
-        seen: set[tuple[Family, str]] = set()
+        seen: dict[Family, set[str]] = {family: set() for family in Family}
         first: Header | None = None
         while True:
             page = await self._engine.page(start, end, 0 if first is None else first.revision)
@@ -200,16 +201,17 @@ class View:
             async for found in _in_turns(page.found):
                 subject = self._put(found.key, found.value, found.revision, anew=True)
                 if subject is not None:
-                    seen.add(subject)
+                    seen[subject[0]].add(subject[1])
             if not page.more or not page.found:
-                return seen, first
+                return seen[Family.ROBOT], seen[Family.SERVER], first
             start = max(start, page.found[-1].key) + b"\0"  # forward, whatever it says
 
-    async def _forget_all_but(self, seen: set[tuple[Family, str]], revision: int) -> None:
-        gone = [(Family.ROBOT, name) for name in self.entries if (Family.ROBOT, name) not in seen]
-        gone += [(Family.SERVER, name) for name in self._servers if (Family.SERVER, name) not in seen]
-        async for family, name in _in_turns(gone):
-            self._remove(family, name, revision)
+    async def _forget_all_but(self, robots: set[str], servers: set[str], revision: int) -> None:
+        async for name in _in_turns(list(self.entries)):
+            if name not in robots:
+                self._remove(Family.ROBOT, name, revision)
+        for name in self._servers.keys() - servers:
+            self._remove(Family.SERVER, name, revision)
 
     async def _take(self, batch: Batch) -> None:
         self.busy = True

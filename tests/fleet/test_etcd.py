@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 
-import aiohttp
 import pytest
 
 from bench.processes import free_port
@@ -209,8 +208,7 @@ def test_a_member_that_hangs_is_passed_over_and_its_watch_ends(
     members: Members, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once, and not only when the stream has been silent for too long."""
-    patient = gateway._STREAM._replace(limits=aiohttp.ClientTimeout(total=None))
-    monkeypatch.setattr(gateway, "_STREAM", patient)
+    monkeypatch.setattr(gateway, "_STREAM", gateway._STREAM._replace(pauses=None))
 
     async def body(engine: Engine) -> None:
         (put,) = await engine.swap([Swap(keys.robot("a"), 0, b"1")])

@@ -10,7 +10,6 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from shadow.errors import EngineRefused, Unavailable
@@ -168,12 +167,9 @@ def test_silence_ends_a_stream_and_a_request(
     members: Members, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert gateway.SILENCE == 9
-    assert gateway._STREAM.limits.sock_read == 9
-    brief = aiohttp.ClientTimeout(total=None, sock_read=0.2)
-    monkeypatch.setattr(gateway, "_STREAM", gateway._STREAM._replace(limits=brief))
-    monkeypatch.setattr(
-        gateway, "_REQUEST", gateway._REQUEST._replace(limits=aiohttp.ClientTimeout(total=0.2))
-    )
+    assert gateway._STREAM.pauses == 9
+    monkeypatch.setattr(gateway, "_STREAM", gateway._STREAM._replace(pauses=0.2))
+    monkeypatch.setattr(gateway, "_REQUEST", gateway._REQUEST._replace(begins=0.2))
 
     async def answer(path: str, _body: bytes, writer: asyncio.StreamWriter) -> None:
         if path == "/v3/watch":
@@ -188,6 +184,9 @@ def test_silence_ends_a_stream_and_a_request(
                         pass
             with pytest.raises(Unavailable, match="no answer in time"):
                 await engine.get(keys.robot("a"))
+            task = asyncio.current_task()
+            assert task is not None
+            assert task.cancelling() == 0, "else the caller's own limits no longer hold"
 
     asyncio.run(body())
 

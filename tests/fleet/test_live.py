@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import aiohttp
 import pytest
 
 from shadow import events
@@ -193,7 +192,7 @@ def test_an_engine_that_has_gone_back(members: Members, keys: Keys) -> None:
 
 
 def test_an_engine_that_is_away(members: Members, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
-    brief = gateway._REQUEST._replace(limits=aiohttp.ClientTimeout(total=0.3))
+    brief = gateway._REQUEST._replace(begins=0.3)
 
     async def body() -> None:
         async with engine_of(members) as engine, announced(engine, keys) as announcement:
