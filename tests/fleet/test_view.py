@@ -1,6 +1,7 @@
 """The view: the same as the engine, whatever happens to either."""
 
 import asyncio
+import contextlib
 import logging
 import shutil
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from shadow import events
 from shadow.errors import Unavailable
 from shadow.fleet import view as views
 from shadow.fleet.credentials import load_identity
-from shadow.fleet.etcd import Batch, Change, Engine, Swap, after
+from shadow.fleet.etcd import PAGE, SWAPS_MAX, Batch, Change, Engine, Swap, after
 from shadow.fleet.keys import Keys, Live, Strange
+from shadow.fleet.live import BEAT
 from shadow.fleet.view import View
 from shadow.pki.certificates import Files
 from tests.support import Authority, now, wait_for
@@ -38,6 +40,12 @@ async def claim(engine: Engine, keys: Keys, *names: str, sid: str = "5e55") -> i
     swapped = await engine.swap(swaps)
     assert all(one.ok for one in swapped)
     return swapped[0].revision
+
+
+async def claim_new(engine: Engine, keys: Keys, names: list[str]) -> None:
+    """The same, for robots that have none."""
+    swapped = await engine.swap([Swap(keys.robot(name), 0, entry().encode()) for name in names])
+    assert all(one.ok for one in swapped)
 
 
 async def same(engine: Engine, keys: Keys, view: View) -> None:
@@ -180,6 +188,27 @@ def test_a_bug_of_a_subscribers_does_not_end_the_view(
     with caplog.at_level(logging.ERROR, "shadow"):
         asyncio.run(body())
     assert "please report" in caplog.text
+
+
+def test_more_robots_than_fit_one_page(members: Members, keys: Keys) -> None:
+    async def body() -> None:
+        engine = Engine(members.endpoints, members.identity())
+        names = [f"{number:05}" for number in range(PAGE + 50)]
+        for begin in range(0, len(names), SWAPS_MAX):
+            await claim_new(engine, keys, names[begin : begin + SWAPS_MAX])
+        await end(engine)
+        told = Told()
+        async with following(members, keys, told) as (engine, view):
+            assert list(view.entries) == names
+            assert len(told.changes) == len(names)
+            assert not (await engine.swap([Swap(keys.robot(names[0]), 1, None)]))[0].ok
+            view.doubt("a test")
+            await engine.swap([Swap(keys.robot(names[0]), view.entries.revision(names[0]), None)])
+            await until(lambda: view.resets == 2, "a new snapshot")
+            assert set(view.entries) == set(names[1:])
+            assert len(told.changes) == len(names) + 1, "differences are told, and nothing else"
+
+    asyncio.run(body())
 
 
 def test_compaction(members: Members, keys: Keys) -> None:
@@ -338,3 +367,106 @@ def test_an_engine_that_refuses_us(members: Members, keys: Keys, tmp_path: Path,
         await end(engine)
 
     asyncio.run(body())
+
+
+@pytest.mark.long
+def test_a_member_that_hangs_is_found_out_by_its_silence(members: Members, keys: Keys, said: Said) -> None:
+    """Though no request is made there: the other servers' signs of life are missing."""
+
+    async def body() -> None:
+        told = Told()
+        async with following(members, keys, told) as (_engine, view):
+            other = Engine(members.endpoints, members.identity())
+            revision = (await other.swap([Swap(keys.server("b"), 0, Live("1").encode())]))[0].revision
+
+            async def beat() -> None:
+                nonlocal revision
+                while True:
+                    with contextlib.suppress(Unavailable):
+                        swap = Swap(keys.server("b"), revision, Live("1").encode())
+                        swapped = (await other.swap([swap]))[0]
+                        revision = swapped.current.revision if swapped.current else swapped.revision
+                    await asyncio.sleep(BEAT)
+
+            beating = asyncio.create_task(beat())
+            await until(lambda: view.live("b"), "the other server")
+            at = next(iter(_engine._gateway._streams.values()))
+            with members.members[at].stopped():
+                await until(lambda: at not in _engine._gateway._streams.values(), "the end of the watch")
+                await until(lambda: _engine._gateway._streams, "another watch")
+                before = view.revision
+                await until(lambda: view.revision > before, "a sign of life")
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+            await other.close()
+            assert told.engine == [True]
+            assert view.resets == 1
+
+    asyncio.run(body())
+
+
+class Mover:
+    """Claims robots, in parts, whatever happens to the engine."""
+
+    def __init__(self, engine: Engine, keys: Keys, names: list[str]) -> None:
+        self._engine = engine
+        self._keys = keys
+        self.revisions = dict.fromkeys(names, 0)
+
+    async def move(self, sid: str) -> None:
+        names = list(self.revisions)
+        parts = [names[begin : begin + SWAPS_MAX] for begin in range(0, len(names), SWAPS_MAX)]
+
+        async def work() -> None:
+            while parts:
+                part = parts.pop()
+                while part:
+                    part = await self._claim(part, sid)
+
+        await asyncio.gather(work(), work())
+
+    async def _claim(self, part: list[str], sid: str) -> list[str]:
+        """Once; those that are not claimed yet."""
+        value = entry(sid=sid).encode()
+        swaps = [Swap(self._keys.robot(name), self.revisions[name], value) for name in part]
+        try:
+            answers = await self._engine.swap(swaps)
+        except Unavailable:
+            return part
+        for name, swapped in zip(part, answers, strict=True):
+            self.revisions[name] = swapped.current.revision if swapped.current else swapped.revision
+        mine = [swapped.ok or (swapped.current and swapped.current.value == value) for swapped in answers]
+        return [name for name, done in zip(part, mine, strict=True) if not done]
+
+
+@pytest.mark.long
+def test_ten_thousand_robots_that_all_move_while_the_leader_is_killed(
+    members: Members, keys: Keys, said: Said
+) -> None:
+    """Two servers' views are equal at the end, and equal to the engine; nothing was read again."""
+
+    async def body() -> None:
+        async with (
+            following(members, keys) as (engine, first),
+            following(members, keys, alone=False) as (_other, second),
+        ):
+            mover = Mover(engine, keys, [f"{number:05}" for number in range(10_000)])
+            revisions = mover.revisions
+            await mover.move("1")
+            moving = asyncio.create_task(mover.move("2"))
+            leader = members.leader
+            leader.kill()
+            await moving
+            members.start(leader)
+            await until(lambda: first.revision == second.revision == max(revisions.values()), "the views")
+            assert {name: first.entries.revision(name) for name in revisions} == revisions
+            assert {name: second.entries.kept(name) for name in revisions} == {
+                name: first.entries.kept(name) for name in revisions
+            }
+            assert {one.sid for one in first.entries.values()} == {"2"}
+            assert first.resets == second.resets == 1
+
+    try:
+        asyncio.run(body())
+    finally:
+        wait_for(lambda: all(map(members.is_up, members.members)), "all members")

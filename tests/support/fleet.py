@@ -50,9 +50,9 @@ async def until(condition: Callable[[], object], what: str) -> None:
 
 @asynccontextmanager
 async def following(
-    members: Members, keys: Keys, told: Told | None = None
+    members: Members, keys: Keys, told: Told | None = None, *, alone: bool = True
 ) -> AsyncIterator[tuple[Engine, View]]:
-    """A view that follows the engine."""
+    """A view that follows the engine; ``alone``: the loop has no other."""
     engine = Engine(members.endpoints, members.identity())
     view = View(engine, keys, told or Told())
     task = asyncio.create_task(view.run())
@@ -62,4 +62,4 @@ async def following(
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await end(engine)
+        await (end(engine) if alone else engine.close())
