@@ -5,6 +5,7 @@ robot is then told so, and tries again.
 """
 
 import asyncio
+import itertools
 import logging
 from pathlib import Path
 
@@ -30,9 +31,9 @@ class Signer:
     def __init__(self, path: Path | None) -> None:
         """``path`` of the signer's socket; None: there is no signer."""
         self._path = path
-        self._asking: dict[Channel, asyncio.Task[None]] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}  # by the robots' names
         self._turns = asyncio.Semaphore(_AT_ONCE)
-        self._rested: dict[str, float] = {}  # when a robot may ask again, by CLOCK_MONOTONIC
+        self._rested: dict[str, float] = {}  # when each may ask again, by CLOCK_MONOTONIC; in that order
 
     @property
     def there(self) -> bool:
@@ -42,13 +43,13 @@ class Signer:
     def ask(self, robot: str, channel: Channel, request: Sign) -> None:
         """Have a robot's request answered, on the control channel that it came on."""
         loop = asyncio.get_running_loop()
-        if channel in self._asking or loop.time() < self._rested.get(robot, 0.0):
+        if robot in self._asking or loop.time() < self._rested.get(robot, 0.0):
             text = "the request before this one has not, or only just been answered"
             self._answer(robot, channel, Unsigned("busy", text))
             return
         task = loop.create_task(self._serve(robot, channel, request))
-        self._asking[channel] = task
-        task.add_done_callback(lambda _task: self._asking.pop(channel, None))
+        self._asking[robot] = task
+        task.add_done_callback(lambda _task: self._asking.pop(robot, None))
 
     async def close(self) -> None:
         """Stop answering; robots will ask again."""
@@ -65,8 +66,14 @@ class Signer:
                 "unexpected error: a robot's request for a certificate failed (please report)"
             )
             answer = Unsigned("internal", "internal error of the server; its log says more")
-        self._rested[robot] = asyncio.get_running_loop().time() + _REST
+        self._let_rest(robot, asyncio.get_running_loop().time())
         self._answer(robot, channel, answer)
+
+    def _let_rest(self, robot: str, now: float) -> None:
+        rested = list(itertools.takewhile(lambda name: self._rested[name] <= now, self._rested))
+        for name in (robot, *rested):
+            self._rested.pop(name, None)
+        self._rested[robot] = now + _REST
 
     async def _find(self, present: x509.Certificate, request: Sign) -> Signed | Unsigned:
         if self._path is None:

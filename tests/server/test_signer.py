@@ -218,6 +218,50 @@ def test_one_request_of_a_robot_at_a_time_and_not_too_often(
     asyncio.run(run())
 
 
+def test_one_request_of_a_robot_over_however_many_channels(authority: Authority, tmp_path: Path) -> None:
+    """A name that connects again and again must not keep the signer's machine busy."""
+    asked: list[None] = []
+    go = asyncio.Event()
+
+    async def handler(end: FrameEnd) -> None:
+        asked.append(None)
+        await end.hear()
+        await go.wait()
+        await end.say(Unsigned("early"))
+
+    async def run() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(playing(tmp_path / "s", handler))
+            first, *others = [
+                await stack.enter_async_context(scene(authority, tmp_path / "s")) for _ in range(3)
+            ]
+            first.ask()
+            first.channel.close()
+            for other in others:
+                other.signer = first.signer
+                other.ask()
+                answer = await other.robot.hear()
+                assert isinstance(answer, Unsigned)
+                assert answer.code == "busy"
+            go.set()
+            while first.signer._asking:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert len(asked) == 1
+
+
+def test_only_those_that_have_asked_just_now_are_remembered(authority: Authority) -> None:
+    async def run() -> None:
+        async with scene(authority, None) as it:
+            for number in range(100):
+                it.signer._let_rest(f"{number:03}", float(number))
+            it.signer._let_rest("099", 99.5)
+            assert list(it.signer._rested.items()) == [("098", 100.0), ("099", 101.5)]
+
+    asyncio.run(run())
+
+
 def test_few_are_asked_for_at_once(authority: Authority, tmp_path: Path) -> None:
     """A whole fleet that is due costs the signer's machine a few processes at a time."""
     present, most = 0, 0
