@@ -27,7 +27,7 @@ class Admission:
 
     def __init__(self, robots: Robots, trust: Trust, robots_max: int) -> None:
         self.robots = robots
-        self._candidates = Candidates(robots)
+        self._candidates = Candidates(robots, trust.revocation)
         self._trust = trust
         self._robots_max = robots_max
 
@@ -41,7 +41,7 @@ class Admission:
         try:
             robot = self._admit(channel.link, hello)
             if hello.role == CONTROL:
-                self._candidates.came(robot.name, robot.meet(channel, hello, peer))
+                self._candidates.came(robot, robot.meet(channel, hello, peer))
             else:
                 robot.add_standby(channel, hello)
         except Refused as refused:
@@ -49,6 +49,7 @@ class Admission:
             self._forget_if_empty(hello.robot)
         except BaseException:
             channel.abort()  # whatever happened, nobody else would close it
+            self._forget_if_empty(hello.robot)
             raise
 
     def close(self) -> None:

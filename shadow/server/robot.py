@@ -65,6 +65,7 @@ class Robot:
         streams: its running streams.
         visitors: visitors whose streams do not run yet.
         sockets: the unix sockets that visitors connect to.
+        candidate: the session that waits for its WELCOME; see ``candidates``.
     """
 
     def __init__(self, name: str, around: Surroundings, registry: Registry) -> None:
@@ -73,6 +74,7 @@ class Robot:
         self.streams = Streams(name, around.durable, self.report_if_empty)
         self.visitors = Visitors(self, config, around.descriptors, registry.numbers)
         self.sockets = Sockets(config.ldir, name, self.visitors.came, around.descriptors)
+        self.candidate: Session | None = None
         self._session: Session | None = None
         self._around = around
         self._registry = registry
@@ -93,6 +95,8 @@ class Robot:
         if session is not None:
             yield f"  {session!r} over {session.channel!r}"
             yield from (f"  {visitor!r} waits" for visitor in list(session.board.visitors))
+        if self.candidate is not None:
+            yield f"  {self.candidate!r} waits for its WELCOME"
         yield from (
             f"  {who!r} starts on {channel!r}" for who, channel in list(self.visitors.starting.items())
         )
@@ -127,14 +131,19 @@ class Robot:
             if self.session is None:
                 self.sockets.close()
             raise Refused("socket", "the server cannot make the robot's socket")
-        if self.session is not None:
-            self._give_way(self.session, session.peer)
+        old = self.session
+        # Its visitors have waited long enough: the new session serves them.
+        waiting = list(old.board.visitors) if old is not None else []
+        if old is not None:
+            self._give_way(old, session.peer)
         self.have_session(session)
         interval, renews = session.keepalive.interval, self._around.signer.there
         advertise = self._around.config.advertise
         dial = "" if advertise is None else str(advertise)
         session.channel.send(Welcome(PROTOCOL_VERSION, session.id, interval, SOFTWARE, renews, dial))
         session.log_beginning(self.name)
+        for visitor in waiting:
+            self.visitors.seat(visitor)
 
     def have_session(self, session: Session) -> None:
         """Listen to a session that has been welcomed, by us or by the previous daemon."""
@@ -177,13 +186,9 @@ class Robot:
         age = self._loop.time() - old.since
         self._hasty_takeovers = self._hasty_takeovers + 1 if age < _FIGHT_AGE else 0
         old.log_takeover(self.name, peer, fight=self._hasty_takeovers >= 2)
-        # Its visitors have waited long enough: the new session serves them.
-        waiting = list(old.board.visitors)
         old.board.visitors.clear()
         self._session = None  # for an instant: nobody needs to hear of it
         self._retire(old, Refusal("superseded", f"the same name connected from {peer}"))
-        for visitor in waiting:
-            self._loop.call_soon(self.visitors.seat, visitor)
 
     def _retire(self, session: Session, refusal: Refusal | None) -> None:
         session.rest()
@@ -263,8 +268,9 @@ class Robot:
         return count + self.streams.cut(lambda pump, _visitor: bool(revocation(pump.link)), revoked)
 
     def report_if_empty(self) -> None:
-        """Tell the registry if there is neither a session nor a stream any more."""
-        if self.session is None and not self.streams and not self.visitors.starting:
+        """Tell the registry if there is neither a session nor a stream any more, and none is about to be."""
+        begins = self.candidate is not None or bool(self.visitors.starting)
+        if self.session is None and not self.streams and not begins:
             self._registry.forget(self)
 
 

@@ -211,6 +211,7 @@ class Visitors:
             link = channel.release()
         except PeerError as error:  # pragma: no cover - START was answered, so it was sent
             self.turn_away(visitor, str(error))
+            self._host.report_if_empty()
             return
         try:
             self._host.streams.begin(visitor, link)

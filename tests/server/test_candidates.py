@@ -16,6 +16,7 @@ from tests.support.peer import REFUSED, WELCOME, connect
 class Channel:
     def __init__(self) -> None:
         self.said: list[Any] = []
+        self.link = object()
         self.closed = False
         self.on_lost: Any = None
 
@@ -24,6 +25,8 @@ class Channel:
 
     def close(self) -> None:
         self.closed = True
+
+    abort = close
 
 
 class Session:
@@ -47,22 +50,26 @@ class Robots(dict[str, Any]):
     def __init__(self) -> None:
         super().__init__()
         self.directory = Slow()
-        self.refuses = False
+        self.failure: Exception | None = None
         self.ended: list[tuple[Session, Cause]] = []
         self.empty: list[str] = []
 
     def provide(self, name: str) -> Any:
         return self.setdefault(name, SimpleNamespace(
+            name=name,
             session=None,
+            candidate=None,
             begin_session=lambda session: self._begin(name, session),
-            end_session=lambda _why, cause, _refusal: self._end(name, cause),
+            end_session=lambda _why, cause, _refusal=None: self._end(name, cause),
             report_if_empty=lambda: self.empty.append(name),
         ))  # fmt: skip
 
     def _begin(self, name: str, session: Session) -> None:
-        if self.refuses:
-            raise Refused("socket", "no room for a socket")
+        if isinstance(self.failure, Refused):
+            raise self.failure
         self[name].session = session
+        if self.failure is not None:
+            raise self.failure
 
     def _end(self, name: str, cause: Cause) -> None:
         self.ended.append((self[name].session, cause))
@@ -87,11 +94,17 @@ class Scene:
     def __init__(self) -> None:
         self.robots = Robots()
         self.directory = self.robots.directory
-        self.candidates = Candidates(self.robots)  # type: ignore[arg-type]
+        self.revoked: dict[Any, str] = {}
+        self.candidates = Candidates(self.robots, self.revoked.get)  # type: ignore[arg-type]
 
     def come(self, session: Session) -> Candidate:
-        self.candidates.came("011", session)  # type: ignore[arg-type]
+        self.candidates.came(self.robots.provide("011"), session)  # type: ignore[arg-type]
         return self.directory.asked[-1]
+
+    def present(self) -> Session | None:
+        """The robot's session."""
+        session: Session | None = self.robots["011"].session
+        return session
 
     def begin(self, session: Session) -> None:
         self.come(session).welcome()
@@ -106,13 +119,13 @@ def scene() -> Scene:
 def test_a_session_begins_when_the_directory_says_so_and_once(scene: Scene) -> None:
     session = Session(1)
     candidate = scene.come(session)
-    assert "011" not in scene.robots
+    assert scene.present() is None
     candidate.welcome()
-    assert scene.robots["011"].session is session
+    assert scene.present() is session
     scene.robots["011"].session = None
     candidate.welcome()
     candidate.refuse(Refused("superseded", "too late"))
-    assert (scene.robots["011"].session, session.codes, scene.robots.ended) == (None, [], [])
+    assert (scene.present(), session.codes, scene.robots.ended) == (None, [], [])
 
 
 def test_a_robot_that_is_elsewhere_is_not_here_any_more_either(scene: Scene) -> None:
@@ -144,9 +157,9 @@ def test_one_that_waits_gives_way_to_the_next(scene: Scene) -> None:
     candidate = scene.come(second)
     assert first.codes == ["superseded"]
     overtaken.welcome()
-    assert "011" not in scene.robots
+    assert scene.present() is None
     candidate.welcome()
-    assert scene.robots["011"].session is second
+    assert scene.present() is second
 
 
 @pytest.mark.parametrize("error", [None, PeerError("broken")])
@@ -165,7 +178,7 @@ def test_one_that_leaves_while_it_waits_leaves_what_was_there_before(
 
 
 def test_one_that_cannot_have_a_socket(scene: Scene) -> None:
-    scene.robots.refuses = True
+    scene.robots.failure = Refused("socket", "no room for a socket")
     session = Session(1)
     scene.come(session).welcome()
     assert session.codes == ["socket"]
@@ -179,7 +192,48 @@ def test_nobody_is_kept_waiting_at_the_end(scene: Scene) -> None:
     scene.candidates.close()
     assert session.channel.closed
     candidate.welcome()
-    assert "011" not in scene.robots
+    assert scene.present() is None
+
+
+def test_one_that_was_revoked_while_it_waited(scene: Scene) -> None:
+    before = Session(1)
+    scene.begin(before)
+    session = Session(2)
+    candidate = scene.come(session)
+    scene.revoked[session.channel.link] = "certificate 7 was revoked"
+    candidate.welcome()
+    assert (session.codes, session.channel.closed) == (["revoked"], True)
+    assert scene.present() is before, "it may have shown another certificate: a reload judges that"
+    assert scene.directory.noted == [("011", before)]
+
+
+def test_a_bug_costs_one_robot_its_connection_and_the_directory_nothing(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.robots.failure = RuntimeError("a bug")
+    session = Session(1)
+    scene.come(session).welcome()
+    assert session.channel.closed
+    assert scene.robots.ended == [(session, Cause.LOST)]
+    assert (scene.directory.noted, scene.robots.empty) == ([("011", None)], ["011"])
+    assert "robot 011 could not be welcomed (please report)" in caplog.text
+    scene.robots.failure = None
+    scene.begin(Session(1))
+
+
+def test_a_bug_of_the_directory_leaves_no_robot_waiting_for_ever(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_candidate: Candidate) -> None:
+        raise RuntimeError("a bug")
+
+    session = Session(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.directory, "came", fail)
+        scene.candidates.came(scene.robots.provide("011"), session)  # type: ignore[arg-type]
+    assert session.channel.closed
+    assert scene.robots.empty == ["011"]
+    scene.begin(Session(1))
 
 
 def test_a_late_hello_over_the_wire(tunnel: Tunnel) -> None:

@@ -1,5 +1,6 @@
 """Robots on the server: their sessions, sockets, standbys, and what goes through their streams."""
 
+import asyncio
 import contextlib
 import os
 import re
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from shadow.wire.frames import Dial, Start, Started
+from shadow.server.session import Cause, Session
+from shadow.transport.link import KernelLink
+from shadow.wire.conversation import CONTROL
+from shadow.wire.frames import Dial, Hello, Start, Started
 from tests.support import (
     DEADLINE,
     Authority,
@@ -28,7 +32,7 @@ from tests.support import (
 from tests.support.peer import DIAL, REFUSED, START, STARTED, WELCOME, Peer, connect, frame, stand_by
 
 # Sockets.
-from .test_handover import Scene, play, until
+from .test_handover import NAME, Scene, play, until
 
 
 def test_sockets_come_and_go_with_the_robot(tunnel: Tunnel) -> None:
@@ -172,6 +176,40 @@ def test_visitors_that_wait_during_a_takeover_are_served_by_the_new_session(tunn
             assert data.receive()[0] == START
             data.sock.sendall(frame(STARTED) + b"served")
             assert visitor.recv(10) == b"served"
+
+
+def test_a_takeover_in_the_moment_in_which_a_visitors_patience_ends(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both in one turn of the event loop: it is turned away, and nobody has it after that."""
+
+    async def body(scene: Scene) -> None:
+        await scene.begin()
+        there = scene.visit()
+        assert await scene.control.hear() == Dial(1)
+        robot, bugs = scene.before.robot, list[object]()
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: bugs.append(context))
+        first = robot.session
+        assert first is not None
+        visitor = first.board.visitors[0]
+        assert visitor.timer is not None
+        visitor.timer.cancel()
+        begin = robot.begin_session
+
+        def begin_too_late(session: Session) -> None:
+            begin(session)
+            robot.visitors._patience_over(visitor)
+
+        monkeypatch.setattr(robot, "begin_session", begin_too_late)
+        second = await scene.connect(Hello(1, CONTROL, NAME, ("",)))
+        assert await second.hear() == Dial(1)
+        assert there.recv(1) == b""
+        assert robot.session is not first
+        assert robot.session is not None
+        assert not robot.session.board.visitors
+        assert bugs == []
+
+    play(authority, tmp_path, body)
 
 
 def tunnel_visitor_after(tunnel: Tunnel, first: Peer) -> socket.socket:
@@ -360,5 +398,28 @@ def test_all_that_a_robot_has_in_a_few_lines(authority: Authority, tmp_path: Pat
         ]
         session.channel.close()
         assert repr(session.channel) == "<Channel control open, let go, <KernelLink that is gone>>"
+
+    play(authority, tmp_path, body)
+
+
+def test_a_robot_whose_last_visitor_cannot_be_connected_is_forgotten(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session has ended meanwhile: else it would count as one of those that may be here for ever."""
+
+    async def body(scene: Scene) -> None:
+        await scene.begin()
+        standby = await scene.stand_by()
+        there = scene.visit()
+        assert isinstance(await standby.hear(), Start)
+        robots, robot = scene.before.robots, scene.before.robot
+        (channel,) = robot.visitors.starting.values()
+        monkeypatch.setattr(KernelLink, "flushed", False)
+        robot.end_session("gone", Cause.LOST)
+        assert list(robots) == [NAME]
+        await standby.say(Started())
+        await until(lambda: not robots)
+        assert not channel.live
+        assert there.recv(1) == b""
 
     play(authority, tmp_path, body)

@@ -95,6 +95,22 @@ def test_a_robot_is_there_from_its_first_session_until_it_has_neither_session_no
     play(tmp_path, body)
 
 
+def test_a_robot_whose_next_session_waits_for_its_welcome_is_not_forgotten(tmp_path: Path) -> None:
+    """Else it would be made anew, one more than may be."""
+
+    def body(robots: Robots) -> None:
+        robot = connect(robots, "011")
+        candidate: Any = SimpleNamespace()
+        robot.candidate = candidate
+        robot.end_session("gone", Cause.LOST)
+        assert dict(robots) == {"011": robot}
+        robot.candidate = None
+        robot.report_if_empty()
+        assert not robots
+
+    play(tmp_path, body)
+
+
 def test_each_counts_once_as_connected_however_often_it_comes_back(tmp_path: Path) -> None:
     def body(robots: Robots) -> None:
         for _ in range(3):
