@@ -205,8 +205,8 @@ def test_who_cannot_join_says_why_in_one_line(fleet: Fleet, members: Members) ->
     wrong = {
         f"--engine-ca={authority.ca} --engine-crt={robot[0]} --engine-key={robot[1]}": "it is the robots' CA",
         "--engine-ca=/nowhere": "engine's CA certificate /nowhere: No such file or directory",
-        f"--engine-crt={robot[0]}": "engine's private key",
-        f"--engine-key={files.crt}": f"engine's private key {files.crt}",
+        f"--engine-crt={robot[0]}": f"does not match certificate {robot[0]}",
+        f"--engine-key={files.crt}": f"private key {files.crt}",
         "--engine=http://127.0.0.1:1": "is not https://HOST:PORT",
         "--server-id=a/b": "server id 'a/b'",
     }
