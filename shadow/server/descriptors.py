@@ -23,6 +23,7 @@ _RESERVE_PART = 5  # one descriptor in this many belongs to the reserve
 _RESERVE_MAX = 128
 _CALM = 5.0  # seconds in which nobody had to wait: then the shortage is over
 _REMINDER = 60.0  # seconds between two lines that say that it is not
+_MEMORY = 0.1  # seconds for which a no holds: thousands may ask, and each answer takes a look at everything
 _RECOUNT = 1.0  # seconds between two counts for those who only ask whether robots have to wait
 
 
@@ -45,6 +46,8 @@ class Descriptors:
         self._since: float | None = None  # when somebody first had to wait; ``_last``: most recently
         self._last = self._said = 0.0
         self._given_up = self._refused = 0
+        self._denied = 0  # so many, or more, are not there until then
+        self._denied_until = self._short_until = self._exhausted_until = 0.0
         self._robots_wait = False
         self._recount_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -58,7 +61,12 @@ class Descriptors:
     @property
     def short(self) -> bool:
         """True if there are none to spare for things that only save time."""
-        return self._since is not None or not self._has(self._reserve)
+        if self._since is not None:
+            return True
+        now = self._loop.time()
+        if now >= self._short_until and not self._has(self._reserve):
+            self._short_until = now + _MEMORY
+        return now < self._short_until
 
     def for_visitor(self) -> bool:
         """Whether one more visitor may be accepted: there must be enough for all that serving it takes."""
@@ -105,7 +113,10 @@ class Descriptors:
 
     def ran_out(self, error: OSError) -> None:
         """Accepting failed nevertheless: the machine has no descriptors or no memory left."""
-        self._given_up += self._give_up(max(1, self._reserve // 2))
+        now = self._loop.time()
+        if now >= self._exhausted_until:
+            self._exhausted_until = now + _MEMORY
+            self._given_up += self._give_up(max(1, self._reserve // 2))
         self._let_wait(reason(error))
 
     def refused_standby(self) -> None:
@@ -118,6 +129,9 @@ class Descriptors:
             self._timer.cancel()
 
     def _let_in(self, wanted: int) -> bool:
+        now = self._loop.time()
+        if self._free < wanted and wanted >= self._denied and now < self._denied_until:
+            return False
         if not self._has(wanted):
             # A few more than that, or the next one to come would have to look for one again.
             self._given_up += self._give_up(wanted - self._free + self._reserve // 2)
@@ -125,6 +139,7 @@ class Descriptors:
                 self._let_wait(
                     f"{max(0, self._free)} of {self.limit} descriptors are left, and those are needed"
                 )
+                self._denied, self._denied_until = wanted, now + _MEMORY
                 return False
         self._free -= 1
         return True

@@ -165,10 +165,11 @@ def test_the_log_hears_of_it_once_and_how_it_was(said: Said, monkeypatch: pytest
             return 3
 
         few = Descriptors(give_up, 5)
+        monkeypatch.setattr(descriptors, "_MEMORY", 60.0)
         for _ in range(10):
             few.ran_out(OSError(errno.ENFILE, "x"))
         assert few.short
-        assert len(asked) == 10
+        assert len(asked) == 1, "once for all who come at the same time"
         monkeypatch.setattr(descriptors, "_REMINDER", 0.0)
         few.ran_out(OSError(errno.ENOMEM, "x"))
         few.refused_standby()
@@ -183,12 +184,13 @@ def test_the_log_hears_of_it_once_and_how_it_was(said: Said, monkeypatch: pytest
     ]  # fmt: skip
     assert said[0][1].startswith("accepting pauses: Too many open files in system (LimitNOFILE=")
     assert said[1][1].startswith("accepting still pauses, for 0 s now: Cannot allocate memory")
-    assert said[2][1].endswith("33 standby channels were given up, 1 refused")
+    assert said[2][1].endswith("3 standby channels were given up, 1 refused")
 
 
 def test_who_may_have_the_last_ones(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred, of which twenty are the reserve: all but one or two of what a visitor needs is promised."""
     monkeypatch.setattr(Descriptors, "limit", 100)
+    monkeypatch.setattr(descriptors, "_MEMORY", 0.0)
     used: list[None] = []
 
     class Folder:
@@ -260,6 +262,46 @@ def test_who_asks_whether_robots_wait_gives_nothing_up_and_hardly_counts(
         found.append(few.robots_wait)
         assert found == [False, *[True] * 100, False]
         assert len(asked) == 1
+
+    asyncio.run(body())
+
+
+def test_a_no_holds_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a shortage, ten thousand sockets of robots ask, and a look at everything takes long."""
+    monkeypatch.setattr(Descriptors, "limit", 100)
+    clock, used = SimpleNamespace(now=1000.0), SimpleNamespace(st_size=85)
+    counted: list[None] = []
+    asked: list[int] = []
+
+    class Folder:
+        @staticmethod
+        def stat() -> Any:
+            counted.append(None)
+            return used
+
+    monkeypatch.setattr(descriptors, "_OURS", Folder)
+
+    def give_up(count: int) -> int:
+        asked.append(count)
+        return 0
+
+    async def body() -> None:
+        few = Descriptors(give_up, 5)
+        loop = SimpleNamespace(time=lambda: clock.now, call_later=lambda *_: None)
+        monkeypatch.setattr(few, "_loop", loop)
+        del counted[:]
+        assert [few.short for _ in range(100)] == [True] * 100, "half of the reserve is used"
+        assert (len(counted), len(asked)) == (1, 0)
+        assert not any(few.for_visitor() for _ in range(100))
+        assert (len(counted), len(asked)) == (3, 1)
+        assert few.for_robot(), "it needs fewer"
+        for _ in range(100):
+            few.ran_out(OSError(errno.ENFILE, "x"))
+        assert len(asked) == 2
+        used.st_size = 10
+        assert not few.for_visitor()
+        clock.now += descriptors._MEMORY
+        assert few.for_visitor()
 
     asyncio.run(body())
 
