@@ -61,10 +61,13 @@ class Services:
         task.add_done_callback(functools.partial(self._connected, outcome))
 
     def _connected(self, outcome: OnOutcome, task: asyncio.Task[bool]) -> None:
-        del self._connecting[task]
+        channel = self._connecting.pop(task)
         connected = False
         try:
             connected = not task.cancelled() and task.result()
+        except BaseException:
+            channel.abort()  # nobody else would; the server tries the next one
+            raise
         finally:
             outcome(connected)
 

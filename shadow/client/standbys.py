@@ -184,6 +184,13 @@ class Standbys:
 
     def _opened(self, task: asyncio.Task[None]) -> None:
         del self._opening[task]
+        bug = None if task.cancelled() else task.exception()
+        if bug is not None:
+            if self._loop.time() >= self._not_before:  # once for those that were in progress together
+                text = "unexpected error: a data channel cannot be opened (please report)"
+                logging.getLogger("shadow").error(text, exc_info=bug)
+            self._failed(ShadowError(f"internal error: {bug!r}"))
+            self._hurries = False  # a server must not be able to have us repeat that as often as it likes
         self._open_more()
 
     def _failed(self, error: ShadowError) -> None:

@@ -197,12 +197,14 @@ def test_a_bug_is_heard_of_and_counts_as_a_failure(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(services, "_fail", lambda *_: 1 / 0)
         bugs: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _loop, facts: bugs.append(facts["exception"]))
-        channel: Any = SimpleNamespace()
+        aborted: list[bool] = []
+        channel: Any = SimpleNamespace(abort=lambda: aborted.append(True))
         outcomes: list[bool] = []
         services.connect(channel, Start("secret", "1"), outcomes.append)
         while not bugs:
             await asyncio.sleep(0)
         assert outcomes == [False]
+        assert aborted, "the server need not wait until its patience is over"
         assert isinstance(bugs[0], ZeroDivisionError)
 
     asyncio.run(body())

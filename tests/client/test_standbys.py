@@ -368,6 +368,28 @@ def test_failures_are_said_and_counted(said: Said) -> None:
     play(body)
 
 
+def test_a_bug_of_ours_is_not_repeated_as_fast_as_we_can(caplog: pytest.LogCaptureFixture) -> None:
+    async def body(server: Server) -> None:
+        async def fail() -> Any:
+            server.opened.append(server.loop.time())
+            raise RuntimeError("a bug")
+
+        open_one, server.robot._open_one = server.robot._open_one, fail
+        server.robot.begin(INTERVAL)
+        for _ in range(600):
+            server.robot.dial(1)  # that does not shorten the wait
+            await server.settle(0.1)
+        assert 4 < len(server.opened) < 40
+        found = [record for record in caplog.records if record.exc_info]
+        assert 2 < len(found) < len(server.opened)
+        assert found[0].getMessage().endswith("a data channel cannot be opened (please report)")
+        server.robot._open_one = open_one
+        await server.settle(40)
+        assert server.standing_by >= 2
+
+    play(body)
+
+
 def test_where_the_server_sends_us_is_said_once_and_not_knocked_at_on_demand(said: Said) -> None:
     """It may be anybody's door: DIAL does not shorten the waits, as it does at the server's own."""
 
