@@ -90,9 +90,13 @@ class Member(Extra):
             if store.limit:
                 _leave_inc(store, self._fleet.inc)
 
-    def _failed(self, failure: "asyncio.Future[ShadowError]") -> None:
-        error = failure.exception()
-        if self._server is not None and error is not None and not self._server.failure.done():
+    def _failed(self, failure: "asyncio.Future[BaseException]") -> None:
+        if self._server is None or failure.cancelled() or self._server.failure.done():
+            return
+        error = failure.result()
+        if isinstance(error, ShadowError):
+            self._server.failure.set_result(error)  # it stops in order
+        else:
             self._server.failure.set_exception(error)
 
 

@@ -1,12 +1,16 @@
 """An engine for the tests of the fleet: one for all that do not harm it, each under names of its own."""
 
+import contextlib
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from shadow.fleet.keys import Keys
+from tests.support import Authority
 from tests.support.engine import Members
+from tests.support.sites import Fleet
 
 _numbers = itertools.count(1)
 
@@ -22,3 +26,22 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
 def keys() -> Keys:
     """A fleet of the test's own."""
     return Keys(f"fleet-{next(_numbers)}")
+
+
+@pytest.fixture
+def fleet(authority: Authority, members: Members, tmp_path: Path, keys: Keys) -> Iterator[Fleet]:
+    made = Fleet(authority, members, tmp_path, keys.prefix.decode().split("/")[2])
+    with contextlib.ExitStack() as stack:
+        for site in made.sites:
+            stack.enter_context(site.tunnel)
+        yield made
+
+
+@pytest.fixture
+def both(fleet: Fleet) -> Fleet:
+    """The same, and its servers run."""
+    for site in fleet.sites:
+        site.start()
+    for site in fleet.sites:
+        site.follow()
+    return fleet

@@ -1,0 +1,214 @@
+"""Keeps the claims of this server's robots: what they do becomes claims, and what these order is done.
+
+``Registrar`` takes the place of the robots' directory (``server.directory``), so a robot is welcomed when its
+claim is written, or after a second.
+"""
+
+import asyncio
+import time
+
+from ..errors import Refused
+from ..server.directory import Alone, Candidate
+from ..server.robots import Robots
+from ..server.session import Cause, Session
+from ..wire.frames import Ping, Refusal
+from .claims import Ask, Claim, Claims, Delete, End, Order, Put, Settle
+from .etcd import Engine
+from .keys import Entry, Keys
+from .view import View
+from .writer import Command, Writer
+
+_TICK = 0.25  # seconds
+_TURN = 100  # robots that are looked at before everybody else has a turn
+
+
+class Registrar:
+    """See the module.
+
+    Attributes:
+        view: what the engine has.
+        claims: which of it is ours.
+        writer: carries out what they order.
+    """
+
+    def __init__(self, robots: Robots, name: str, inc: str, keys: Keys, engine: Engine) -> None:
+        """Claim what is here already, and whatever comes.
+
+        Args:
+            robots: of this server.
+            name: the server's, in the fleet.
+            inc: which life of it this is; see ``keys.Live``.
+            keys: of the fleet.
+            engine: where all servers meet.
+        """
+        self._robots = robots
+        self._name = name
+        self._inc = inc
+        self._loop = asyncio.get_running_loop()
+        self.view = View(engine, keys, self)
+        self.claims = Claims(name, self.view.counts)
+        self.writer = Writer(engine, keys, self)
+        self._candidates: dict[str, Candidate] = {}
+        self._tracked: dict[str, tuple[Claim, Session]] = {}
+        self._asked: dict[Claim, float] = {}
+        self._reading: asyncio.Task[None] | None = None
+        self._is_anew = False  # the view was read as a whole, and ours not yet compared with it
+        robots.directory = self
+        for robot in robots.values():
+            if robot.session is not None:
+                self.note(robot.name, robot.session)
+
+    async def close(self) -> None:
+        """Say nothing more."""
+        self._robots.directory = Alone()
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+        await self.writer.close()
+
+    # What the server's robots do (directory.Directory)
+
+    def came(self, candidate: Candidate) -> None:
+        """See ``Directory``."""
+        self._candidates[candidate.name] = candidate
+        claim = self._track(candidate.name, candidate.session)
+        self._carry_out(self.claims.came(claim, self.view.robot(candidate.name), self._loop.time()))
+
+    def note(self, name: str, session: Session | None) -> None:
+        """See ``Directory``."""
+        candidate = self._candidates.get(name)
+        if candidate is not None and candidate.waits:
+            return  # the session that it is going to replace has ended
+        claim, known = self._tracked.get(name, (None, None))
+        if known is session:
+            return
+        now = self._loop.time()
+        if session is not None:
+            claim = self._track(name, session)
+            self._carry_out(self.claims.came(claim, self.view.robot(name), now, session.since))
+        elif claim is not None:
+            del self._tracked[name]
+            self._carry_out(self.claims.ended(claim, now))
+
+    def _track(self, name: str, session: Session) -> Claim:
+        claim = Claim(name, session.sid, session.boot, session.attempt)
+        self._tracked[name] = claim, session
+        return claim
+
+    # What the claims order
+
+    def _carry_out(self, orders: list[Order]) -> None:
+        for order in orders:
+            match order:
+                case Put() | Delete():
+                    self.writer.give(order)
+                case Settle(claim):
+                    candidate = self._answer(claim)
+                    if candidate is not None:
+                        candidate.welcome()
+                case Ask(claim):
+                    self._ask(claim)
+                case End(claim, newer):
+                    self._end(claim, newer.server)
+
+    def _answer(self, claim: Claim) -> Candidate | None:
+        """The candidate of this claim, who is about to be answered."""
+        candidate = self._candidates.get(claim.robot)
+        if candidate is None or candidate.session.sid != claim.sid:
+            return None
+        del self._candidates[claim.robot]
+        return candidate
+
+    def _ask(self, claim: Claim) -> None:
+        """Have the robot prove that it is here: its answer counts, like all that it says."""
+        _, session = self._tracked[claim.robot]
+        self._asked[claim] = self._loop.time()
+        session.channel.send(Ping(self._loop.time()))
+
+    def _end(self, claim: Claim, server: str) -> None:
+        self._tracked.pop(claim.robot, None)
+        text = f"the robot is connected to server {server} now"
+        candidate = self._answer(claim)
+        if candidate is not None:
+            candidate.refuse(Refused("superseded", text))
+            return
+        robot = self._robots.get(claim.robot)
+        if robot is not None and robot.session is not None and robot.session.sid == claim.sid:
+            robot.end_session(text, Cause.SUPERSEDED, Refusal("superseded", text))
+
+    async def run(self) -> None:
+        """Look at what time brings, for ever."""
+        while True:
+            await asyncio.sleep(_TICK)
+            now = self._loop.time()
+            for claim, since in list(self._asked.items()):
+                tracked, session = self._tracked.get(claim.robot, (None, None))
+                if tracked != claim or session is None:
+                    del self._asked[claim]
+                elif session.keepalive.heard_at > since:
+                    del self._asked[claim]
+                    self._carry_out(self.claims.heard(claim, now))
+            self._carry_out(self.claims.tick(now))
+
+    # What the writer asks and tells (writer.Client)
+
+    def entry_of(self, put: Put) -> Entry | None:
+        """See ``writer.Client``."""
+        claim, session = self._tracked.get(put.robot, (None, None))
+        if claim != put.claim or session is None:
+            return None
+        since = time.time() - (self._loop.time() - session.since)
+        serial = f"{session.channel.link.certificate.serial_number:x}"
+        return Entry(
+            self._name, self._inc, claim.sid, claim.boot, claim.attempt,
+            session.services, session.peer, round(since, 3), serial,
+        )  # fmt: skip
+
+    def answered(self, order: Command, entry: Entry | None, revision: int, *, done: bool) -> None:
+        """See ``writer.Client``."""
+        self._carry_out(self.claims.answered(order, entry, revision, self._loop.time(), done=done))
+
+    def unanswered(self, order: Command) -> None:
+        """See ``writer.Client``."""
+        self._carry_out(self.claims.unanswered(order, self._loop.time()))
+
+    # What the view tells (view.Subscriber)
+
+    def on_change(self, robot: str, entry: Entry | None, revision: int) -> None:
+        """See ``view.Subscriber``."""
+        self._carry_out(self.claims.changed(robot, entry, revision, self._loop.time()))
+
+    def on_live(self, server: str) -> None:
+        """See ``view.Subscriber``."""
+
+    def on_reset(self) -> None:
+        """See ``view.Subscriber``."""
+        self._is_anew = True
+        if self.view.up:
+            self._read_anew()
+
+    def on_engine(self, *, up: bool) -> None:
+        """See ``view.Subscriber``."""
+        if not up:
+            self._carry_out(self.claims.lost_engine())
+        elif self._is_anew:
+            self._read_anew()
+        else:
+            self._carry_out(self.claims.found_engine(self._loop.time()))
+
+    def _read_anew(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+        self._is_anew = False
+        self._reading = self._loop.create_task(self._read_all())
+
+    async def _read_all(self) -> None:
+        """Compare all that is ours with what the engine has; only then do what has to be done about it."""
+        holders = [holder for holder in self.view.entries.holders if holder.server == self._name]
+        ours = [name for holder in holders for name in self.view.entries.held_by(holder)]
+        for number, name in enumerate(dict.fromkeys([*self.claims.names, *ours]), 1):
+            entry, revision = self.view.robot(name), self.view.revision
+            self._carry_out(self.claims.read(name, entry, revision, self._loop.time()))
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
+        self._carry_out(self.claims.found_engine(self._loop.time()))

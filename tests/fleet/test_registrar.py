@@ -1,0 +1,81 @@
+"""Robots that move between the servers of a fleet: real servers, a real engine."""
+
+import contextlib
+
+import pytest
+
+from tests.support import wait_for
+from tests.support.engine import Members
+from tests.support.peer import REFUSED, WELCOME
+from tests.support.sites import Fleet
+
+
+def test_the_newest_session_wins_wherever_it_is(both: Fleet) -> None:
+    one, two = both.sites
+    with one.robot(attempt=1) as first:
+        assert one.answer[0] == WELCOME
+        assert both.home() == ("s1", 1), "it is welcomed when all can know"
+        assert one.tunnel.socket_path().exists()
+        with two.robot(attempt=2):
+            assert two.answer[0] == WELCOME
+            assert both.home() == ("s2", 2)
+            kind, answer = first.receive()
+            assert (kind, answer["code"]) == (REFUSED, "superseded")
+            assert "server s2" in answer["text"]
+            one.daemon.wait_for_log("robot 011 disconnected: the robot is connected to server s2 now")
+            # And one that was overtaken is refused, wherever it lands.
+            with one.robot(attempt=1):
+                assert (one.answer[0], one.answer[1]["code"]) == (REFUSED, "superseded")
+            assert both.home() == ("s2", 2)
+        both.wait_for_home(None)
+
+
+def test_a_robot_that_reboots_is_believed(both: Fleet) -> None:
+    one, two = both.sites
+    with one.robot(boot="b1", attempt=7), two.robot(boot="b2", attempt=1):
+        assert two.answer[0] == WELCOME
+        assert both.home() == ("s2", 1)
+        one.daemon.wait_for_log("robot 011 disconnected: the robot is connected to server s2 now")
+
+
+def test_without_the_engine_robots_are_welcome_all_the_same(fleet: Fleet, members: Members) -> None:
+    one, two = fleet.sites
+    one.start()
+    one.follow()
+    with contextlib.ExitStack() as stack:
+        for member in members.members:
+            stack.enter_context(member.stopped())
+        with one.robot():
+            assert one.answer[0] == WELCOME
+            one.daemon.wait_for_log("the fleet's engine does not answer")
+            # One that starts meanwhile serves, too.
+            two.start()
+            with two.robot(attempt=2) as later:
+                assert two.answer[0] == WELCOME
+                stack.close()
+                fleet.wait_for_home(("s2", 2))
+                one.daemon.wait_for_log("robot 011 disconnected: the robot is connected to server s2 now")
+                two.follow()
+                later.sock.settimeout(0.2)
+                with pytest.raises(TimeoutError):
+                    later.receive()
+
+
+def test_who_comes_late_has_to_prove_that_it_is_there(fleet: Fleet, members: Members) -> None:
+    """Two boots, both welcomed while nobody could compare them: the one that answers lives on."""
+    one, two = fleet.sites
+    for site in fleet.sites:
+        site.start("--keepalive=2")
+        site.follow()
+    with contextlib.ExitStack() as stack:
+        stopped = stack.enter_context(contextlib.ExitStack())
+        for member in members.members:
+            stopped.enter_context(member.stopped())
+        two.tunnel.start_client("--lport=9", "--lhost=127.0.0.1")
+        stack.enter_context(one.robot(boot="dead"))  # it never says anything more
+        assert one.answer[0] == WELCOME
+        stopped.close()
+        wait_for(lambda: not one.tunnel.socket_path().exists(), "the dead one to be given up")
+        wait_for(lambda: (fleet.home() or "")[0] == "s2", "the living one's entry")
+        assert two.tunnel.socket_path().exists()
+        assert "superseded" not in two.daemon.log
