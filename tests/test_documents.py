@@ -48,6 +48,7 @@ MODULES = {
         "server.server",
         "server.admission",
         "server.candidates",
+        "fleet.registrar",
         "server.trust",
         "server.handshakes",
         "server.newcomer",

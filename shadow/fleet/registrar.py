@@ -5,8 +5,10 @@ claim is written, or after a second.
 """
 
 import asyncio
+import logging
 import time
 
+from .. import events
 from ..errors import Refused
 from ..server.directory import Alone, Candidate
 from ..server.robots import Robots
@@ -19,6 +21,7 @@ from .view import View
 from .writer import Command, Writer
 
 _TICK = 0.25  # seconds
+_FIGHT_AGE, _FIGHT_LOSSES = 60.0, 3  # as in a single server: so many losses in so many seconds
 _TURN = 100  # robots that are looked at before everybody else has a turn
 
 
@@ -51,6 +54,7 @@ class Registrar:
         self._candidates: dict[str, Candidate] = {}
         self._tracked: dict[str, tuple[Claim, Session]] = {}
         self._asked: dict[Claim, float] = {}
+        self._lost: dict[str, list[float]] = {}  # when the last sessions were lost to other boots
         self._reading: asyncio.Task[None] | None = None
         self._is_anew = False  # the view was read as a whole, and ours not yet compared with it
         robots.directory = self
@@ -109,7 +113,7 @@ class Registrar:
                 case Ask(claim):
                     self._ask(claim)
                 case End(claim, newer):
-                    self._end(claim, newer.server)
+                    self._end(claim, newer)
 
     def _answer(self, claim: Claim) -> Candidate | None:
         """The candidate of this claim, who is about to be answered."""
@@ -125,9 +129,11 @@ class Registrar:
         self._asked[claim] = self._loop.time()
         session.channel.send(Ping(self._loop.time()))
 
-    def _end(self, claim: Claim, server: str) -> None:
-        self._tracked.pop(claim.robot, None)
-        text = f"the robot is connected to server {server} now"
+    def _end(self, claim: Claim, newer: Entry) -> None:
+        _, session = self._tracked.pop(claim.robot, (None, None))
+        text = f"the robot is connected to server {newer.server} now"
+        if session is not None and newer.boot != claim.boot:
+            self._watch_for_fights(claim.robot, session, newer)
         candidate = self._answer(claim)
         if candidate is not None:
             candidate.refuse(Refused("superseded", text))
@@ -135,6 +141,17 @@ class Registrar:
         robot = self._robots.get(claim.robot)
         if robot is not None and robot.session is not None and robot.session.sid == claim.sid:
             robot.end_session(text, Cause.SUPERSEDED, Refusal("superseded", text))
+
+    def _watch_for_fights(self, name: str, session: Session, newer: Entry) -> None:
+        """One device starts anew now and then; two with one name take it from each other all the time."""
+        now = self._loop.time()
+        lost = self._lost.setdefault(name, [])
+        lost.append(now)
+        del lost[:-_FIGHT_LOSSES]
+        if len(lost) == _FIGHT_LOSSES and now - lost[0] < _FIGHT_AGE:
+            text = f"robot {name}: two devices seem to fight over this name, at {session.peer} "
+            text += f"here and at {newer.address} at server {newer.server}"
+            events.log(events.RobotTakenOver(robot=name, peer=newer.address), logging.WARNING, text)
 
     async def run(self) -> None:
         """Look at what time brings, for ever."""
@@ -149,6 +166,8 @@ class Registrar:
                     del self._asked[claim]
                     self._carry_out(self.claims.heard(claim, now))
             self._carry_out(self.claims.tick(now))
+            for name in [name for name, lost in self._lost.items() if now - lost[-1] > _FIGHT_AGE]:
+                del self._lost[name]
 
     # What the writer asks and tells (writer.Client)
 

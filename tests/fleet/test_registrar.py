@@ -79,3 +79,15 @@ def test_who_comes_late_has_to_prove_that_it_is_there(fleet: Fleet, members: Mem
         wait_for(lambda: (fleet.home() or "")[0] == "s2", "the living one's entry")
         assert two.tunnel.socket_path().exists()
         assert "superseded" not in two.daemon.log
+
+
+def test_two_devices_that_fight_over_a_name_are_named(both: Fleet) -> None:
+    one, two = both.sites
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            for site, boot in ((one, "b1"), (two, "b2")):
+                stack.enter_context(site.robot(boot=boot))
+                assert site.answer[0] == WELCOME
+        said = one.daemon.wait_for_log("WARNING: robot 011: two devices seem to fight over this name, at .*")
+        assert "at server s2" in said[0]
+        assert one.daemon.log.count("seem to fight") == 1
