@@ -5,6 +5,8 @@ caller what it wants.
 """
 
 import logging
+import socket
+from collections.abc import Callable
 
 from .. import events
 from ..server.server import Extra, Server
@@ -22,22 +24,23 @@ class AdminEndpoints(Extra):
     """The open endpoints of one server."""
 
     def __init__(self) -> None:
+        self._sockets: dict[str, list[socket.socket]] = {}
         self._open: list[TaskServer] = []
 
-    def open(self, server: Server) -> None:
-        """Open those for which there are sockets; they query the server.
+    def prepare(self, server: Server) -> None:
+        """Take the sockets.
 
         Raises:
             ConfigError: what systemd passed is not a listening socket.
         """
-        for name, make in (
-            (varlink.SOCKET_NAME, _make_api),
-            (METRICS_NAME, _make_metrics),
-            (HEALTH_NAME, _make_health),
-        ):
-            sockets = fdstore.listening_sockets(name, server.durable.store)
+        store = server.durable.store
+        self._sockets = {name: fdstore.listening_sockets(name, store) for name in _MAKE}
+
+    def open(self, server: Server) -> None:
+        """Open those for which there are sockets; they query the server."""
+        for name, sockets in self._sockets.items():
             if sockets:
-                endpoint = make(server)
+                endpoint = _MAKE[name](server)
                 self._open.append(endpoint)
                 for sock in sockets:
                     endpoint.listen(sock, server.robots.descriptors)
@@ -74,3 +77,10 @@ def _make_health(server: Server) -> TaskServer:
     from .health import HealthServer  # noqa: PLC0415 - most servers have no balancer
 
     return HealthServer(server)
+
+
+_MAKE: dict[str, Callable[[Server], TaskServer]] = {
+    varlink.SOCKET_NAME: _make_api,
+    METRICS_NAME: _make_metrics,
+    HEALTH_NAME: _make_health,
+}  # an unnamed socket is the first one's

@@ -24,12 +24,17 @@ class Extra:
     By itself it does nothing.
     """
 
-    def open(self, server: "Server") -> None:
-        """The server accepts robots from now on, and has taken up those of the daemon before it.
+    def prepare(self, server: "Server") -> None:
+        """Take what systemd has passed for it, and check that: what goes wrong later costs robots sessions.
+
+        The server is about to start, and has not taken up anything of the daemon before it.
 
         Raises:
-            ConfigError: a socket from systemd is of no use.
+            ConfigError: a socket is of no use.
         """
+
+    def open(self, server: "Server") -> None:
+        """The server accepts robots from now on, and has taken up those of the daemon before it."""
 
     def reload(self) -> None:
         """Read files again.
@@ -97,10 +102,13 @@ class Server:
 
         Raises:
             UsageError: no port, neither from systemd nor by ``--lport``.
+            ConfigError: a socket from systemd is of no use.
             LocalError: the port is taken.
         """
         store = self.durable.store
         self._sockets = listening.listen(self._config, store)
+        for extra in self._extras:
+            extra.prepare(self)
         # Before everything that can wait: until then streams stand still, and robots and visitors wait.
         self.resumed["streams"] = self.durable.resume(self._admission.resume_stream)
         self.resumed["sessions"] = handover.resume(store, self._admission)

@@ -167,6 +167,7 @@ def _listening_socket(descriptor: int, name: str) -> socket.socket:
     except OSError as error:
         raise ConfigError(f"descriptor {descriptor} ({name}) from systemd is not a socket") from error
     if not listening or sock.type != socket.SOCK_STREAM:
+        sock.close()
         raise ConfigError(f"socket {name!r} from systemd does not listen (ListenStream=, Accept=no)")
     sock.setblocking(False)
     return sock

@@ -1,5 +1,6 @@
 """Sockets that systemd passes besides the robots' port, and libraries that are missing."""
 
+import asyncio
 import socket
 import urllib.error
 import urllib.request
@@ -7,6 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from shadow.admin.endpoints import AdminEndpoints
+from shadow.daemon.config import parse_server
+from shadow.errors import ConfigError
+from shadow.relay.durable import DurableStreams
+from shadow.relay.pool import Relay
+from shadow.server import handover
+from shadow.server.server import Server
+from shadow.systemd.fdstore import Store
 from tests.support import Tunnel, echo, serving
 from tests.support.call import INTERFACE, Call
 
@@ -41,3 +50,31 @@ def test_a_door_that_does_not_listen(tunnel: Tunnel) -> None:
         server = tunnel.daemon(tunnel.server_arguments(), passed=("shadow-api", theirs))
     assert server.wait() == 78
     assert "socket 'shadow-api' from systemd does not listen" in server.log
+
+
+@pytest.mark.parametrize("name", ["shadow-api", "shadow-metrics", "shadow-health"])
+def test_a_door_of_no_use_costs_no_robot_its_session(
+    tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A drop-in is wrong: what the daemon before us has left waits for one that can start."""
+    config = parse_server(tunnel.server_arguments()[1:], {})
+    taken_up: list[str] = []
+    monkeypatch.setattr(handover, "resume", lambda *_: taken_up.append("sessions"))
+    monkeypatch.setattr(DurableStreams, "resume", lambda *_: taken_up.append("streams"))
+
+    async def body() -> None:
+        ours, theirs = socket.socketpair()
+        store = Store()
+        store._passed = [(theirs.detach(), name)]
+        relay = Relay()
+        try:
+            server = Server(config, DurableStreams(relay, store), [AdminEndpoints()])
+            with pytest.raises(ConfigError, match=f"socket '{name}' from systemd does not listen"):
+                await server.start()
+            await server.stop()
+        finally:
+            relay.stop()
+            ours.close()
+
+    asyncio.run(body())
+    assert taken_up == []
