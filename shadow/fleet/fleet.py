@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterator
 
-from .. import text as texts
 from ..server.server import Server
 from .audit import Audit
 from .etcd import Engine
@@ -65,8 +64,7 @@ class Fleet:
         view = self.registrar.view
         if not view.up:
             return "fleet: the engine is away"
-        robots, servers = texts.many(len(view.entries), "robot"), texts.many(len(view.servers), "server")
-        return f"fleet: {robots} of {servers}"
+        return f"fleet: {view.summary}"
 
     def describe(self) -> Iterator[str]:
         """Lines for debugging."""

@@ -106,6 +106,12 @@ class View:
         """For how many seconds we have not heard from the engine: 0 while we follow it, infinite at first."""
         return 0.0 if self.up else _now() - self._heard
 
+    @property
+    def summary(self) -> str:
+        """How many robots and servers there are."""
+        robots, servers = len(self.entries), len(self._servers)
+        return f"{texts.many(robots, 'robot')} of {texts.many(servers, 'server')}"
+
     def doubt(self, why: str) -> None:
         """What we have may be wrong: read everything again, soon."""
         if not self._wanted:
@@ -118,8 +124,7 @@ class View:
     def describe(self) -> Iterator[str]:
         """Lines for debugging."""
         age = "following the engine" if self.up else f"heard from the engine {self.age:.0f} s ago"
-        robots, servers = texts.many(len(self.entries), "robot"), texts.many(len(self._servers), "server")
-        yield f"view: {robots}, {servers}, revision {self.revision}, {age}, read {self.resets} times"
+        yield f"view: {self.summary}, revision {self.revision}, {age}, read {self.resets} times"
         for strange, count in self.strangers.items():
             yield f"  {strange}: {count}"
 
@@ -281,9 +286,7 @@ class View:
 
     def _found(self) -> None:
         self.up, self._lost_by = True, None
-        robots, servers = texts.many(len(self.entries), "robot"), texts.many(len(self._servers), "server")
-        text = f"following the fleet's engine: {robots} of {servers}"
-        events.log(events.EngineFound(), logging.INFO, text)
+        events.log(events.EngineFound(), logging.INFO, f"following the fleet's engine: {self.summary}")
         _tell(self._subscriber.on_engine, up=True)
 
     def _lost(self, error: Unavailable | EngineRefused) -> None:

@@ -1,5 +1,6 @@
 """Servers that join a fleet, leave it for a moment, or cannot."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -94,3 +95,13 @@ def test_a_fleet_needs_everything_or_nothing(tunnel: Tunnel) -> None:
         daemon = tunnel.daemon(tunnel.server_arguments(*words))
         assert daemon.process.wait(60) == 2
         assert complaint in daemon.log
+
+
+def test_a_server_looks_after_the_fleet(fleet: Fleet) -> None:
+    """It compares what it knows with the engine, and removes what leads nowhere: the page has both tasks."""
+    one = fleet.sites[0]
+    one.start()
+    one.follow()
+    one.daemon.process.send_signal(signal.SIGUSR1)
+    one.daemon.wait_for_log(r"task \S+: .*Audit\.run")
+    one.daemon.wait_for_log(r"task \S+: .*Janitor\.run")
