@@ -13,13 +13,18 @@ from .text import shorten
 
 ROBOT_NAME_MAX = 64  # characters; also X.520's upper bound of a common name (RFC 5280, appendix A)
 SERVICE_NAME_MAX = 32  # characters
-SERVER_NAME_MAX = 64  # characters
+SERVER_NAME_MAX = 59  # characters: with "peer:" before it, it has to fit into a common name, too
 FLEET_NAME_MAX = 32  # characters
 
 _LONG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_SERVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,58}", re.ASCII)
 _SHORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", re.ASCII)
 
 _SOFTWARE_MAX = 64  # characters
+
+PEER = "peer:"
+"""What a server's common name begins with in the certificate that it shows other servers of its fleet; its id
+follows. No robot can have such a name: it has a colon."""
 
 DEFAULT_SERVICE = ""
 """The service that a robot offers without a name: the one behind ``NAME.sock``."""
@@ -54,7 +59,7 @@ def check_server_name(name: str) -> str:
     Raises:
         ConfigError: it may not.
     """
-    return _check(name, _LONG, "server id", SERVER_NAME_MAX)
+    return _check(name, _SERVER, "server id", SERVER_NAME_MAX)
 
 
 def check_fleet_name(name: str) -> str:

@@ -15,7 +15,8 @@ from shadow.ctl.tables import robot as paragraph
 from shadow.ctl.tables import robots as table
 from shadow.daemon.config import parse_server
 from shadow.errors import IdentityError
-from shadow.pki.certificates import Purpose, load_certificates, load_credentials, renewable_until, validity
+from shadow.pki.certificates import Purpose, load_certificates, load_credentials, validity
+from shadow.pki.grace import renewable_until
 from shadow.pki.keys import new_key
 from shadow.pki.request import make_request
 from shadow.relay.durable import DurableStreams

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from shadow.errors import ConfigError
 from shadow.names import (
+    PEER,
     check_fleet_name,
     check_robot_name,
     check_server_name,
@@ -52,6 +53,14 @@ def test_bad_service_names(name: str) -> None:
         check_service_name(name)
 
 
+@given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,58}", fullmatch=True))
+def test_no_robot_has_the_name_of_a_server_among_its_peers(server: str) -> None:
+    name = f"{PEER}{check_server_name(server)}"
+    assert len(name) <= 64, "X.520's upper bound of a common name"
+    with pytest.raises(ConfigError, match="robot name"):
+        check_robot_name(name)
+
+
 @given(st.text(), st.text())
 def test_what_is_accepted_makes_a_plain_file_name(robot: str, service: str) -> None:
     try:
@@ -69,9 +78,9 @@ def test_no_two_pairs_share_a_file() -> None:
 
 
 def test_names_of_servers_and_fleets() -> None:
-    assert check_server_name("s" * 64) == "s" * 64
+    assert check_server_name("s" * 59) == "s" * 59
     assert check_fleet_name("main") == "main"
-    for bad in ("", "a/b", "a:b", "-a", "a\n", "s" * 65):
+    for bad in ("", "a/b", "a:b", "-a", "a\n", "s" * 60):
         with pytest.raises(ConfigError, match="server id"):
             check_server_name(bad)
     with pytest.raises(ConfigError, match=r"fleet name .* 1 to 32"):

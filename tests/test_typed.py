@@ -55,6 +55,16 @@ def test_a_ca_a_server_and_a_robot(ca: Path) -> None:
     }  # fmt: skip
 
 
+def test_servers_of_a_fleet(ca: Path) -> None:
+    for command in commands.block("shadow-ca --dir ca peer a --out a").commands:
+        type_in(ca, command.text)
+    files = {"server.crt", "server.key", "peer.crt", "peer.key"}
+    assert {path.name for path in (ca / "a").iterdir()} == files, "all that server a needs, besides ca.crt"
+    renew = typed("shadow-ca peer NAME --renew").replace("shadow-ca peer NAME", "shadow-ca --dir ca peer a")
+    type_in(ca, f"{renew} --out a")
+    assert [one["purpose"] for one in listed(ca, "peer:a")] == ["peer", "peer"]
+
+
 def test_five_hundred_robots(ca: Path) -> None:
     count = 30  # the number is none of the lines' business, and each key takes its time
     lines = "\n".join(command.text for command in commands.block("seq -f %03g 500").commands)

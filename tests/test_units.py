@@ -115,9 +115,11 @@ def test_the_sockets_name_is_the_one_the_server_asks_for(unit: str, name: str) -
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_the_key_is_handed_over_and_never_named_where_others_read(name: str) -> None:
-    loaded = re.search("^LoadCredential=([a-z]+.key):/etc/shadow-tunnel/", read(name), re.MULTILINE)
-    assert loaded is not None
-    assert f"\nSetCredential={loaded[1]}:{NOT_THERE.decode()}\n" in read(name)
+    loaded = re.findall("^LoadCredential=([a-z]+.key):/etc/shadow-tunnel/", read(name), re.MULTILINE)
+    servers = ["server.key", "engine.key", "peer.key"]
+    assert loaded == (servers if name == "shadow-server.service" else ["client.key"])
+    for key in loaded:
+        assert f"\nSetCredential={key}:{NOT_THERE.decode()}\n" in read(name)
     assert re.search("^Environment=SHADOW_KEY=%d/", read(name), re.MULTILINE)
     assert "--key" not in read(name)
 
@@ -177,7 +179,11 @@ def test_the_server_does_not_see_what_robots_have_renewed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"), [("ca.crl", 0o644), ("ca.crt", 0o644), ("server.crt", 0o644), ("server.key", 0o600)]
+    ("name", "mode"),
+    [
+        *(("ca.crl", 0o644), ("ca.crt", 0o644), ("server.crt", 0o644), ("server.key", 0o600)),
+        *(("peer.crt", 0o644), ("peer.key", 0o600)),
+    ],
 )
 @pytest.mark.parametrize("copied_as", [0o600, 0o644])
 def test_whatever_umask_root_had(name: str, mode: int, copied_as: int, tmp_path: Path) -> None:

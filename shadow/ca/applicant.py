@@ -10,8 +10,9 @@ from OpenSSL import crypto
 
 from ..errors import ConfigError, IdentityError, Refused
 from ..names import check_robot_name
-from ..pki.certificates import Purpose, common_name, has_purpose, judged_at, parse_certificate
+from ..pki.certificates import Purpose, common_name, has_purpose, parse_certificate
 from ..pki.chains import make_store, verify_chain
+from ..pki.grace import judged_at
 from ..pki.request import check_proof, new_key_of
 from ..wire.frames import Sign
 

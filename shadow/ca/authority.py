@@ -1,8 +1,9 @@
 """The CA's work: making the certificates that let robots and servers recognise each other.
 
 One private CA, ECDSA with P-256 throughout, profiles after RFC 5280. A server's leaf carries serverAuth and
-the names by which robots dial it; a robot's carries clientAuth and its name as CN. No leaf carries both, so a
-stolen robot key cannot impersonate the server.
+the names by which robots dial it; a robot's carries clientAuth and its name as CN. Neither carries both, so a
+stolen robot key cannot impersonate the server. A peer's carries both, since the servers of a fleet dial each
+other; it has no host name that a robot could dial, and no name that a robot could have.
 """
 
 import datetime as dt
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ..errors import ConfigError
-from ..names import check_robot_name
+from ..names import PEER, check_robot_name, check_server_name
 from ..pki.certificates import Purpose, moment, subject, validity
 from ..pki.keys import PrivateKey, new_key
 from ..text import shorten
@@ -140,6 +141,16 @@ def issue_robot(authority: Pair, name: str, days: int, now: dt.datetime) -> Pair
     return _issue_pair(authority, check_robot_name(name), Purpose.ROBOT, _dates(authority, now, days))
 
 
+def issue_peer(authority: Pair, server: str, days: int, now: dt.datetime) -> Pair:
+    """The certificate that a server shows the other servers of its fleet.
+
+    Raises:
+        ConfigError: the id is not allowed, or the certificate would outlive the CA's.
+    """
+    title = f"{PEER}{check_server_name(server)}"
+    return _issue_pair(authority, title, Purpose.PEER, _dates(authority, now, days))
+
+
 def renew_robot(
     authority: Pair,
     name: str,
@@ -177,7 +188,7 @@ def _leaf(
         .issuer_name(authority.certificate.subject)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(authority=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose.usage]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(purpose.usages), critical=False)
         .add_extension(key_identifier(authority.certificate), critical=False)
     )
 

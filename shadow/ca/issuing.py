@@ -115,14 +115,15 @@ def _check_issued(folder: Path, leaves: Sequence[Leaf]) -> None:
     never = [owner for leaf in leaves if (owner := _owner(leaf.pair.certificate)) not in known]
     if not never:
         return
-    is_server, name = never[0]
-    who = "a server" if is_server else shorten(name)
+    purpose, name = never[0]
+    who = shorten(name) if name else "a server"
     if len(never) > 1:
         who += f", nor to {many(len(never) - 1, 'other')}"
-    near = "" if is_server else did_you_mean(name, sorted(name for server, name in known if not server))
+    near = did_you_mean(name, sorted(other for kind, other in known if kind is purpose)) if name else ""
+    new = {Purpose.SERVER: "one", Purpose.ROBOT: "a new robot", Purpose.PEER: "a new peer"}[purpose]
     raise ConfigError(
         f"nothing was ever issued to {who}, and nothing was written{near or ';'} "
-        f"without --renew {'one' if is_server else 'a new robot'} gets its first certificate"
+        f"without --renew {new} gets its first certificate"
     )
 
 
@@ -163,7 +164,13 @@ def _present(folder: Path, leaf: Leaf) -> x509.Certificate | None:
     return present
 
 
-def _owner(certificate: x509.Certificate) -> tuple[bool, str]:
+def purpose_of(certificate: x509.Certificate) -> Purpose:
+    """What a certificate that we have made is for."""
+    others = (Purpose.PEER, Purpose.SERVER)
+    return next((one for one in others if has_purpose(certificate, one)), Purpose.ROBOT)
+
+
+def _owner(certificate: x509.Certificate) -> tuple[Purpose, str]:
     """The owner; a server counts as the same even if its names have changed."""
-    server = has_purpose(certificate, Purpose.SERVER)
-    return server, "" if server else common_name(certificate)
+    purpose = purpose_of(certificate)
+    return purpose, "" if purpose is Purpose.SERVER else common_name(certificate)

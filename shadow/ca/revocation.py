@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ..errors import ConfigError
-from ..pki.certificates import common_name, renewable_until, validity
+from ..pki.certificates import common_name, validity
 from ..pki.crl import LIST_MAX, RevocationList, load_revocations
 from ..pki.files import PUBLIC, NewFile, is_there
+from ..pki.grace import renewable_until
 from ..text import shorten
 from .authority import Pair, Validity, key_identifier
 from .folder import CA_CRL

@@ -20,7 +20,6 @@ from ..errors import ConfigError, UsageError
 from ..pki.certificates import (
     Purpose,
     common_name,
-    has_purpose,
     host_names,
     load_certificates,
     moment,
@@ -55,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
             "init": _init,
             "server": _server,
             "robot": _robot,
+            "peer": _peer,
             "revoke": _revoke,
             "crl": _crl,
             "list": _list,
@@ -129,6 +129,17 @@ def _robot(options: argparse.Namespace, now: dt.datetime) -> None:
     print(f"valid until {end}; `shadow-ca list` shows them")
     every = Leaf(leaf.pair, leaf.base.with_name("NAME"))
     _bring(options.dir, every, "NAME", "robot NAME", f"{then} shadow-client@NAME")
+
+
+def _peer(options: argparse.Namespace, now: dt.datetime) -> None:
+    with locked(options.dir):
+        authority = folders.load_authority(options.dir, now)
+        pair = authorities.issue_peer(authority, options.server, options.days, now)
+        leaf = Leaf(pair, _base(options, "peer"))
+        files = issuing.hand_out(options.dir, [leaf], renew=options.renew, force=options.force)
+    _report(files)
+    _describe("server", pair)
+    _bring(options.dir, leaf, "peer", f"server {options.server}", "restart shadow-server")
 
 
 def _names(options: argparse.Namespace) -> list[str]:
@@ -211,7 +222,7 @@ def _revoke(options: argparse.Namespace, now: dt.datetime) -> None:
         if new.added:
             write_files([new.file], force=True)
     for certificate in new.added:
-        print(f"revoked {_purpose(certificate)} {common_name(certificate)}, {serial_of(certificate)}")
+        print(f"revoked {_kind(certificate)} {common_name(certificate)}, {serial_of(certificate)}")
     if not new.added:
         print("nothing to do: all of them have been revoked or have expired")
     named = [certificate for certificate in issued if common_name(certificate) in options.names]
@@ -281,7 +292,7 @@ def _entry(certificate: x509.Certificate, revoked: Mapping[int, dt.datetime], no
     when = revoked.get(certificate.serial_number)
     return {
         "name": common_name(certificate),
-        "purpose": _purpose(certificate),
+        "purpose": issuing.purpose_of(certificate).value,
         "hosts": host_names(certificate),
         "serial": serial_of(certificate),
         "fingerprint": authorities.fingerprint(certificate),
@@ -300,9 +311,10 @@ def _report(files: Sequence[NewFile]) -> None:
     print("wrote", ", ".join(str(file.path) for file in files if file.path.suffix != ".pem"))
 
 
-def _purpose(certificate: x509.Certificate) -> str:
-    purpose = Purpose.SERVER if has_purpose(certificate, Purpose.SERVER) else Purpose.ROBOT
-    return str(purpose.value)
+def _kind(certificate: x509.Certificate) -> str:
+    """What goes in front of the name: a peer's says itself what kind it is of."""
+    purpose = issuing.purpose_of(certificate)
+    return str((Purpose.SERVER if purpose is Purpose.PEER else purpose).value)
 
 
 def _describe(kind: str, pair: authorities.Pair) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import options as command_line
 from ..ca import authority as authorities
 from ..errors import ShadowError
-from ..names import check_robot_name
+from ..names import check_robot_name, check_server_name
 
 AUTHORITY_DAYS = 3650  # ten years: replacing a CA means visiting every robot
 LEAF_DAYS = 730
@@ -71,6 +71,15 @@ def parser(runs: Mapping[str, Run]) -> command_line.Parser:
     robot.usage = "shadow-ca robot [OPTION ...] (NAME ... | --from FILE)"
     _add_robots(robot)
     _add_leaf(robot)
+
+    peer = command(
+        "peer", "make a server's certificate for the other servers of its fleet: peer.crt and peer.key",
+        "--dir ca peer a --out a", "--dir ca peer a --out a --renew",
+    )  # fmt: skip
+    peer.add_argument(
+        "server", type=_checked(check_server_name), metavar="NAME", help="the server's id in the fleet"
+    )
+    _add_leaf(peer)
 
     revoke = command(
         "revoke", "revoke all certificates of a name, and write DIR/ca.crl",

@@ -34,13 +34,13 @@ from ..pki.certificates import (
     Files,
     Purpose,
     common_name,
-    judged_at,
     load_certificates,
     load_credentials,
     parse_certificate,
     validity,
 )
 from ..pki.files import PRIVATE, PUBLIC, NewFile, write_files
+from ..pki.grace import judged_at
 from ..pki.keys import PrivateKey, key_bytes, key_pem, load_private_key, new_key
 
 _Clock = Callable[[Path], dt.datetime]  # the time to judge the certificate of a file by

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import crypto
 
 from ..errors import ConfigError
-from ..pki.certificates import Credentials, Files, Purpose, has_purpose, read_credentials
+from ..pki.certificates import Credentials, Files, Purpose, has_usages, read_credentials
 from ..pki.chains import make_store, verify_chain
 from ..pki.expiry import Term, terms
 from ..pki.files import read_file
@@ -86,7 +86,7 @@ def _check_usage(certificate: x509.Certificate, path: Path) -> None:
         certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
     except x509.ExtensionNotFound:
         return
-    if not has_purpose(certificate, Purpose.ROBOT):
+    if not has_usages(certificate, Purpose.ROBOT):
         raise ConfigError(f"engine's certificate {path}: not for clients (extended key usage clientAuth)")
 
 

@@ -8,7 +8,7 @@ import datetime as dt
 import enum
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, SignatureAlgorit
 from OpenSSL import SSL, crypto
 
 from ..errors import ClockError, ConfigError, IdentityError
+from ..names import PEER
 from .chains import (
     SHOWN_BYTES_MAX,
     SHOWN_MAX,
@@ -56,23 +57,21 @@ _WEAK_SIGNATURES = frozenset(
     }
 )
 
-_GRACE_MAX = dt.timedelta(days=7)
-_GRACE_SHARE = 3
-
 # <openssl/x509_vfy.h>
 _X509_V_ERR_CERT_NOT_YET_VALID = 9
 _X509_V_ERR_CERT_HAS_EXPIRED = 10
 
 
 class Purpose(enum.Enum):
-    """What a leaf certificate is for: the two sides of the tunnel (RFC 5280, section 4.2.1.12)."""
+    """What a leaf certificate is for: the two sides of the tunnel, or servers of a fleet among themselves."""
 
     SERVER = "server"
     ROBOT = "robot"
+    PEER = "peer"
 
     @property
-    def usage(self) -> x509.ObjectIdentifier:
-        """The extended key usage that a certificate of this purpose holds."""
+    def usages(self) -> Sequence[x509.ObjectIdentifier]:
+        """The extended key usages that a certificate of this purpose holds (RFC 5280, section 4.2.1.12)."""
         return _USAGES[self]
 
     @property
@@ -82,12 +81,15 @@ class Purpose(enum.Enum):
 
 
 _USAGES = {
-    Purpose.SERVER: ExtendedKeyUsageOID.SERVER_AUTH,
-    Purpose.ROBOT: ExtendedKeyUsageOID.CLIENT_AUTH,
+    Purpose.SERVER: (ExtendedKeyUsageOID.SERVER_AUTH,),
+    Purpose.ROBOT: (ExtendedKeyUsageOID.CLIENT_AUTH,),
+    # A peer both dials and is dialled, and TLS libraries want to see the usage of that side.
+    Purpose.PEER: (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH),
 }
 _ADVICE = {
     Purpose.SERVER: "`shadow-ca server HOST`",
     Purpose.ROBOT: "`shadow-ca robot NAME`",
+    Purpose.PEER: "`shadow-ca peer NAME`",
 }
 
 
@@ -121,21 +123,6 @@ def validity(certificate: x509.Certificate) -> tuple[dt.datetime, dt.datetime]:
     )
 
 
-def renewable_until(certificate: x509.Certificate) -> dt.datetime:
-    """Until when a robot can renew its certificate, over a session that it still has.
-
-    That is a while longer than the certificate is valid: a third of its lifetime, and at most a week.
-    """
-    start, end = validity(certificate)
-    return end + min(_GRACE_MAX, (end - start) / _GRACE_SHARE)
-
-
-def judged_at(certificate: x509.Certificate, now: dt.datetime) -> dt.datetime:
-    """The time to judge a robot's certificate by where it can be renewed: it may have expired recently."""
-    last = validity(certificate)[1] - dt.timedelta(seconds=1)  # see ``check_validity``
-    return min(now, last) if now < renewable_until(certificate) else now
-
-
 def serial_of(certificate: x509.Certificate) -> str:
     """The serial number in the form that our logs, lists and file names use."""
     return f"{certificate.serial_number:040x}"
@@ -156,8 +143,8 @@ def common_name(certificate: x509.Certificate | x509.CertificateSigningRequest) 
     return str(names[0].value)
 
 
-def has_purpose(certificate: x509.Certificate, purpose: Purpose) -> bool:
-    """Whether a certificate says that it is for ``purpose``.
+def has_usages(certificate: x509.Certificate, purpose: Purpose) -> bool:
+    """Whether a certificate has the extended key usages of ``purpose``, whatever its name is.
 
     Stricter than RFC 5280, section 4.2.1.12: neither a missing extended key usage nor
     ``anyExtendedKeyUsage`` counts, because either would let a stolen robot key impersonate the server.
@@ -166,7 +153,20 @@ def has_purpose(certificate: x509.Certificate, purpose: Purpose) -> bool:
         usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except (x509.ExtensionNotFound, *DAMAGE):
         return False
-    return purpose.usage in usages
+    return all(usage in usages for usage in purpose.usages)
+
+
+def has_purpose(certificate: x509.Certificate, purpose: Purpose) -> bool:
+    """Like ``has_usages``; and a peer's, which has those of the others, too, is kept apart by its name."""
+    return has_usages(certificate, purpose) and is_named_peer(certificate) is (purpose is Purpose.PEER)
+
+
+def is_named_peer(certificate: x509.Certificate) -> bool:
+    """Whether a certificate's name is that of a fleet's server among its peers, ``peer:SERVER``."""
+    try:
+        return common_name(certificate).startswith(PEER)
+    except IdentityError:
+        return False
 
 
 def is_authority(certificate: x509.Certificate) -> bool:
@@ -252,7 +252,7 @@ def load_credentials(
         ca_path: PEM file with the CA's certificate, or with several while one CA replaces another.
         crt_path: PEM file with our certificate, then intermediates, if any.
         key_path: PEM file with our private key.
-        purpose: which side we are.
+        purpose: what we are.
         now: the time to judge by, aware.
 
     Raises:
@@ -361,8 +361,8 @@ def _check_signature(certificate: x509.Certificate, what: str) -> None:
 def _check_purpose(certificate: x509.Certificate, path: Path, purpose: Purpose) -> None:
     if has_purpose(certificate, purpose):
         return
-    other = Purpose.ROBOT if purpose is Purpose.SERVER else Purpose.SERVER
-    kind = f"a {other.value}'s" if has_purpose(certificate, other) else "neither a server's nor a robot's"
+    kinds = (f"a {other.value}'s" for other in Purpose if has_purpose(certificate, other))
+    kind = next(kinds, "neither a server's nor a robot's")
     raise ConfigError(f"{path} is {kind} certificate; a {purpose.value} needs one made by {purpose.advice}")
 
 

@@ -17,7 +17,8 @@ from ..errors import ConfigError, Refused
 from ..names import DEFAULT_SERVICE, check_service_name, clean_software
 from ..net.lines import Line, Lines
 from ..pki import expiry
-from ..pki.certificates import moment, renewable_until, validity
+from ..pki.certificates import moment, validity
+from ..pki.grace import renewable_until
 from ..transport.channel import Channel, remembered_interval
 from ..wire.frames import Dial, Hello, Refusal
 from ..wire.timing import Keepalive

@@ -32,9 +32,10 @@ class Settings:
 
     Attributes:
         context: made by ``make_context``.
-        purpose: which side we are.
+        purpose: what we are.
         ktls: whether the kernel should encrypt.
-        server_names: (robot) host names or IP addresses; the server's certificate must be for one of them.
+        server_names: (who dials) whom the other side's certificate must be for, one of them: a robot has host
+            names or IP addresses, a peer has ids of servers.
         ca: the CA certificates that peers are checked against, the same as in ``context``.
         fingerprint: of our own certificate.
     """
@@ -45,6 +46,11 @@ class Settings:
     server_names: tuple[str, ...] = ()
     ca: Sequence[x509.Certificate] = ()
     fingerprint: str = ""
+
+    @property
+    def dials(self) -> bool:
+        """Whether we begin the handshake. Peers do both; the one that dials knows whom."""
+        return bool(self.server_names) if self.purpose is Purpose.PEER else self.purpose is Purpose.ROBOT
 
 
 def make_context(credentials: Credentials) -> SSL.Context:

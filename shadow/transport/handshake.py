@@ -19,8 +19,18 @@ from OpenSSL import SSL, crypto
 from ..errors import CertificateRefused, HandshakeError, IdentityError, LocalError
 from ..events import STEPS
 from ..net.address import is_ip_address
-from ..pki.certificates import DAMAGE, Purpose, alternative_names, has_purpose, host_names, judged_at
+from ..pki.certificates import (
+    DAMAGE,
+    Purpose,
+    alternative_names,
+    has_purpose,
+    has_usages,
+    host_names,
+    is_named_peer,
+)
 from ..pki.chains import SHOWN_MAX, make_store, openssl_reason, verified_chain, verify_chain
+from ..pki.grace import judged_at
+from ..pki.peers import peer_of
 from . import ktls as kernel_tls
 from .context import Ktls, Settings
 from .hostnames import is_for
@@ -58,13 +68,14 @@ async def handshake(sock: socket.socket, settings: Settings) -> Link:
         OSError: the connection broke.
     """
     connection = SSL.Connection(settings.context, None)
-    if settings.purpose is Purpose.SERVER:
-        connection.set_accept_state()
-    else:
+    if settings.dials:
         connection.set_connect_state()
         name = settings.server_names[0]
-        if not is_ip_address(name):  # RFC 6066, section 3: literal addresses not permitted
+        # RFC 6066, section 3: literal addresses not permitted; and the id of a server is no host name
+        if settings.purpose is Purpose.ROBOT and not is_ip_address(name):
             connection.set_tlsext_host_name(name.encode("ascii"))
+    else:
+        connection.set_accept_state()
     last_flight, chain = await _run(sock, connection, settings)
     link = _hand_over(sock, connection, settings, chain, last_flight)
     STEPS.debug("%r after a handshake as %s", link, settings.purpose.name.lower())
@@ -149,7 +160,7 @@ async def _identified(
         IdentityError: it is not.
     """
     try:
-        chain = _peer_chain(connection, settings.purpose)
+        chain = _peer_chain(connection, dialled=settings.dials)
     except IdentityError:
         await _part(sock, _alert(_BAD_CERTIFICATE))
         raise
@@ -209,10 +220,10 @@ async def _read_exactly(loop: asyncio.AbstractEventLoop, sock: socket.socket, si
     return data
 
 
-def _peer_chain(connection: SSL.Connection, us: Purpose) -> list[x509.Certificate]:
+def _peer_chain(connection: SSL.Connection, *, dialled: bool) -> list[x509.Certificate]:
     """The peer's certificate and those that vouch for it, without anything else it showed."""
     # With the leaf on a client, without it on a server (SSL_get_peer_cert_chain(3)).
-    if len(connection.get_peer_cert_chain() or []) + (us is Purpose.SERVER) > SHOWN_MAX:
+    if len(connection.get_peer_cert_chain() or []) + (not dialled) > SHOWN_MAX:
         raise IdentityError(f"the peer showed more than {SHOWN_MAX} certificates")
     try:
         chain = verified_chain(connection)
@@ -231,13 +242,21 @@ def _check_identity(certificate: x509.Certificate, settings: Settings) -> None:
 
 def _fault(certificate: x509.Certificate, settings: Settings) -> tuple[int, str] | None:
     """Why a good certificate is not good for this use: an alert for the peer, words for us."""
+    if settings.purpose is Purpose.PEER:
+        return _fault_of_peer(certificate, settings.server_names)
     if settings.purpose is Purpose.SERVER:
         # OpenSSL lets a certificate without any extended key usage pass for both sides; we do not.
-        if not has_purpose(certificate, Purpose.ROBOT):
+        # Whether its name is a robot's is for ``server.admission``, which says so to whoever has said HELLO.
+        if not has_usages(certificate, Purpose.ROBOT):
             return _UNSUPPORTED_CERTIFICATE, "the peer's certificate is not a robot's (clientAuth)"
         return None
     if not has_purpose(certificate, Purpose.SERVER):
-        return _UNSUPPORTED_CERTIFICATE, "the peer's certificate is not a server's (serverAuth)"
+        what = (
+            "that of a server among its peers"
+            if is_named_peer(certificate)
+            else "not a server's (serverAuth)"
+        )
+        return _UNSUPPORTED_CERTIFICATE, f"the peer's certificate is {what}"
     if any(is_for(name, alternative_names(certificate)) for name in settings.server_names):
         return None
     names = ", ".join(host_names(certificate)[:8]) or "no host at all"
@@ -245,6 +264,16 @@ def _fault(certificate: x509.Certificate, settings: Settings) -> tuple[int, str]
         f"the server's certificate is not for {' or '.join(settings.server_names)} but for {names} "
         "(--server-name says which name to expect)"
     )
+
+
+def _fault_of_peer(certificate: x509.Certificate, servers: Sequence[str]) -> tuple[int, str] | None:
+    try:
+        server = peer_of(certificate)
+    except IdentityError as error:
+        return _UNSUPPORTED_CERTIFICATE, str(error)
+    if servers and server not in servers:
+        return _CERTIFICATE_UNKNOWN, f"the peer is server {server}, not {' or '.join(servers)}"
+    return None
 
 
 def _hand_over(
@@ -267,7 +296,7 @@ def _hand_over(
             sock,
             kernel_tls.SUITES[suite],
             kernel_tls.Secrets(master, client, server),
-            server=settings.purpose is Purpose.SERVER,
+            server=not settings.dials,
             explicit_nonce=next_explicit_nonce(last_flight),
         )
         if taken:

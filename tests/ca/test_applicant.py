@@ -33,6 +33,20 @@ def test_it_renews_for_robots_only(own: Authority) -> None:
         identify(make_request("011", new_key(), server), trusted(own), now())
 
 
+@pytest.mark.parametrize("name", ["peer:a", "a", "011"])
+def test_a_server_among_its_peers_renews_nothing(own: Authority, name: str) -> None:
+    """Neither its own certificate nor, as it has the usage, that of a robot."""
+    crt, key = own.issue("aged", "peer:a", Purpose.PEER, days=AGED)
+    peer = load_credentials(own.ca, crt, key, Purpose.PEER, now())
+    with pytest.raises(Refused, match=r"\(bad-request\): robot name 'peer:a' is not allowed"):
+        identify(make_request(name, new_key(), peer), trusted(own), now())
+
+
+def test_no_robot_becomes_a_server_among_its_peers(own: Authority) -> None:
+    with pytest.raises(Refused, match=r"\(name-mismatch\)"):
+        identify(make_request("peer:a", new_key(), credentials(own)), trusted(own), now())
+
+
 def test_a_name_that_is_none(own: Authority) -> None:
     with pytest.raises(Refused, match=r"\(bad-request\): robot name '\.\./x' is not allowed"):
         identify(request(own, name="../x"), trusted(own), now())

@@ -53,6 +53,23 @@ def test_openssl_accepts_the_robot(tmp_path: Path) -> None:
     assert "certificate purpose" in verify(crt, "sslserver")
 
 
+def test_openssl_accepts_the_peer_in_either_part(tmp_path: Path) -> None:
+    folder_with_ca(tmp_path)
+    crt = write_leaf(tmp_path, "peer", authorities.issue_peer(CA, "a", 30, NOW))
+    for purpose in ("sslclient", "sslserver"):
+        assert verify(crt, purpose) == f"{crt}: OK\n"
+    assert "OK" not in verify(crt, "sslserver", "-verify_hostname", "a")
+
+
+def test_a_peer_has_no_name_by_which_robots_could_dial_it() -> None:
+    """It has serverAuth; this is what keeps robots of every version from taking it for their server."""
+    peer = authorities.issue_peer(CA, "a" * 59, 30, NOW).certificate
+    assert (common_name(peer), certificates.alternative_names(peer)) == ("peer:" + "a" * 59, [])
+    for bad in ("a" * 60, "peer:a", "", "../a"):
+        with pytest.raises(ConfigError, match="server id"):
+            authorities.issue_peer(CA, bad, 30, NOW)
+
+
 def test_openssl_refuses_what_a_leaf_has_issued(tmp_path: Path) -> None:
     """A stolen robot key must not be able to make robots."""
     folder_with_ca(tmp_path)
@@ -66,7 +83,8 @@ def test_shadow_accepts_what_it_has_made(tmp_path: Path) -> None:
     folder_with_ca(tmp_path)
     write_leaf(tmp_path, "server", authorities.issue_server(CA, ["::1"], 30, NOW))
     write_leaf(tmp_path, "011", authorities.issue_robot(CA, "011", 30, NOW))
-    for name, purpose in (("server", Purpose.SERVER), ("011", Purpose.ROBOT)):
+    write_leaf(tmp_path, "peer", authorities.issue_peer(CA, "a", 30, NOW))
+    for name, purpose in (("server", Purpose.SERVER), ("011", Purpose.ROBOT), ("peer", Purpose.PEER)):
         load_credentials(
             tmp_path / "ca.crt", tmp_path / f"{name}.crt", tmp_path / f"{name}.key", purpose, NOW
         )
@@ -97,7 +115,11 @@ def test_profile_of_the_authority() -> None:
 
 @pytest.mark.parametrize(
     "leaf",
-    [authorities.issue_robot(CA, "011", 30, NOW), authorities.issue_server(CA, ["localhost"], 30, NOW)],
+    [
+        authorities.issue_robot(CA, "011", 30, NOW),
+        authorities.issue_server(CA, ["localhost"], 30, NOW),
+        authorities.issue_peer(CA, "a", 30, NOW),
+    ],
 )
 def test_profile_of_the_leaves(leaf: authorities.Pair) -> None:
     certificate = leaf.certificate
@@ -111,7 +133,7 @@ def test_profile_of_the_leaves(leaf: authorities.Pair) -> None:
     assert usage.value.digital_signature
     assert not usage.value.key_cert_sign
     assert not usage.value.crl_sign
-    assert has_purpose(certificate, Purpose.SERVER) is not has_purpose(certificate, Purpose.ROBOT)
+    assert [has_purpose(certificate, purpose) for purpose in Purpose].count(True) == 1
     key_identifier = extension(CA.certificate, x509.SubjectKeyIdentifier).value
     issuer = extension(certificate, x509.AuthorityKeyIdentifier).value
     assert isinstance(key_identifier, x509.SubjectKeyIdentifier)

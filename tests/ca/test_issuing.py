@@ -112,6 +112,24 @@ def test_another_owners_is_not_replaced(there: Leaf, tmp_path: Path) -> None:
     hand_out(tmp_path, [robot(there.base, "012")], renew=False, force=True)
 
 
+def peer(base: Path, name: str = "a") -> Leaf:
+    return Leaf(authorities.issue_peer(CA, name, 30, NOW), base)
+
+
+def test_a_peer_is_an_owner_of_its_own(there: Leaf, tmp_path: Path) -> None:
+    """Of all that have its usages or its name in part, none replaces it, and it replaces none."""
+    base = tmp_path / "peer"
+    hand_out(tmp_path, [peer(base)], renew=False, force=False)
+    hand_out(tmp_path, [peer(base)], renew=True, force=False)
+    for other in (peer(base, "b"), server(base, "a"), robot(base, "a")):
+        with pytest.raises(ConfigError, match=r"/peer\.crt is the certificate of 'peer:a'"):
+            hand_out(tmp_path, [other], renew=True, force=False)
+    hand_out(tmp_path, [server(tmp_path / "server", "a")], renew=False, force=False)
+    for place, owner in ((tmp_path / "server", "a"), (there.base, "011")):
+        with pytest.raises(ConfigError, match=f"is the certificate of '{owner}'"):
+            hand_out(tmp_path, [peer(place)], renew=True, force=False)
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

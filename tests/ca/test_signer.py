@@ -14,12 +14,19 @@ from shadow.ca.lineage import SUCCESSORS_MAX
 from shadow.ca.locking import locked
 from shadow.ca.signer import renew
 from shadow.errors import ConfigError, LocalError, Refused
-from shadow.pki.certificates import Credentials, Purpose, common_name, has_purpose, validity
+from shadow.pki.certificates import (
+    Credentials,
+    Purpose,
+    common_name,
+    has_purpose,
+    load_credentials,
+    validity,
+)
 from shadow.pki.keys import new_key
 from shadow.pki.request import make_request
 from tests.support import Authority, make_list, now
 from tests.support.log import Said
-from tests.support.signer_socket import ca_folder, credentials, request
+from tests.support.signer_socket import AGED, ca_folder, credentials, request
 
 
 @pytest.fixture
@@ -40,6 +47,15 @@ def test_a_robot_gets_its_next_certificate(own: Authority, folder: Path, said: S
     assert load_issued(folder) == [certificate]
     assert [event for event, _text in said] == [events.CertificateIssued]
     assert f"robot 011: certificate {certificate.serial_number:040x} issued, valid until" in said[0][1]
+
+
+def test_a_server_among_its_peers_gets_none(own: Authority, folder: Path) -> None:
+    crt, key = own.issue("aged", "peer:a", Purpose.PEER, days=AGED)
+    peer = load_credentials(own.ca, crt, key, Purpose.PEER, now())
+    for name in ("peer:a", "011"):
+        with pytest.raises(Refused, match=r"\(bad-request\)"):
+            renew(folder, make_request(name, new_key(), peer), now())
+    assert load_issued(folder) == []
 
 
 def test_it_can_renew_the_new_one_in_turn(own: Authority, folder: Path) -> None:

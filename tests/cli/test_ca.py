@@ -40,6 +40,7 @@ from shadow.pki.certificates import (
 )
 from shadow.pki.crl import load_revocations
 from shadow.pki.files import write_files
+from shadow.pki.peers import peer_of
 from shadow.pki.request import make_request
 from tests.support import DEADLINE
 
@@ -128,6 +129,69 @@ def test_from_nothing_to_a_robot(run: Run, tmp_path: Path) -> None:
         assert authorities.fingerprint(credentials.chain[0]) in good(run("list", "--json"))
 
 
+def test_servers_of_a_fleet(run: Run) -> None:
+    good(run("init"))
+    said = good(run("peer", "a", "--out=a"))
+    assert "wrote a/peer.key, a/peer.crt\n" in said
+    assert "server peer:a, valid until" in said
+    assert said.endswith(
+        "next: bring ca.crt, a/peer.crt and a/peer.key to server a, into /etc/shadow-tunnel;\n"
+        "then there, as root: systemctl restart shadow-server\n"
+    )
+    good(run("peer", "b", "--out=b"))
+    credentials = [
+        load_credentials(
+            Path("ca.crt"), Path(f"{one}/peer.crt"), Path(f"{one}/peer.key"), Purpose.PEER, now()
+        )
+        for one in "ab"
+    ]
+    assert [peer_of(one.chain[0]) for one in credentials] == ["a", "b"]
+    entries = json.loads(good(run("list", "--json")))
+    assert {(entry["name"], entry["purpose"]) for entry in entries} == {
+        ("peer:a", "peer"),
+        ("peer:b", "peer"),
+    }
+    assert [line.split()[:2] for line in good(run("list", "peer:b")).splitlines()[1:2]] == [
+        ["peer:b", "peer"]
+    ]
+
+
+def test_what_other_kinds_can_a_peer_can(run: Run) -> None:
+    """Robot `a` and server `a` have nothing to do with it."""
+    good(run("init"))
+    for words in (["robot", "a"], ["server", "a"], ["peer", "a", "--days=9"]):
+        good(run(*words))
+    (old,) = load_certificates(Path("peer.crt"), "peer")
+    assert [one["name"] for one in json.loads(good(run("list", "--ending=10", "--json")))] == ["peer:a"]
+    said = good(run("peer", "a", "--renew", "--basename=peer"))
+    assert "then there, as root: systemctl restart shadow-server\n" in said
+    (new,) = load_certificates(Path("peer.crt"), "peer")
+    assert new.public_key() != old.public_key()
+    assert good(run("list", "--ending=10")) == "0 certificates\n"
+    said = good(run("revoke", "peer:a", "--serial", serial_of(old)))
+    assert said.startswith(f"revoked server peer:a, {serial_of(old)}\nnot revoked: peer:a, {serial_of(new)}")
+    good(run("revoke", "peer:a"))
+    (ca_crt,) = load_certificates(Path("ca.crt"), "CA")
+    revoked = load_revocations(Path("ca.crl"), [ca_crt])
+    for name, why in (("peer", "revoked"), ("a", None), ("server", None)):
+        reason = revoked.reason(load_certificates(Path(f"{name}.crt"), name))
+        assert (why is None and reason is None) or (why is not None and why in str(reason))
+
+
+def test_a_peers_place_is_not_taken_by_the_next(run: Run) -> None:
+    good(run("init"))
+    good(run("peer", "a"))
+    assert "peer.key is already there; nothing was written" in bad(run("peer", "b"), 78)
+    line = bad(run("peer", "b", "--renew"), 78)
+    assert "peer.crt is the certificate of 'peer:a'" in line
+
+
+@pytest.mark.parametrize("name", ["peer:a", "", "../a", "-a", "a" * 60, "a b", "ä"])
+def test_ids_that_no_server_has(run: Run, name: str) -> None:
+    good(run("init"))
+    assert "server id" in bad(run("peer", "--", name), 2)
+
+
 def test_output_says_what_is_true(run: Run) -> None:
     said = good(run("init", "--name", "My CA"))
     certificate = load_certificates(Path("ca.crt"), "CA")[0]
@@ -145,6 +209,8 @@ def test_output_says_what_is_true(run: Run) -> None:
         (["server", "a", "--days=9"], "server", 9),
         (["robot", "a"], "a", 730),
         (["robot", "a", "--days=9"], "a", 9),
+        (["peer", "a"], "peer", 730),
+        (["peer", "a", "--days=9"], "peer", 9),
     ],
 )
 def test_days(run: Run, arguments: list[str], name: str, days: int) -> None:
@@ -439,6 +505,7 @@ def test_a_new_certificate_with_a_new_key(run: Run, tmp_path: Path) -> None:
             ("robot", "x", "011", "y"),
             "'x', nor to 1 other, and nothing was written; without --renew a new robot",
         ),
+        (("peer", "aa"), "'peer:aa', and nothing was written; without --renew a new peer gets its first"),
         (("server", "a.example"), "a server, and nothing was written; without --renew one gets its first"),
     ],
 )
@@ -775,6 +842,8 @@ def test_quickstart_on_a_machine_of_any_name(
         (("server", "a"), "server.key"),
         (("robot", "r"), "r.crt"),
         (("robot", "r"), "r.key"),
+        (("peer", "p"), "peer.crt"),
+        (("peer", "p"), "peer.key"),
         *(
             (("quickstart", "."), f"{name}.{end}")
             for name in ("ca", "server", "client")
@@ -785,7 +854,7 @@ def test_quickstart_on_a_machine_of_any_name(
 def test_nothing_is_overwritten_without_force(
     run: Run, tmp_path: Path, arguments: tuple[str, ...], file: str
 ) -> None:
-    if arguments[0] in {"server", "robot"}:
+    if arguments[0] in {"server", "robot", "peer"}:
         good(run("init"))
     (tmp_path / file).write_bytes(b"precious")
     before = tree(tmp_path)

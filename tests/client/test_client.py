@@ -89,6 +89,7 @@ def swallow(sock: ssl.SSLSocket) -> None:
             r"not for localhost but for other\.example, 192\.0\.2\.1 .--server-name",
         ),
         (lambda a: a.issue("old", "s", Purpose.SERVER, days=(-20, -10)), "certificate_expired"),
+        (lambda a: a.peer("a"), "the peer's certificate is that of a server among its peers"),
     ],
 )
 def test_a_server_that_is_not_to_be_trusted(

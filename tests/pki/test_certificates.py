@@ -102,9 +102,9 @@ class Setup:
         self.own()
         self.key.write_bytes(key_pem(self.own_key))
 
-    def own(self, *usages: x509.ObjectIdentifier, **options: Any) -> x509.Certificate:
+    def own(self, *usages: x509.ObjectIdentifier, subject: str = "011", **options: Any) -> x509.Certificate:
         certificate = certify(
-            "011", self.own_key, self.issuer, usages=list(usages) or [CLIENT_AUTH], **options
+            subject, self.own_key, self.issuer, usages=list(usages) or [CLIENT_AUTH], **options
         )
         self.crt.write_bytes(pem(certificate))
         return certificate
@@ -322,6 +322,29 @@ def test_the_server_s_certificate_for_a_robot(setup: Setup) -> None:
 def test_certificate_for_neither(setup: Setup) -> None:
     setup.own(ExtendedKeyUsageOID.CODE_SIGNING)
     assert "is neither a server's nor a robot's certificate; a robot needs" in setup.refusal()
+
+
+def test_a_peers_certificate_for_others(setup: Setup) -> None:
+    """It has the usages of both."""
+    own = setup.own(SERVER_AUTH, CLIENT_AUTH, subject="peer:a")
+    assert [purpose for purpose in Purpose if has_purpose(own, purpose)] == [Purpose.PEER]
+    assert setup.refusal() == (
+        f"{setup.crt} is a peer's certificate; a robot needs one made by `shadow-ca robot NAME`"
+    )
+    assert "is a peer's certificate; a server needs one" in setup.refusal(purpose=Purpose.SERVER)
+    setup.own()
+    assert setup.refusal(purpose=Purpose.PEER) == (
+        f"{setup.crt} is a robot's certificate; a peer needs one made by `shadow-ca peer NAME`"
+    )
+
+
+def test_a_company_may_give_one_certificate_both_usages(setup: Setup) -> None:
+    """Its servers' certificates often are like that; only the name makes a peer."""
+    both = setup.own(SERVER_AUTH, CLIENT_AUTH, subject="tunnel.example.com")
+    assert [purpose for purpose in Purpose if has_purpose(both, purpose)] == [Purpose.SERVER, Purpose.ROBOT]
+    for purpose in (Purpose.SERVER, Purpose.ROBOT):
+        assert setup.load(purpose).chain == [both]
+    assert "is a server's certificate; a peer needs one" in setup.refusal(purpose=Purpose.PEER)
 
 
 def test_authority_that_is_none(setup: Setup) -> None:

@@ -46,6 +46,18 @@ def test_names_in_certificates_are_checked_too(tunnel: Tunnel, server: Daemon, n
     server.wait_for_log("refused .bad-name.: ")
 
 
+@pytest.mark.parametrize("claimed", ["peer:a", "a", "011"])
+def test_a_server_among_its_peers_is_no_robot(tunnel: Tunnel, server: Daemon, claimed: str) -> None:
+    """Its certificate is good for a client of TLS."""
+    with Peer(tunnel.port, client_context(tunnel.authority, tunnel.authority.peer("a"))) as peer:
+        kind, answer = peer.hello(claimed)
+        assert (kind, answer["code"]) == (REFUSED, "bad-name")
+        assert "'peer:a'" in str(answer)
+        assert peer.closed()
+    assert not list(tunnel.ldir.iterdir())
+    server.wait_for_log("refused .bad-name.: robot name 'peer:a' is not allowed")
+
+
 def test_a_robot_of_a_later_version(tunnel: Tunnel, server: Daemon) -> None:
     with connect(tunnel) as peer:
         peer.send(HELLO, version=2, role="control", robot="011", services=[""])

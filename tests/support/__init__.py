@@ -105,7 +105,7 @@ class Authority:
         purpose: Purpose | None,
         *,
         days: tuple[float, float] = (-1, 30),
-        hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1"),
+        hosts: tuple[str, ...] | None = None,
         key_kind: str = "ec",
         key: PrivateKey | None = None,
     ) -> tuple[Path, Path]:
@@ -116,15 +116,18 @@ class Authority:
         attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
         subject = x509.Name(attributes)
         builder = self._builder(subject, key.public_key(), days)
-        if purpose is Purpose.SERVER:
+        if hosts is None:
+            hosts = ("localhost", "127.0.0.1", "::1") if purpose is Purpose.SERVER else ()
+        if hosts:
             names = [_general_name(host) for host in hosts]
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         if purpose is not None:
-            usage = {
-                Purpose.SERVER: ExtendedKeyUsageOID.SERVER_AUTH,
-                Purpose.ROBOT: ExtendedKeyUsageOID.CLIENT_AUTH,
+            usages = {
+                Purpose.SERVER: [ExtendedKeyUsageOID.SERVER_AUTH],
+                Purpose.ROBOT: [ExtendedKeyUsageOID.CLIENT_AUTH],
+                Purpose.PEER: [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
             }[purpose]
-            builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         certificate = builder.sign(self.key, hashes.SHA256())
         crt, key_file = self.folder / f"{stem}.crt", self.folder / f"{stem}.key"
         crt.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
@@ -138,13 +141,16 @@ class Authority:
     def robot(self, name: str = "011", **options: Any) -> tuple[Path, Path]:
         return self._once(name, name, Purpose.ROBOT, options)
 
+    def peer(self, server: str = "a", **options: Any) -> tuple[Path, Path]:
+        return self._once(f"peer-{server}", f"peer:{server}", Purpose.PEER, options)
+
     def _once(self, stem: str, name: str, purpose: Purpose, options: dict[str, Any]) -> tuple[Path, Path]:
         crt, key = self.folder / f"{stem}.crt", self.folder / f"{stem}.key"
         return (crt, key) if crt.exists() else self.issue(stem, name, purpose, **options)
 
     def context(self, purpose: Purpose, *, key_kind: str = "ec") -> SSL.Context:
         """A context as the daemons make it."""
-        name = {Purpose.SERVER: "server", Purpose.ROBOT: "011"}[purpose]
+        name = {Purpose.SERVER: "server", Purpose.ROBOT: "011", Purpose.PEER: "peer:a"}[purpose]
         stem = f"context-{name}-{key_kind}"
         crt, key = self._once(stem, name, purpose, {"key_kind": key_kind})
         return make_context(load_credentials(self.ca, crt, key, purpose, now()))

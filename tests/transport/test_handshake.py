@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
 from shadow.errors import HandshakeError, IdentityError, LocalError
-from shadow.pki.certificates import Credentials, Purpose, load_certificates, load_credentials
+from shadow.pki.certificates import (
+    Credentials,
+    Purpose,
+    has_usages,
+    load_certificates,
+    load_credentials,
+)
 from shadow.pki.keys import load_private_key
+from shadow.pki.peers import peer_of
 from shadow.transport import context as contexts
 from shadow.transport import handshake as tls_handshake
 from shadow.transport import ktls
@@ -160,6 +168,125 @@ def test_strangers_are_refused_by_either_side(authority: Authority, tmp_path: Pa
     foreign = Authority(tmp_path / "foreign", "Foreign CA")
     with pytest.raises(HandshakeError, match="unknown_ca"):
         asyncio.run(shake_hands(settings(authority, Purpose.SERVER), settings(foreign, Purpose.ROBOT)))
+
+
+# --- servers of a fleet among themselves ---
+
+
+def shows(own: Authority, pair: tuple[Path, Path], us: Purpose, *expected: str) -> Settings:
+    """Who plays ``us`` with a certificate, good for that or not, and expects one of these names."""
+    chain = load_certificates(pair[0], "certificate")
+    credentials = Credentials([own.certificate], chain, load_private_key(pair[1], "key"))
+    return Settings(contexts.make_context(credentials), us, Ktls.AUTO, expected, ca=credentials.ca)
+
+
+def test_two_servers_know_each_other(authority: Authority) -> None:
+    dialled = shows(authority, authority.peer("b"), Purpose.PEER)
+    dials = shows(authority, authority.peer("a"), Purpose.PEER, "b")
+    ends = asyncio.run(shake_hands(dialled, dials))
+    assert [peer_of(end.certificate) for end in ends] == ["a", "b"]
+    write_all(ends[1], b"hello")
+    assert read_some(ends[0]) == b"hello"
+    for end, side in zip(ends, (dialled, dials), strict=True):
+        tls_handshake.check_again(end, side)
+        end.sock.close()
+
+
+def test_the_kernel_encrypts_between_servers_as_with_robots(authority: Authority) -> None:
+    """Each side has to give it the keys of its own direction."""
+    context = authority.context(Purpose.PEER)
+    dialled = Settings(context, Purpose.PEER, Ktls.AUTO)
+    ends = asyncio.run(shake_hands(dialled, dataclasses.replace(dialled, server_names=("a",))))
+    kinds = {isinstance(end, KernelLink) for end in ends}
+    assert kinds == {ktls.missing() is None}
+    for one, other in (ends, ends[::-1]):
+        write_all(one, b"x" * 50_000)
+        received = b""
+        while len(received) < 50_000:
+            received += read_some(other)
+        assert received == b"x" * 50_000
+    for end in ends:
+        end.sock.close()
+
+
+def test_a_server_that_is_another_than_the_one_dialled(authority: Authority) -> None:
+    dials = shows(authority, authority.peer("a"), Purpose.PEER, "c")
+    ends = asyncio.run(try_hands(shows(authority, authority.peer("b"), Purpose.PEER), dials))
+    assert str(ends[1]) == "the peer is server b, not c"
+    assert "the peer refused our certificate: certificate_unknown" in str(ends[0])
+
+
+HOSTS = ("localhost", "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("show", "dialled"),
+    [
+        (lambda own: own.robot("a"), "is not a peer's"),
+        # OpenSSL is faster with those that lack the usage of their side.
+        (lambda own: own.server(), "is not a peer's"),
+        (
+            lambda own: own.issue("both", "localhost", Purpose.PEER, hosts=HOSTS),
+            "of 'localhost' is not a peer's",
+        ),
+        (lambda own: own.issue("hosts", "peer:b", Purpose.PEER, hosts=HOSTS), "is for hosts, too"),
+        (lambda own: own.issue("path", "peer:../b", Purpose.PEER), "server id '../b' is not allowed"),
+        (lambda own: own.issue("robot", "peer:b", Purpose.ROBOT), "is not a peer's"),
+        (lambda own: own.issue("server", "peer:b", Purpose.SERVER), "is not a peer's"),
+        (lambda own: own.issue("none", "peer:b", None), "is not a peer's"),
+    ],
+    ids=["robot", "server", "both usages", "hosts", "bad name", "as robot", "as server", "no purpose"],
+)
+@pytest.mark.parametrize("side", ["dials", "is dialled"])
+def test_nobody_else_passes_for_a_peer(
+    own: Authority, show: Callable[[Authority], tuple[Path, Path]], dialled: str, side: str
+) -> None:
+    """The other side finds it out, in the handshake, and says so."""
+    pair, server = show(own), own.peer("a")
+    if side == "dials":
+        sides = shows(own, server, Purpose.PEER), shows(own, pair, Purpose.PEER, "a")
+    else:
+        sides = shows(own, pair, Purpose.PEER), shows(own, server, Purpose.PEER, "b")
+    ends = asyncio.run(try_hands(*sides))
+    peer, impostor = ends if side == "dials" else ends[::-1]
+    assert isinstance(peer, HandshakeError | IdentityError)
+    assert dialled in str(peer) or "was refused: unsupported_certificate" in str(peer)
+    assert "the peer refused our certificate: unsupported_certificate" in str(impostor)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "name"), [((), "localhost"), (HOSTS, "localhost"), ((), "a"), (("peer-a",), "peer-a")]
+)
+def test_a_peer_cannot_play_the_server_to_robots(own: Authority, hosts: tuple[str, ...], name: str) -> None:
+    """Not even one with the server's names, which our CA would not make."""
+    pair = own.issue("peer", "peer:a", Purpose.PEER, hosts=hosts)
+    robot = dataclasses.replace(settings(own, Purpose.ROBOT), server_names=(name,))
+    ends = asyncio.run(try_hands(shows(own, pair, Purpose.SERVER), robot))
+    assert str(ends[1]) == "the peer's certificate is that of a server among its peers"
+    assert "unsupported_certificate" in str(ends[0])
+
+
+def test_robots_of_an_earlier_version_do_not_take_a_peer_for_their_server(
+    own: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They look at the usage and at the host names; and it has none."""
+    monkeypatch.setattr(tls_handshake, "has_purpose", has_usages)
+    for name in ("localhost", "a", "peer:a", "127.0.0.1"):
+        robot = dataclasses.replace(settings(own, Purpose.ROBOT), server_names=(name,))
+        with pytest.raises(IdentityError, match=f"not for {name} but for no host at all"):
+            asyncio.run(shake_hands(shows(own, own.peer("a"), Purpose.SERVER), robot))
+
+
+def test_whoever_was_a_peer_once_is_checked_again(own: Authority, tmp_path: Path) -> None:
+    today = shows(own, own.peer("a"), Purpose.PEER)
+    tls_handshake.check_again(left_by(own.peer("b")[0]), today)
+    tls_handshake.check_again(left_by(own.peer("b")[0]), dataclasses.replace(today, server_names=("b",)))
+    with pytest.raises(IdentityError, match="server b, not c"):
+        tls_handshake.check_again(left_by(own.peer("b")[0]), dataclasses.replace(today, server_names=("c",)))
+    with pytest.raises(IdentityError, match="not a peer's"):
+        tls_handshake.check_again(left_by(own.robot()[0]), today)
+    with pytest.raises(IdentityError, match="not good any more: "):
+        tls_handshake.check_again(left_by(Authority(tmp_path / "other").peer("b")[0]), today)
 
 
 def test_nothing_behind_the_handshake_is_read(authority: Authority) -> None:
