@@ -209,6 +209,23 @@ def test_the_kernel_encrypts_between_servers_as_with_robots(authority: Authority
         end.sock.close()
 
 
+def test_between_servers_each_side_takes_the_keys_of_its_part(
+    own: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a kernel that encrypts, the test above would not notice."""
+    parts: list[bool] = []
+
+    def install(*_arguments: Any, server: bool, **_more: Any) -> bool:
+        parts.append(server)
+        return False
+
+    monkeypatch.setattr(ktls, "install", install)
+    dials = shows(own, own.peer("a"), Purpose.PEER, "b")
+    for end in asyncio.run(shake_hands(shows(own, own.peer("b"), Purpose.PEER), dials)):
+        end.sock.close()
+    assert sorted(parts) == [False, True]
+
+
 def test_a_server_that_is_another_than_the_one_dialled(authority: Authority) -> None:
     dials = shows(authority, authority.peer("a"), Purpose.PEER, "c")
     ends = asyncio.run(try_hands(shows(authority, authority.peer("b"), Purpose.PEER), dials))
