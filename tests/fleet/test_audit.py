@@ -113,3 +113,18 @@ def test_all_robots_have_their_turn_and_an_engine_that_is_away_is_no_fault(
             assert audits.PAUSE * audits._PARTS == 640
 
     asyncio.run(body())
+
+
+def test_changes_that_are_being_taken_in_are_waited_for(members: Members, keys: Keys) -> None:
+    async def body() -> None:
+        async with following(members, keys) as (engine, view):
+            view.busy = True
+            step = asyncio.create_task(Audit(engine, keys, view).step())
+            for _ in range(10):
+                await asyncio.sleep(audits._MOMENT)
+                assert not step.done()
+            view.busy = False
+            await step
+            assert view.resets == 1
+
+    asyncio.run(body())

@@ -225,6 +225,26 @@ def test_a_member_that_hangs_is_passed_over_and_its_watch_ends(
     using(members, body)
 
 
+@pytest.mark.long
+def test_a_watch_at_a_member_without_its_leader_ends(
+    members: Members, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hear of nothing, and say nothing."""
+    monkeypatch.setattr(gateway, "_STREAM", gateway._STREAM._replace(pauses=None))
+
+    async def body(engine: Engine) -> None:
+        (put,) = await engine.swap([Swap(keys.robot("a"), 0, b"1")])
+        async with aclosing(engine.watch(keys.prefix, after(keys.prefix), put.revision)) as batches:
+            await anext(batches)
+            await anext(batches)
+            alone = engine._gateway._at
+            one, two = (member for at, member in enumerate(members.members) if at != alone)
+            with one.stopped(), two.stopped(), pytest.raises(Unavailable):
+                await anext(batches)
+
+    using(members, body)
+
+
 def test_nobody_there(members: Members, keys: Keys) -> None:
     async def body() -> None:
         ports = free_port(), free_port()

@@ -357,6 +357,27 @@ def test_an_engine_with_users(one: Members, keys: Keys, tmp_path: Path) -> None:
     asyncio.run(strangers())
 
 
+def test_users_that_are_made_while_we_run(members: Members, keys: Keys, tmp_path: Path) -> None:
+    """Without a token, the engine takes the certificate of its own gateway for ours."""
+    login = tmp_path / "login"
+    login.write_text("shadow:pass:word")
+    off = with_status(400, b'{"code": 9, "message": "etcdserver: authentication is not enabled"}')
+    denied = with_status(403, b'{"code": 7, "message": "etcdserver: permission denied"}')
+    answers = [off, denied, with_status(200, b'{"token": "good.1"}'), with_status(200, GOOD)]
+
+    async def answer(path: str, body: bytes, writer: asyncio.StreamWriter) -> None:
+        await answers.pop(0)(path, body, writer)
+
+    async def body() -> None:
+        async with faked(members, answer) as (engine, fake):
+            engine.use(load_identity(members.files(), login, [], now()))
+            assert await engine.get(keys.robot("a")) is None
+            assert [path.rpartition("/")[2] for path in fake.asked] == ["authenticate", "range"] * 2
+            assert engine._gateway._token == "good.1"  # noqa: S105
+
+    asyncio.run(body())
+
+
 def test_a_server_without_a_fleet_needs_no_aiohttp(authority: Authority, tmp_path: Path) -> None:
     """Neither is it imported, nor does a server fail where it is not installed."""
     report = tmp_path / "report"

@@ -1,9 +1,12 @@
 """Entries that lead nowhere go, and no others."""
 
 import asyncio
+from collections.abc import Sequence
+
+import pytest
 
 from shadow import events
-from shadow.fleet.etcd import Engine, Swap, after
+from shadow.fleet.etcd import SWAPS_MAX, Engine, Swap, Swapped, after
 from shadow.fleet.janitor import PATIENCE, Janitor
 from shadow.fleet.keys import Keys, Live
 from shadow.fleet.view import View
@@ -81,6 +84,34 @@ def test_a_robot_that_comes_back_at_the_last_moment(members: Members, keys: Keys
             view.entries.put("a5", entry("a", "1", revision=stale[0]), stale[1])  # as if it had not heard
             await janitor.step(PATIENCE)
             assert await names(engine, keys) == {"a5", "b1", "c2"}
+
+    asyncio.run(body())
+
+
+def test_a_robot_that_comes_back_while_others_are_removed(
+    members: Members, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        async with following(members, keys) as (engine, view):
+            await set_up(engine, keys, view)
+            janitor = Janitor(engine, keys, view, "b")
+            await janitor.step(0.0)
+            swap, back = engine.swap, list[str]()
+
+            async def slow(swaps: Sequence[Swap]) -> list[Swapped]:
+                answers = await swap(swaps)
+                mine = {one.key for one in swaps}
+                rest = [name for name in view.entries if keys.robot(name) not in mine and name[0] == "a"]
+                if len(swaps) == SWAPS_MAX and not back:
+                    back.append(rest[0])
+                    value = entry("b", "1").encode()
+                    await swap([Swap(keys.robot(rest[0]), view.entries.revision(rest[0]), value)])
+                    await until(lambda: view.entries[rest[0]].server == "b", "the claim")
+                return answers
+
+            monkeypatch.setattr(engine, "swap", slow)
+            await janitor.step(PATIENCE)
+            assert await names(engine, keys) == {*back, "b1", "c2"}
 
     asyncio.run(body())
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
@@ -10,7 +10,7 @@ from shadow import events
 from shadow.errors import ConfigError, Unavailable
 from shadow.fleet import gateway
 from shadow.fleet import live as lives
-from shadow.fleet.etcd import Engine, KeyValue, Swap
+from shadow.fleet.etcd import Change, Engine, KeyValue, Swap, after
 from shadow.fleet.gateway import SILENCE
 from shadow.fleet.keys import Keys, Live, parse_live
 from shadow.fleet.live import Announcement
@@ -149,15 +149,22 @@ def test_after_a_crash(members: Members, keys: Keys) -> None:
     asyncio.run(body())
 
 
-def test_two_servers_of_one_name(members: Members, keys: Keys) -> None:
+def test_two_servers_of_one_name(members: Members, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lives, "BEAT", 0.5)
+
     async def body() -> None:
         async with engine_of(members) as engine, announced(engine, keys, "1") as first:
-            await found(engine, keys, "1")
+            begin = (await found(engine, keys, "1")).revision
             second = Announcement(engine, keys, "a", Live("2"), list[str]().append)
             with pytest.raises(ConfigError, match="another server with --server-id=a is alive") as caught:
                 await second.run()
             assert caught.value.exit_status == 78
-            await found(engine, keys, "1")
+            end_of_it = (await found(engine, keys, "1")).revision
+            written: list[Change] = []
+            async with aclosing(engine.watch(keys.prefix, after(keys.prefix), begin)) as batches:
+                while not written or written[-1].revision < end_of_it:
+                    written += (await anext(batches)).changes
+            assert {parse_live(change.value or b"").inc for change in written} == {"1"}, "never overwritten"
             await first.leave()
 
     asyncio.run(body())

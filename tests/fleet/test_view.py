@@ -169,6 +169,8 @@ def test_only_part_of_a_revision(members: Members, keys: Keys) -> None:
         await view._take(Batch(changes, whole=True))
         assert view.revision == 7
         assert [change[0] for change in told.changes] == ["0", "1", "2", "3"]
+        await view._take(Batch([Change(keys.robot("0"), entry(sid="old").encode(), 5)], whole=True))
+        assert (view.revision, view.entries["0"].sid) == (7, entry().sid), "nor does anything go back"
 
     asyncio.run(body())
 
