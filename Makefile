@@ -16,7 +16,7 @@ COVERAGE := $(BUILD)/coverage.data
 # TESTS          which tests
 # JOBS           how many test processes, and machines; 0: one, and in order
 # PYTEST_FLAGS   further options of pytest
-# LONG           which tests run on Debian's libraries: yes, also those that wait for a clock
+# LONG           which tests run on Debian's libraries: yes, all; else not those that wait for a clock, or are the longest
 # RELEASE        the Debian release of `make test-machine`: trixie (13) or bookworm (12)
 # MACHINE_TESTS  which tests `make test-machine` runs
 # MARKS          of those, which by their marks: "not slow"; nothing: all
@@ -75,7 +75,7 @@ types: setup ## type checker, strict
 
 .PHONY: unit
 unit: setup ## the tests alone, in two minutes: without those that wait for a clock
-	$(call phase,unit,$(VENV)/python $(PYTEST) -m 'not long')
+	$(call phase,unit,$(VENV)/python $(PYTEST) -m 'not long and not slow')
 
 # COVERAGE_PROCESS_START: the daemons that tests start are measured too, some of which run as somebody else.
 .PHONY: coverage
@@ -83,14 +83,14 @@ coverage: export COVERAGE_PROCESS_START = $(CURDIR)/pyproject.toml
 coverage: setup ## all tests, with branch coverage and its floor
 	@mkdir -p $(BUILD)
 	$(call phase,coverage,parts=$$(mktemp -d); chmod 1777 "$$parts"; \
-	COVERAGE_FILE=$$parts/$(notdir $(COVERAGE)) $(VENV)/python $(PYTEST) && status=0 || status=$$?; \
+	COVERAGE_FILE=$$parts/$(notdir $(COVERAGE)) $(VENV)/python $(PYTEST) -m 'not slow' && status=0 || status=$$?; \
 	$(VENV)/coverage combine --quiet --data-file=$(COVERAGE) "$$parts"; rm -rf "$$parts"; \
 	$(VENV)/coverage report --data-file=$(COVERAGE) || status=1; exit $$status)
 
 .PHONY: test-debian
 test-debian: setup ## the tests on Debian's own Python libraries; LONG=yes: with those that wait for a clock
 	$(call phase,test-debian,$(VENV_DEBIAN)/python -c "$$libraries"; \
-	$(VENV_DEBIAN)/python $(PYTEST) $(if $(LONG),,-m 'not long'))
+	$(VENV_DEBIAN)/python $(PYTEST) $(if $(LONG),,-m 'not long and not slow'))
 
 # Root is needed to make a Debian tree; the tests run as root too, for what they made is root's.
 .PHONY: test-machine

@@ -285,7 +285,7 @@ def test_some_schedules() -> None:
     check(FEW)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("first", range(1000, 11000, 500))
 def test_ten_thousand_schedules(first: int) -> None:
     check(range(first, first + 500))
