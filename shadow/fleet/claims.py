@@ -129,15 +129,17 @@ class Claims:
         up: the engine answers.
     """
 
-    def __init__(self, server: str, counts: Callable[[Entry], bool]) -> None:
+    def __init__(self, server: str, inc: str, counts: Callable[[Entry], bool]) -> None:
         """Begin without sessions, and without the engine.
 
         Args:
             server: our name.
+            inc: which life of ours this is; see ``keys.Live``.
             counts: tells whether an entry's server lives, and is still the one that wrote it.
         """
         self.up = False
         self._server = server
+        self._inc = inc
         self._counts = counts
         self._robots: dict[str, _Robot] = {}
         self._due: dict[str, None] = {}  # a set whose order does not change from run to run
@@ -212,9 +214,15 @@ class Claims:
         """There is an answer: whether an order was carried out, and what the entry is as of ``revision``."""
         robot = self._robots.get(order.robot)
         if robot is not None and robot.under_way is order:
-            robot.under_way, robot.pause = None, _RETRY_FIRST
+            robot.under_way = None
             if done and isinstance(order, Put) and order.claim == robot.claim:
+                if entry is None or entry.sid != order.claim.sid:
+                    # It cannot be read as it was written: a bug, and no reason to write without a pause.
+                    robot.learns(entry, revision)
+                    self._try_later(robot, now)
+                    return self._taken()
                 robot.revision = revision
+            robot.pause = _RETRY_FIRST
             robot.learns(entry, revision)
             self._reconsider(robot, now)
         return self._taken()
@@ -224,9 +232,7 @@ class Claims:
         robot = self._robots.get(order.robot)
         if robot is not None and robot.under_way is order:
             robot.under_way = None
-            self._settle(robot, claimed=False)
-            self._look_again(robot, now + robot.pause)
-            robot.pause = min(2 * robot.pause, _RETRY_MAX)
+            self._try_later(robot, now)
         return self._taken()
 
     def lost_engine(self) -> list[Order]:
@@ -286,7 +292,7 @@ class Claims:
         claim, entry = robot.claim, robot.entry
         if claim is None:
             self._clear_away(robot)
-        elif entry is not None and entry.sid == claim.sid:
+        elif entry is not None and entry.sid == claim.sid and self._is_by_us(entry):
             robot.revision, robot.doubted = entry.revision, None
             self._settle(robot, claimed=True)
         elif entry is not None and _supersedes(entry, claim, robot.revision):
@@ -315,6 +321,10 @@ class Claims:
         late = now - robot.since > FRESH
         return late and entry.boot != claim.boot and self._counts(entry)
 
+    def _is_by_us(self, entry: Entry) -> bool:
+        """Whether we have written it, and not as another server, nor before a crash: so others believe it."""
+        return (entry.server, entry.inc) == (self._server, self._inc)
+
     def _clear_away(self, robot: _Robot) -> None:
         """There is no session: remove the entry if it is ours, and forget the robot."""
         if robot.under_way is not None:
@@ -329,6 +339,11 @@ class Claims:
         if robot.claim is not None and not robot.settled:
             robot.settled = True
             self._orders.append(Settle(robot.claim, claimed))
+
+    def _try_later(self, robot: _Robot, now: float) -> None:
+        self._settle(robot, claimed=False)
+        self._look_again(robot, now + robot.pause)
+        robot.pause = min(2 * robot.pause, _RETRY_MAX)
 
     def _order(self, robot: _Robot, order: Put | Delete) -> None:
         robot.under_way = order

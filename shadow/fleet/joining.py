@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -94,10 +95,11 @@ class Member(Extra):
         if self._server is None or failure.cancelled() or self._server.failure.done():
             return
         error = failure.result()
-        if isinstance(error, ShadowError):
-            self._server.failure.set_result(error)  # it stops in order
-        else:
-            self._server.failure.set_exception(error)
+        if not isinstance(error, ShadowError):  # a bug
+            text = "unexpected error in what concerns the fleet (please report)"
+            logging.getLogger("shadow").error(text, exc_info=error)
+            error = ShadowError(f"internal error in what concerns the fleet: {error!r}")
+        self._server.failure.set_result(error)  # it stops in order: what it has is left to the next daemon
 
 
 def _leave_inc(store: Store, inc: str) -> None:

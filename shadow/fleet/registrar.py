@@ -49,7 +49,7 @@ class Registrar:
         self._inc = inc
         self._loop = asyncio.get_running_loop()
         self.view = View(engine, keys, self)
-        self.claims = Claims(name, self.view.counts)
+        self.claims = Claims(name, inc, self.view.counts)
         self.writer = Writer(engine, keys, self)
         self._candidates: dict[str, Candidate] = {}
         self._tracked: dict[str, tuple[Claim, Session]] = {}
@@ -209,6 +209,7 @@ class Registrar:
     def on_engine(self, *, up: bool) -> None:
         """See ``view.Subscriber``."""
         if not up:
+            self._is_anew = self._is_anew or self._stop_reading()
             self._carry_out(self.claims.lost_engine())
         elif self._is_anew:
             self._read_anew()
@@ -216,10 +217,14 @@ class Registrar:
             self._carry_out(self.claims.found_engine(self._loop.time()))
 
     def _read_anew(self) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
+        self._stop_reading()
         self._is_anew = False
         self._reading = self._loop.create_task(self._read_all())
+
+    def _stop_reading(self) -> bool:
+        """Whether that was necessary."""
+        reading, self._reading = self._reading, None
+        return reading is not None and reading.cancel()
 
     async def _read_all(self) -> None:
         """Compare all that is ours with what the engine has; only then do what has to be done about it."""

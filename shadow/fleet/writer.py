@@ -5,6 +5,7 @@ because the engine makes some five hundred transactions a second, of one swap or
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
@@ -82,21 +83,31 @@ class Writer:
             self._go()
 
     async def _carry_out(self, orders: Sequence[Command]) -> None:
-        swaps = [self._swap(order) for order in orders]
+        swaps = list(filter(None, map(self._swap, orders)))
+        asked = {swap.key: swap for swap in swaps}
+        answers: dict[bytes, Swapped] = {}
         try:
-            answers = await self._engine.swap(swaps)
+            answers = dict(zip(asked, await self._engine.swap(swaps), strict=True))
         except (Unavailable, EngineRefused):
             self.failed += len(orders)
-            for order in orders:
-                self._client.unanswered(order)
-            return
-        for order, swap, answer in zip(orders, swaps, answers, strict=True):
-            self._report(order, swap, answer)
+        for order in orders:
+            key = self._keys.robot(order.robot)
+            try:
+                if key in answers:
+                    self._report(order, asked[key], answers[key])
+                else:
+                    self._client.unanswered(order)
+            except Exception:  # the others want to hear of theirs
+                text = "unexpected error: robot %s may remain unclaimed (please report)"
+                logging.getLogger("shadow").exception(text, order.robot)
 
-    def _swap(self, order: Command) -> Swap:
+    def _swap(self, order: Command) -> Swap | None:
+        """What to ask for; None: nothing, for the session has ended meanwhile."""
         key = self._keys.robot(order.robot)
-        entry = self._client.entry_of(order) if isinstance(order, Put) else None
-        return Swap(key, order.expected, None if entry is None else entry.encode())
+        if isinstance(order, Delete):
+            return Swap(key, order.expected, None)
+        entry = self._client.entry_of(order)
+        return None if entry is None else Swap(key, order.expected, entry.encode())
 
     def _report(self, order: Command, swap: Swap, answer: Swapped) -> None:
         if answer.ok:

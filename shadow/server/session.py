@@ -6,6 +6,7 @@ import enum
 import hashlib
 import logging
 import math
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from ..wire.timing import Keepalive
 from .switchboard import Switchboard
 from .visitor import Visitor, has_left
 
-_BOOT_MAX = 64  # characters: it stands in each entry of a directory
+_BOOT = re.compile("[0-9A-Za-z._-]{1,64}", re.ASCII)  # it stands in each entry of a directory
 
 
 class Cause(enum.StrEnum):
@@ -262,7 +263,7 @@ def new_session(channel: Channel, hello: Hello, peer: str, interval: float, now:
     """
     services, software = checked_services(hello), clean_software(hello.software)
     session = Session(channel, secrets.token_hex(16), services, Keepalive(interval, now), peer, now, software)
-    if 0 < len(hello.boot) <= _BOOT_MAX:  # earlier versions say nothing: each session is a boot of its own
+    if _BOOT.fullmatch(hello.boot):  # earlier versions say nothing: each session is a boot of its own
         session.boot, session.attempt = hello.boot, hello.attempt
     return session
 
@@ -287,7 +288,7 @@ def remembered(channel: Channel, record: Mapping[str, Any], now: float) -> Sessi
         float(record["since"]),
         clean_software(str(record.get("software", ""))),  # earlier versions did not record it
     )
-    if "boot" in record:  # nor this
+    if _BOOT.fullmatch(str(record.get("boot", ""))):  # nor this
         session.boot, session.attempt = str(record["boot"]), int(record["attempt"])
     return session
 

@@ -83,7 +83,7 @@ class Server:
         self.renewed = 0.0
         self.inc = 0
         self._kind = claims
-        self.claims = claims(name, world.counts)
+        self.claims = claims(name, str(self.inc), world.counts)
 
     @property
     def reaches_engine(self) -> bool:
@@ -130,8 +130,8 @@ class Server:
     def crash(self) -> None:
         """The daemon is killed, and starts again: its sessions are gone, and their robots notice."""
         sessions, self.sessions = list(self.sessions.values()), {}
-        self.claims = self._kind(self.name, self.world.counts)
         self.up, self.inc = False, self.inc + 1
+        self.claims = self._kind(self.name, str(self.inc), self.world.counts)
         for session in sessions:
             self.world.dropped(session.claim, "fin")
 
@@ -165,7 +165,9 @@ class Server:
             if not session.welcomed and self.world.now - session.began > WELCOME_WITHIN + TICK:
                 self.world.faults.append(f"{name} waits for its WELCOME by {self.name}")
             entry, claim = self.view.get(name), session.claim
-            if self.up and entry and entry.boot == claim.boot and entry.attempt > claim.attempt:
+            if not self.up or entry != self.world.store.entries.get(name):
+                continue  # it does not see, or it sees something that it may know to be over
+            if entry and entry.boot == claim.boot and entry.attempt > claim.attempt:
                 self.world.faults.append(f"{self.name} sees {entry}, and keeps {claim}")
 
     def watch(self) -> None:

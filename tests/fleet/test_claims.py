@@ -18,7 +18,7 @@ US, THEM = "s0", "s1"
 
 
 def make_claims(*, counts: bool = True, up: bool = True) -> Claims:
-    claims = Claims(US, lambda _entry: counts)
+    claims = Claims(US, "inc", lambda _entry: counts)
     if up:
         assert claims.found_engine(0.0) == []
     return claims
@@ -250,6 +250,31 @@ def test_an_engine_that_has_gone_back_is_believed() -> None:
     claims.answered(Put(claim, 0), ours, 4, 9.1, done=True)
     assert claims.changed("011", ours, 4, 9.2) == []
     assert claims.revision_of("011") == 4
+
+
+@pytest.mark.parametrize("other", [{"server": THEM}, {"server": US, "inc": "another"}])
+def test_what_we_have_written_as_somebody_else_is_written_again(other: dict[str, str]) -> None:
+    """Sessions outlive a restart with another --server-id; others would not believe in their entries."""
+    claims, claim = make_claims(), of_ours()
+    entry = written(5, sid="sid")
+    other = {"server": US, **other}
+    entry = entry._replace(server=other["server"], inc=other.get("inc", entry.inc))
+    assert claims.came(claim, entry, 9.0, 1.0) == [Put(claim, 5)]
+
+
+def test_what_cannot_be_read_as_it_was_written_is_not_written_without_a_pause() -> None:
+    claims, claim = make_claims(), of_ours()
+    (order,) = claims.came(claim, None, 1.0)
+    assert isinstance(order, Put)
+    nobodys = Entry("", "", "", "", 0, revision=5)
+    assert claims.answered(order, nobodys, 5, 1.1, done=True) == [Settle(claim, claimed=False)]
+    assert claims.changed("011", nobodys, 5, 1.2) == []
+    (again,) = claims.tick(1.61)
+    assert again == Put(claim, 5)
+    assert isinstance(again, Put)
+    assert claims.answered(again, nobodys, 6, 1.7, done=True) == []
+    assert claims.tick(2.6) == []
+    assert claims.tick(2.71) == [Put(claim, 5)]
 
 
 def test_nothing_remains_of_who_has_gone() -> None:

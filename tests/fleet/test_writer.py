@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import pytest
+
 from shadow.errors import Unavailable
 from shadow.fleet.claims import Claim, Delete, Put
 from shadow.fleet.etcd import KeyValue, Swap, Swapped
 from shadow.fleet.keys import Entry, Keys
 from shadow.fleet.writer import Command, Writer
+from tests.support.log import Said
 
 KEYS = Keys("f")
 ENTRY = Entry("s1", "inc", "sid", "boot", 1)
@@ -26,6 +29,7 @@ class World:
         self.go = asyncio.Event()
         self.answer: Callable[[Swap], Swapped] = lambda _swap: Swapped(ok=True, revision=7)
         self.away = False
+        self.bug = ""
         self.has: Entry | None = ENTRY
         self.heard: list[tuple[Command, Entry | None, int, bool]] = []
         self.unheard: list[Command] = []
@@ -43,6 +47,8 @@ class World:
         return self.has
 
     def answered(self, order: Command, entry: Entry | None, revision: int, *, done: bool) -> None:
+        if order.robot == self.bug:
+            raise ZeroDivisionError
         self.heard.append((order, entry, revision, done))
 
     def unanswered(self, order: Command) -> None:
@@ -95,16 +101,32 @@ def test_what_is_written_is_what_is_reported() -> None:
 
 
 def test_a_session_that_has_ended_meanwhile_is_not_written() -> None:
+    """And nothing else happens to what stands there: it may be another server's."""
+
     async def body(world: World) -> None:
         world.go.set()
         world.has = None
-        world.writer.give(put("011", 5))
-        world.writer.give(put("012", 0))
-        await world.until(lambda: len(world.heard) == 2)
-        assert [swap.value for swap in world.asked[0]] == [None, None]
-        assert [entry for _order, entry, *_ in world.heard] == [None, None]
+        world.writer.give(order := put("011", 5))
+        world.writer.give(delete := Delete("012", 6))
+        await world.until(lambda: len(world.heard) + len(world.unheard) == 2)
+        assert [swap.key for swap in world.asked[0]] == [KEYS.robot("012")]
+        assert world.unheard == [order]
+        assert [one for one, *_ in world.heard] == [delete]
 
     play(body)
+
+
+def test_a_bug_costs_one_robot(said: Said, caplog: pytest.LogCaptureFixture) -> None:
+    async def body(world: World) -> None:
+        world.go.set()
+        world.bug = "011"
+        for name in ("010", "011", "012"):
+            world.writer.give(put(name))
+        await world.until(lambda: len(world.heard) == 2)
+        assert [order.robot for order, *_ in world.heard] == ["010", "012"]
+
+    play(body)
+    assert any("robot 011 may remain unclaimed" in text for text in [*caplog.messages, *map(str, said)])
 
 
 def test_what_is_there_instead_is_reported() -> None:

@@ -249,7 +249,7 @@ def test_a_late_hello_over_the_wire(tunnel: Tunnel) -> None:
         assert first.receive()[1]["code"] == "superseded"
 
 
-@pytest.mark.parametrize("boot", ["", "x" * 65])
+@pytest.mark.parametrize("boot", ["", "x" * 65, "a b", "\u00e9"])
 def test_who_says_no_boot_is_a_newer_one_each_time(tunnel: Tunnel, boot: str) -> None:
     tunnel.start_server()
     with connect(tunnel) as first, connect(tunnel) as second:
