@@ -31,6 +31,7 @@ REASONS = {
     "measures for minutes": "tests/test_bench.py runs what is behind it",
     "needs hardware": "a chip that no test has",
     "needs the internet": "a package archive; the image's tests bring what it installs",
+    "sets up another program": "a test starts it by itself, with the settings that the document shows",
     "somebody else's tool": "it shows what is not ours, and changes nothing",
 }
 
