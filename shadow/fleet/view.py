@@ -196,19 +196,21 @@ class View:
         _tell(self._subscriber.on_reset)
 
     async def _read_pages(self) -> tuple[set[str], set[str], Header]:
-        """Take in all keys; the names of the robots and of the servers, and where the engine is."""
-        start, end = self._keys.prefix, after(self._keys.prefix)
-        seen: dict[Family, set[str]] = {family: set() for family in Family}
-        first: Header | None = None
+        """Take in robots and servers, but nothing else: it may be large; their names, and the revision."""
+        header = await self._engine.header(self._keys.prefix)
+        servers = await self._read_range(self._keys.servers, header.revision)
+        return await self._read_range(self._keys.robots, header.revision), servers, header
+
+    async def _read_range(self, start: bytes, revision: int) -> set[str]:
+        """Take in the keys that begin with ``start``, as of a revision; return the names in them."""
+        end, seen = after(start), set[str]()
         while True:
-            page = await self._engine.page(start, end, 0 if first is None else first.revision)
-            first = first or page.header
+            page = await self._engine.page(start, end, revision)
             async for found in _in_turns(page.found):
-                subject = self._put(found.key, found.value, found.revision, anew=True)
-                if subject is not None:
-                    seen[subject[0]].add(subject[1])
+                if (subject := self._put(found.key, found.value, found.revision, anew=True)) is not None:
+                    seen.add(subject[1])
             if not page.more or not page.found:
-                return seen[Family.ROBOT], seen[Family.SERVER], first
+                return seen
             start = max(start, page.found[-1].key) + b"\0"  # forward, whatever it says
 
     async def _forget_all_but(self, robots: set[str], servers: set[str], revision: int) -> None:

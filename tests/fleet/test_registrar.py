@@ -84,9 +84,9 @@ def test_who_comes_late_has_to_prove_that_it_is_there(fleet: Fleet, members: Mem
 def test_two_devices_that_fight_over_a_name_are_named(both: Fleet) -> None:
     one, two = both.sites
     with contextlib.ExitStack() as stack:
-        for _ in range(3):
+        for attempt in range(1, 4):
             for site, boot in ((one, "b1"), (two, "b2")):
-                stack.enter_context(site.robot(boot=boot))
+                stack.enter_context(site.robot(boot=boot, attempt=attempt))
                 assert site.answer[0] == WELCOME
         said = one.daemon.wait_for_log("WARNING: robot 011: two devices seem to fight over this name, at .*")
         assert "at server s2" in said[0]

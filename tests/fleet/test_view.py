@@ -213,6 +213,23 @@ def test_more_robots_than_fit_one_page(members: Members, keys: Keys) -> None:
     asyncio.run(body())
 
 
+def test_what_else_there_is_may_be_large(members: Members, keys: Keys) -> None:
+    """Some 34 MiB, which no answer may have: lists of revoked certificates will stand there."""
+
+    async def body() -> None:
+        async with following(members, keys) as (engine, view):
+            await claim(engine, keys, "011")
+            for number in range(68):
+                key = keys.prefix + f"crl/c0ffee/{number}".encode()
+                await engine.swap([Swap(key, 0, bytes(2**19))])
+            view.doubt("a test")
+            await engine.swap([Swap(keys.server("b"), 0, b"x")])  # the next batch
+            await until(lambda: view.resets == 2, "all to be read again")
+            assert list(view.entries) == ["011"]
+
+    asyncio.run(body())
+
+
 def test_compaction(members: Members, keys: Keys) -> None:
     """While the view was not there, more happened than the engine remembers."""
 
