@@ -114,9 +114,9 @@ class Announcement:
                 self._revision = swapped.revision
                 return BEAT
             return await self._look_at(swapped.current)
-        except LeaseLost:
+        except LeaseLost:  # an engine may lose each new one at once
             self._forget(lease)
-            return 0.0
+            return _AGAIN
         except (Unavailable, EngineRefused):
             return _AGAIN
 

@@ -14,7 +14,7 @@ from ..server.directory import Alone, Candidate
 from ..server.robots import Robots
 from ..server.session import Cause, Session
 from ..wire.frames import Ping, Refusal
-from .claims import Ask, Claim, Claims, Delete, End, Order, Put, Settle
+from .claims import WELCOME_WITHIN, Ask, Claim, Claims, Delete, End, Order, Put, Settle
 from .etcd import Engine
 from .keys import Entry, Keys
 from .view import View
@@ -77,12 +77,15 @@ class Registrar:
         self._candidates[candidate.name] = candidate
         claim = self._track(candidate.name, candidate.session)
         self._carry_out(self.claims.came(claim, self.view.robot(candidate.name), self._loop.time()))
+        if candidate.waits:
+            self._loop.call_later(WELCOME_WITHIN, self._look)  # and not up to a tick later
 
     def note(self, name: str, session: Session | None) -> None:
         """See ``Directory``."""
         candidate = self._candidates.get(name)
         if candidate is not None and candidate.waits:
             return  # the session that it is going to replace has ended
+        self._candidates.pop(name, None)
         claim, known = self._tracked.get(name, (None, None))
         if known is session:
             return
@@ -157,17 +160,20 @@ class Registrar:
         """Look at what time brings, for ever."""
         while True:
             await asyncio.sleep(_TICK)
-            now = self._loop.time()
-            for claim, since in list(self._asked.items()):
-                tracked, session = self._tracked.get(claim.robot, (None, None))
-                if tracked != claim or session is None:
-                    del self._asked[claim]
-                elif session.keepalive.heard_at > since:
-                    del self._asked[claim]
-                    self._carry_out(self.claims.heard(claim, now))
-            self._carry_out(self.claims.tick(now))
-            for name in [name for name, lost in self._lost.items() if now - lost[-1] > _FIGHT_AGE]:
-                del self._lost[name]
+            self._look()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        for claim, since in list(self._asked.items()):
+            tracked, session = self._tracked.get(claim.robot, (None, None))
+            if tracked != claim or session is None:
+                del self._asked[claim]
+            elif session.keepalive.heard_at > since:
+                del self._asked[claim]
+                self._carry_out(self.claims.heard(claim, now))
+        self._carry_out(self.claims.tick(now))
+        for name in [name for name, lost in self._lost.items() if now - lost[-1] > _FIGHT_AGE]:
+            del self._lost[name]
 
     # What the writer asks and tells (writer.Client)
 

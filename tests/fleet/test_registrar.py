@@ -1,10 +1,17 @@
 """Robots that move between the servers of a fleet: real servers, a real engine."""
 
+import asyncio
 import contextlib
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from tests.support import wait_for
+from shadow.errors import Refused
+from shadow.fleet.claims import WELCOME_WITHIN
+from shadow.fleet.keys import Keys
+from shadow.fleet.registrar import Registrar
+from tests.support import DEADLINE, wait_for
 from tests.support.engine import Members
 from tests.support.peer import REFUSED, WELCOME
 from tests.support.sites import Fleet
@@ -91,3 +98,68 @@ def test_two_devices_that_fight_over_a_name_are_named(both: Fleet) -> None:
         said = one.daemon.wait_for_log("WARNING: robot 011: two devices seem to fight over this name, at .*")
         assert "at server s2" in said[0]
         assert one.daemon.log.count("seem to fight") == 1
+
+
+class Waiting:
+    """A candidate."""
+
+    def __init__(self, name: str, attempt: int) -> None:
+        self.name = name
+        certificate = SimpleNamespace(serial_number=1)
+        channel = SimpleNamespace(link=SimpleNamespace(certificate=certificate))
+        self.session: Any = SimpleNamespace(
+            sid=f"{name}-{attempt}", boot="boot", attempt=attempt, since=0.0, channel=channel, services=("",)
+        )
+        self.waits = True
+        self.welcomed = asyncio.Event()
+
+    def welcome(self) -> None:
+        self.waits = False
+        self.welcomed.set()
+
+    def refuse(self, refused: Refused) -> None:
+        raise AssertionError(refused)
+
+
+class Deaf:
+    """An engine that never answers, and is there all the same."""
+
+    members = 1
+
+    async def swap(self, _swaps: object) -> object:
+        return await asyncio.Event().wait()
+
+
+def registrar() -> Registrar:
+    robots: Any = type("Robots", (dict,), {"directory": None})()
+    engine: Any = Deaf()
+    made = Registrar(robots, "s1", "inc", Keys("f"), engine)
+    made.on_engine(up=True)
+    return made
+
+
+def test_a_second_is_a_second() -> None:
+    """Whatever the pace at which the registrar looks around."""
+
+    async def body() -> None:
+        made, candidate = registrar(), Waiting("011", 1)
+        began = asyncio.get_running_loop().time()
+        made.came(candidate)
+        async with asyncio.timeout(DEADLINE):
+            await candidate.welcomed.wait()
+        assert asyncio.get_running_loop().time() - began >= WELCOME_WITHIN
+        await made.close()
+
+    asyncio.run(body())
+
+
+def test_nothing_remains_of_a_candidate_that_has_left() -> None:
+    async def body() -> None:
+        made, candidate = registrar(), Waiting("011", 1)
+        made.came(candidate)
+        candidate.waits = False
+        made.note("011", None)
+        assert (made._candidates, made._tracked) == ({}, {})
+        await made.close()
+
+    asyncio.run(body())
