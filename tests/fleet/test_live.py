@@ -16,6 +16,7 @@ from shadow.fleet.keys import Keys, Live, parse_live
 from shadow.fleet.live import Announcement
 from tests.support import DEADLINE
 from tests.support.engine import Members, end
+from tests.support.fleet import until
 from tests.support.log import Said
 
 
@@ -190,8 +191,11 @@ def test_an_engine_that_has_gone_back(members: Members, keys: Keys) -> None:
     async def body() -> None:
         async with engine_of(members) as engine, announced(engine, keys, "1", doubts) as announcement:
             first = await found(engine, keys)
-            announcement._revision = first.revision + 10**9
-            await later(engine, keys, (await later(engine, keys, first.revision)).revision)
+            # Its own answer is on its way, perhaps.
+            await until(lambda: announcement._revision >= first.revision, "the announcement to know")
+            announcement._revision += 10**9
+            await until(lambda: doubts, "the doubt")
+            await later(engine, keys, first.revision)
             await announcement.leave()
 
     asyncio.run(body())

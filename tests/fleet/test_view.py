@@ -289,16 +289,18 @@ def test_the_leader_is_killed(members: Members, keys: Keys, said: Said) -> None:
             stop.set()
             await writer
             await same(engine, keys, view)
-            assert told.engine == [True], "no longer than it takes to turn to another member"
+            assert told.engine[-1], "on a slow machine nobody may answer for a moment, but no longer"
             assert view.resets == 1
             revisions = [revision for _name, _entry, revision in told.changes]
             assert revisions == sorted(set(revisions))
             assert all(kind is not events.ViewDoubted for kind, _text in said)
-            members.start(leader)
 
     try:
         asyncio.run(body())
     finally:
+        for member in members.members:
+            if member.process is not None and member.process.poll() is not None:
+                members.start(member)
         wait_for(lambda: all(map(members.is_up, members.members)), "all members")
 
 
