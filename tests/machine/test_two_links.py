@@ -103,7 +103,9 @@ def test_a_cut_is_passed_on_as_one(relay: Fleet) -> None:
             relay.wait_for(UNIT, "NFileDescriptorStore", "^2$")
             ends[victim].signal("KILL")
             _status, output, _errors = ends[1 - victim].finish()
-        assert "reset" in str(json.loads(output)).lower()
+        # What is on its way may be lost with the reset; but never is it an end in order.
+        said = str(json.loads(output)).lower()
+        assert "reset" in said or "cut off" in said
         who = ("near peer", "peer")[victim]
         relay.wait_for_event(cursor, f"stream 1 cut off by the {who} ", "-u", UNIT)
         assert_nothing_left(relay)
