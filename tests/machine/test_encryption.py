@@ -26,7 +26,12 @@ def only(cipher: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "cipher", ["AES128-GCM", pytest.param("AES256-GCM", marks=pytest.mark.slow), "CHACHA20-POLY1305"]
+    "cipher",
+    [
+        "AES128-GCM",
+        pytest.param("AES256-GCM", marks=pytest.mark.slow),
+        pytest.param("CHACHA20-POLY1305", marks=pytest.mark.slow),
+    ],
 )
 def test_the_kernel_encrypts_both_directions_on_both_ends(fleet: Fleet, cipher: str) -> None:
     fleet.drop_in(SERVER, only(cipher))

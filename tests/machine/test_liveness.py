@@ -119,6 +119,7 @@ def test_a_line_that_loses_packets_costs_no_stream(behind_nat: Fleet) -> None:
     assert_all_survive(behind_nat, 6, 4, 5, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900, func_only=True)
 def test_a_dead_line_leaves_no_stream_behind(behind_nat: Fleet) -> None:
     assert_none_stays(behind_nat, 6, 4)

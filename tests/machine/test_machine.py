@@ -121,6 +121,7 @@ def test_the_image_is_not_written_to(machine: Machine) -> None:
     assert disk.stat().st_mtime_ns == before < time.time_ns()
 
 
+@pytest.mark.slow
 def test_nothing_of_a_machine_outlives_it(release: str) -> None:
     from . import image  # noqa: PLC0415
 

@@ -147,6 +147,7 @@ def test_what_systemd_keeps_is_what_the_server_says(data: Fleet, service: Backgr
         assert kept is (release != "bookworm")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500, func_only=True)
 @pytest.mark.parametrize(
     ("kills", "streams", "size", "slow", "pause"),

@@ -115,6 +115,7 @@ def test_a_signer_that_is_not_there(signer: Fleet) -> None:
     signer.wait_for_event(cursor, RENEWED, "-u", CLIENT)
 
 
+@pytest.mark.slow
 def test_a_signer_that_hangs_is_ended(signer: Fleet) -> None:
     signer.drop_in(SIGNER, "[Service]\nExecStart=\nExecStart=/bin/sleep infinity\nRuntimeMaxSec=2\n")
     short_lived(signer, 120, 80)
@@ -125,6 +126,7 @@ def test_a_signer_that_hangs_is_ended(signer: Fleet) -> None:
     signer.wait_for_event(cursor, RENEWED, "-u", CLIENT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step",
     [
@@ -153,6 +155,7 @@ def test_a_signer_that_is_killed_at_any_step(signer: Fleet, step: str) -> None:
     assert len(issued(signer)) == 1
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full(signer: Fleet) -> None:
     signer.machine.run(
         "mount -t tmpfs -o size=64k,mode=700,uid=shadow-tunnel none /var/lib/shadow-tunnel;"

@@ -95,6 +95,7 @@ def test_both_ways_at_once_and_one_half_after_the_other(relay: Fleet) -> None:
         relay.wait_for_event(cursor, f"stream 1 ended: {numbers}", "-u", UNIT)
 
 
+@pytest.mark.slow
 def test_a_cut_is_passed_on_as_one(relay: Fleet) -> None:
     cursor = relay.machine.cursor()
     start(relay)

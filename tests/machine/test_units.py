@@ -252,6 +252,7 @@ def test_streams_outlive_a_server_that_cannot_start(fleet: Fleet) -> None:
     assert fleet.machine.run(fleet.ssh("id -un"), user="alice").stdout == "alice\n"
 
 
+@pytest.mark.slow
 def test_a_key_that_cannot_be_decrypted_does_not_close_the_port(fleet: Fleet) -> None:
     """systemd's own failure, before there is a daemon."""
     fleet.drop_in(
@@ -364,6 +365,7 @@ def test_another_port_by_a_drop_in(fleet: Fleet) -> None:
     assert fleet.machine.run(["ss", "-tlnH", f"sport = {PORT}"]).stdout == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [pytest.param("reboot", marks=pytest.mark.slow), "reset"])
 def test_everything_is_back_after_a_reboot_or_a_power_cut(fleet: Fleet, machine: Machine, how: str) -> None:
     fleet.start("011", "012")
