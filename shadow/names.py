@@ -20,6 +20,8 @@ _LONG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _SERVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,58}", re.ASCII)
 _SHORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", re.ASCII)
 
+_ID = re.compile(r"[0-9A-Za-z._-]{1,64}", re.ASCII)
+
 _SOFTWARE_MAX = 64  # characters
 
 PEER = "peer:"
@@ -60,6 +62,14 @@ def check_server_name(name: str) -> str:
         ConfigError: it may not.
     """
     return _check(name, _SERVER, "server id", SERVER_NAME_MAX)
+
+
+def is_id(text: str) -> bool:
+    """Whether this may be an id that a program has made up, such as that of a boot or a session.
+
+    Those in the directory of a fleet are written by one side and read by the other: both must agree.
+    """
+    return _ID.fullmatch(text) is not None
 
 
 def check_fleet_name(name: str) -> str:

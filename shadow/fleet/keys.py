@@ -17,15 +17,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..errors import ConfigError
-from ..names import check_robot_name, check_server_name, check_service_name, clean_software
+from ..names import check_robot_name, check_server_name, check_service_name, clean_software, is_id
 from ..net.address import Endpoint, parse_endpoint
-from ..wire.frames import SERVICES_MAX
+from ..wire.frames import INTEGER_MAX, SERVICES_MAX
 
 VERSION = 1
 VALUE_MAX = 4096  # bytes of an entry
-_NUMBER_MAX = 2**53 - 1  # what every JSON implementation represents exactly (RFC 8259, section 6)
 _ADDRESS_MAX = 64
-_ID = re.compile(r"[0-9A-Za-z._-]{1,64}", re.ASCII)
 _SERIAL = re.compile(r"[0-9a-f]{1,40}", re.ASCII)
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
@@ -211,19 +209,19 @@ def _decode(value: bytes) -> dict[str, Any]:
 
 
 def _id(said: str) -> str:
-    if not _ID.fullmatch(said):
+    if not is_id(said):
         raise ValueError(said)
     return said
 
 
 def _number(said: object) -> int:
-    if type(said) is not int or not 0 <= said <= _NUMBER_MAX:
+    if type(said) is not int or not 0 <= said <= INTEGER_MAX:
         raise ValueError(said)
     return said
 
 
 def _since(said: object) -> float:
-    if type(said) not in {int, float} or not 0 <= said <= _NUMBER_MAX:  # type: ignore[operator]
+    if type(said) not in {int, float} or not 0 <= said <= INTEGER_MAX:  # type: ignore[operator]
         raise ValueError(said)
     return float(said)  # type: ignore[arg-type]
 

@@ -6,7 +6,6 @@ import enum
 import hashlib
 import logging
 import math
-import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing import Any
 
 from .. import events
 from ..errors import ConfigError, Refused
-from ..names import DEFAULT_SERVICE, check_service_name, clean_software
+from ..names import DEFAULT_SERVICE, check_service_name, clean_software, is_id
 from ..net.lines import Line, Lines
 from ..pki import expiry
 from ..pki.certificates import moment, validity
@@ -25,8 +24,6 @@ from ..wire.frames import Dial, Hello, Refusal
 from ..wire.timing import Keepalive
 from .switchboard import Switchboard
 from .visitor import Visitor, has_left
-
-_BOOT = re.compile("[0-9A-Za-z._-]{1,64}", re.ASCII)  # it stands in each entry of a directory
 
 
 class Cause(enum.StrEnum):
@@ -263,7 +260,7 @@ def new_session(channel: Channel, hello: Hello, peer: str, interval: float, now:
     """
     services, software = checked_services(hello), clean_software(hello.software)
     session = Session(channel, secrets.token_hex(16), services, Keepalive(interval, now), peer, now, software)
-    if _BOOT.fullmatch(hello.boot):  # earlier versions say nothing: each session is a boot of its own
+    if is_id(hello.boot):  # earlier versions say nothing: each session is a boot of its own
         session.boot, session.attempt = hello.boot, hello.attempt
     return session
 
@@ -288,7 +285,7 @@ def remembered(channel: Channel, record: Mapping[str, Any], now: float) -> Sessi
         float(record["since"]),
         clean_software(str(record.get("software", ""))),  # earlier versions did not record it
     )
-    if _BOOT.fullmatch(str(record.get("boot", ""))):  # nor this
+    if is_id(str(record.get("boot", ""))):  # nor this
         session.boot, session.attempt = str(record["boot"]), int(record["attempt"])
     return session
 

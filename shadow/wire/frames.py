@@ -27,7 +27,7 @@ TEXT_MAX = 512  # characters of any one string: enough for an error text, too li
 SERVICES_MAX = 64  # services that one robot may offer
 BLOB_MAX = 4000  # bytes of any one certificate or request: three of them, in base64, fit one frame
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: JSON can say it, UTF-8 cannot
-_INTEGER_MAX = 2**53 - 1  # what every JSON implementation represents exactly (RFC 8259, section 6)
+INTEGER_MAX = 2**53 - 1  # what every JSON implementation represents exactly (RFC 8259, section 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,9 +303,9 @@ def _checked(kind: type[Frame], name: str, wanted: object, value: object) -> obj
         return value
     if wanted is bytes and isinstance(value, str):
         return _bytes(kind, name, value)
-    if wanted is int and type(value) is int and 0 <= value <= _INTEGER_MAX:
+    if wanted is int and type(value) is int and 0 <= value <= INTEGER_MAX:
         return value
-    if wanted is float and type(value) in {int, float} and 0 <= value <= _INTEGER_MAX:  # type: ignore[operator]
+    if wanted is float and type(value) in {int, float} and 0 <= value <= INTEGER_MAX:  # type: ignore[operator]
         return float(value)  # type: ignore[arg-type]
     if wanted == tuple[str, ...] and isinstance(value, list) and len(value) <= SERVICES_MAX:
         return tuple(str(_checked(kind, name, str, item)) for item in value)
