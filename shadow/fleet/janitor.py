@@ -48,15 +48,11 @@ class Janitor:
         if not self._view.up:  # then who is gone has perhaps just not been heard
             self._gone.clear()
             return
-        gone = [holder for holder in self._view.entries.holders if not self._is_alive(holder)]
+        gone = [holder for holder in self._view.entries.holders if not self._view.counts(holder)]
         self._gone = {holder: self._gone.get(holder, now) for holder in gone}
         if self._view.servers[:1] == [self._server]:
             for holder in [holder for holder, since in self._gone.items() if now - since >= PATIENCE]:
                 await self._clear(holder)
-
-    def _is_alive(self, holder: Holder) -> bool:
-        live = self._view.live(holder.server)
-        return live is not None and live.inc == holder.inc
 
     async def _clear(self, holder: Holder) -> None:
         """Remove the entries that lead to a server."""

@@ -17,12 +17,11 @@ from ..wire.frames import Ping, Refusal
 from .claims import WELCOME_WITHIN, Ask, Claim, Claims, Delete, End, Order, Put, Settle
 from .etcd import Engine
 from .keys import Entry, Keys
-from .view import View
+from .view import View, in_turns
 from .writer import Command, Writer
 
 _TICK = 0.25  # seconds
 _FIGHT_AGE, _FIGHT_LOSSES = 60.0, 3  # as in a single server: so many losses in so many seconds
-_TURN = 100  # robots that are looked at before everybody else has a turn
 
 
 class Registrar:
@@ -236,9 +235,7 @@ class Registrar:
         """Compare all that is ours with what the engine has; only then do what has to be done about it."""
         holders = [holder for holder in self.view.entries.holders if holder.server == self._name]
         ours = [name for holder in holders for name in self.view.entries.held_by(holder)]
-        for number, name in enumerate(dict.fromkeys([*self.claims.names, *ours]), 1):
+        async for name in in_turns(list(dict.fromkeys([*self.claims.names, *ours]))):
             entry, revision = self.view.robot(name), self.view.revision
             self._carry_out(self.claims.read(name, entry, revision, self._loop.time()))
-            if number % _TURN == 0:
-                await asyncio.sleep(0)
         self._carry_out(self.claims.found_engine(self._loop.time()))

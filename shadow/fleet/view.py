@@ -20,7 +20,7 @@ from .. import events
 from .. import text as texts
 from ..errors import Compacted, EngineRefused, Unavailable, brief
 from ..text import printable
-from .entries import Entries
+from .entries import Entries, Holder
 from .etcd import Batch, Engine, Header, after
 from .keys import Entry, Family, Keys, Live, Strange, Stranger, parse_entry, parse_live
 
@@ -96,7 +96,7 @@ class View:
         """The names of those that are alive, sorted."""
         return sorted(self._servers)
 
-    def counts(self, entry: Entry) -> bool:
+    def counts(self, entry: Entry | Holder) -> bool:
         """Whether an entry's server is alive, and still the one that wrote it."""
         live = self.live(entry.server)
         return live is not None and live.inc == entry.inc
@@ -206,7 +206,7 @@ class View:
         end, seen = after(start), set[str]()
         while True:
             page = await self._engine.page(start, end, revision)
-            async for found in _in_turns(page.found):
+            async for found in in_turns(page.found):
                 if (subject := self._put(found.key, found.value, found.revision, anew=True)) is not None:
                     seen.add(subject[1])
             if not page.more or not page.found:
@@ -214,7 +214,7 @@ class View:
             start = max(start, page.found[-1].key) + b"\0"  # forward, whatever it says
 
     async def _forget_all_but(self, robots: set[str], servers: set[str], revision: int) -> None:
-        async for name in _in_turns(list(self.entries)):
+        async for name in in_turns(list(self.entries)):
             if name not in robots:
                 self._remove(Family.ROBOT, name, revision)
         for name in self._servers.keys() - servers:
@@ -222,7 +222,7 @@ class View:
 
     async def _take(self, batch: Batch) -> None:
         self.busy = True
-        async for change in _in_turns(batch.changes):
+        async for change in in_turns(batch.changes):
             if change.value is not None:
                 self._put(change.key, change.value, change.revision)
             else:
@@ -315,7 +315,7 @@ def _tell(told: Callable[..., None], *what: object, **how: object) -> None:
         )
 
 
-async def _in_turns(items: Sequence[T]) -> AsyncIterator[T]:
+async def in_turns(items: Sequence[T]) -> AsyncIterator[T]:
     """Each of them; everybody else has a turn in between."""
     for number, item in enumerate(items, 1):
         yield item
