@@ -277,12 +277,14 @@ class Claims:
 
     def tick(self, now: float) -> list[Order]:
         """Time has passed; to be called several times a second."""
-        robots = [self._robots[name] for name in self._due]
-        for robot in [robot for robot in robots if robot.due is not None and robot.due <= now]:
-            self._look_again(robot, None)
-            if now - robot.since >= WELCOME_WITHIN:
-                self._settle(robot, claimed=False)
-            self._reconsider(robot, now)
+        for robot in [self._robots[name] for name in self._due]:
+            self._look_at(robot, now)
+        return self._taken()
+
+    def look(self, name: str, now: float) -> list[Order]:
+        """Time has passed for one robot: the same, and the others need not be looked at."""
+        if name in self._due:
+            self._look_at(self._robots[name], now)
         return self._taken()
 
     # What is to be done
@@ -348,6 +350,13 @@ class Claims:
     def _order(self, robot: _Robot, order: Put | Delete) -> None:
         robot.under_way = order
         self._orders.append(order)
+
+    def _look_at(self, robot: _Robot, now: float) -> None:
+        if robot.due is not None and robot.due <= now:
+            self._look_again(robot, None)
+            if now - robot.since >= WELCOME_WITHIN:
+                self._settle(robot, claimed=False)
+            self._reconsider(robot, now)
 
     def _look_again(self, robot: _Robot, when: float | None) -> None:
         robot.due = when

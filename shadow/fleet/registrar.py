@@ -76,8 +76,8 @@ class Registrar:
         self._candidates[candidate.name] = candidate
         claim = self._track(candidate.name, candidate.session)
         self._carry_out(self.claims.came(claim, self.view.robot(candidate.name), self._loop.time()))
-        if candidate.waits:
-            self._loop.call_later(WELCOME_WITHIN, self._look)  # and not up to a tick later
+        if candidate.waits:  # not up to a tick longer; and thousands may come at once, so look at no other
+            self._loop.call_later(WELCOME_WITHIN, self._look_at, candidate.name)
 
     def note(self, name: str, session: Session | None) -> None:
         """See ``Directory``."""
@@ -155,24 +155,24 @@ class Registrar:
             text += f"here and at {newer.address} at server {newer.server}"
             events.log(events.RobotTakenOver(robot=name, peer=newer.address), logging.WARNING, text)
 
+    def _look_at(self, name: str) -> None:
+        self._carry_out(self.claims.look(name, self._loop.time()))
+
     async def run(self) -> None:
         """Look at what time brings, for ever."""
         while True:
             await asyncio.sleep(_TICK)
-            self._look()
-
-    def _look(self) -> None:
-        now = self._loop.time()
-        for claim, since in list(self._asked.items()):
-            tracked, session = self._tracked.get(claim.robot, (None, None))
-            if tracked != claim or session is None:
-                del self._asked[claim]
-            elif session.keepalive.heard_at > since:
-                del self._asked[claim]
-                self._carry_out(self.claims.heard(claim, now))
-        self._carry_out(self.claims.tick(now))
-        for name in [name for name, lost in self._lost.items() if now - lost[-1] > _FIGHT_AGE]:
-            del self._lost[name]
+            now = self._loop.time()
+            for claim, since in list(self._asked.items()):
+                tracked, session = self._tracked.get(claim.robot, (None, None))
+                if tracked != claim or session is None:
+                    del self._asked[claim]
+                elif session.keepalive.heard_at > since:
+                    del self._asked[claim]
+                    self._carry_out(self.claims.heard(claim, now))
+            self._carry_out(self.claims.tick(now))
+            for name in [name for name, lost in self._lost.items() if now - lost[-1] > _FIGHT_AGE]:
+                del self._lost[name]
 
     # What the writer asks and tells (writer.Client)
 

@@ -62,6 +62,17 @@ def test_a_robot_does_not_wait_long() -> None:
     assert claims.tick(3.0) == []
 
 
+def test_one_robot_may_be_looked_at_alone() -> None:
+    claims, claim, other = make_claims(), of_ours(), Claim("012", "sid", "boot", 1)
+    claims.came(claim, None, 1.0)
+    claims.came(other, None, 1.0)
+    assert claims.look("011", 1.9) == []
+    assert claims.look("011", 2.0) == [Settle(claim, claimed=False)]
+    assert claims.look("011", 3.0) == []
+    assert claims.look("013", 3.0) == []
+    assert claims.tick(3.0) == [Settle(other, claimed=False)]
+
+
 def test_a_robot_does_not_wait_at_all_without_an_engine() -> None:
     claims, claim = make_claims(up=False), of_ours()
     assert claims.came(claim, None, 1.0) == [Settle(claim, claimed=False)]
