@@ -1,10 +1,13 @@
 """This server as one of a fleet: it tells the others which robots it has, and knows which they have."""
 
 import asyncio
+import logging
 from collections.abc import Iterator
 
+from ..errors import ShadowError
 from ..server.server import Server
 from .audit import Audit
+from .credentials import Identity
 from .etcd import Engine
 from .janitor import Janitor
 from .keys import Keys, Live
@@ -17,14 +20,14 @@ class Fleet:
 
     Attributes:
         registrar: keeps the claims of the server's robots, and has the view of all others.
-        failure: set if the server must not go on.
+        inc: which life of the server this is; see ``keys.Live``.
     """
 
     def __init__(self, server: Server, name: str, keys: Keys, engine: Engine, live: Live) -> None:
         """Join.
 
         Args:
-            server: ours; it has taken up what the daemon before it has left.
+            server: ours; it fails if it must not go on. It has taken up what the daemon before it has left.
             name: its name in the fleet.
             keys: of the fleet.
             engine: where all servers meet.
@@ -33,7 +36,7 @@ class Fleet:
         self._name = name
         self._engine = engine
         self.inc = live.inc
-        self.failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self._failure = server.failure
         self.registrar = Registrar(server.robots, name, live.inc, keys, engine)
         view = self.registrar.view
         self._announcement = Announcement(engine, keys, name, live, view.doubt)
@@ -58,6 +61,10 @@ class Fleet:
             await self._announcement.leave()
         await self._engine.close()
 
+    def use(self, identity: Identity) -> None:
+        """Be somebody else for the engine from now on: files were read again."""
+        self._engine.use(identity)
+
     @property
     def status(self) -> str:
         """A few words for ``systemctl status``."""
@@ -76,5 +83,10 @@ class Fleet:
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Nothing of this ends by itself, unless the server must not go on."""
         error = None if task.cancelled() else task.exception()
-        if error is not None and not self.failure.done():
-            self.failure.set_result(error)
+        if error is None or self._failure.done():
+            return
+        if not isinstance(error, ShadowError):  # a bug
+            text = "unexpected error in what concerns the fleet (please report)"
+            logging.getLogger("shadow").error(text, exc_info=error)
+            error = ShadowError(f"internal error in what concerns the fleet: {error!r}")
+        self._failure.set_result(error)  # it stops in order: what it has is left to the next daemon

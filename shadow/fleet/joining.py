@@ -1,15 +1,13 @@
 """How a server joins its fleet: what has to be right before it starts, and what it keeps over a restart."""
 
-import asyncio
 import datetime as dt
-import logging
 import os
 import secrets
 from collections.abc import Iterator
 
 from ..daemon.config import ServerConfig
 from ..daemon.membership import Membership
-from ..errors import LocalError, ShadowError
+from ..errors import LocalError
 from ..pki.certificates import load_certificates
 from ..pki.expiry import Term
 from ..server.robot import SOFTWARE
@@ -38,8 +36,7 @@ class Member(Extra):
         self._config = config
         self._identity = self._load()
         self._fleet: Fleet | None = None
-        self._server: Server | None = None
-        self._engine: Engine | None = None
+        self._store: Store | None = None
 
     def _load(self) -> Identity:
         robots = load_certificates(self._config.ca, "CA certificate")
@@ -53,10 +50,9 @@ class Member(Extra):
         # If none of its sessions goes on, its robots are as good as new: others need not believe in them.
         inc = before if before and server.resumed["sessions"] else secrets.token_hex(16)
         live = Live(inc, None, self._config.advertise, draining=False, software=SOFTWARE)
-        self._engine = Engine(membership.engine, self._identity)
-        self._server = server
-        self._fleet = Fleet(server, membership.server, Keys(membership.fleet), self._engine, live)
-        self._fleet.failure.add_done_callback(self._failed)
+        engine = Engine(membership.engine, self._identity)
+        self._store = store
+        self._fleet = Fleet(server, membership.server, Keys(membership.fleet), engine, live)
 
     def reload(self) -> None:
         """Read our files again.
@@ -65,8 +61,8 @@ class Member(Extra):
             ShadowError: one is broken; the old ones stay in use.
         """
         self._identity = self._load()
-        if self._engine is not None:
-            self._engine.use(self._identity)
+        if self._fleet is not None:
+            self._fleet.use(self._identity)
 
     @property
     def terms(self) -> list[Term]:
@@ -85,21 +81,10 @@ class Member(Extra):
 
     async def close(self) -> None:
         """Leave the fleet to the next daemon of this server, or for good."""
-        if self._fleet is not None and self._server is not None:
-            store = self._server.durable.store
-            await self._fleet.close(leaving=not store.limit)
-            if store.limit:
-                _leave_inc(store, self._fleet.inc)
-
-    def _failed(self, failure: "asyncio.Future[BaseException]") -> None:
-        if self._server is None or failure.cancelled() or self._server.failure.done():
-            return
-        error = failure.result()
-        if not isinstance(error, ShadowError):  # a bug
-            text = "unexpected error in what concerns the fleet (please report)"
-            logging.getLogger("shadow").error(text, exc_info=error)
-            error = ShadowError(f"internal error in what concerns the fleet: {error!r}")
-        self._server.failure.set_result(error)  # it stops in order: what it has is left to the next daemon
+        if self._fleet is not None and self._store is not None:
+            await self._fleet.close(leaving=not self._store.limit)
+            if self._store.limit:
+                _leave_inc(self._store, self._fleet.inc)
 
 
 def _leave_inc(store: Store, inc: str) -> None:
