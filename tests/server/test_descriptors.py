@@ -225,82 +225,78 @@ def test_who_may_have_the_last_ones(said: Said, monkeypatch: pytest.MonkeyPatch)
     assert said[0][0] is events.AcceptPaused
 
 
+class Scarce:
+    """A process with a hundred descriptors, and a clock.
+
+    Attributes:
+        descriptors: what is tested.
+        in_use: how many of them are.
+        now: what the clock says.
+        counted: how often they were counted.
+        asked: how often somebody was asked to give some up.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, in_use: int) -> None:
+        self.in_use, self.now = in_use, 1000.0
+        self.counted = self.asked = 0
+        monkeypatch.setattr(Descriptors, "limit", 100)
+        monkeypatch.setattr(descriptors, "_OURS", self)
+        self.descriptors = Descriptors(self._give_up, 5)
+        loop = SimpleNamespace(time=lambda: self.now, call_later=lambda *_: None)
+        monkeypatch.setattr(self.descriptors, "_loop", loop)
+
+    def stat(self) -> Any:
+        """As the folder of our descriptors has it."""
+        self.counted += 1
+        return SimpleNamespace(st_size=self.in_use)
+
+    def _give_up(self, _count: int) -> int:
+        self.asked += 1
+        return 0
+
+
 def test_who_asks_whether_robots_wait_gives_nothing_up_and_hardly_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Counting takes long when there are many: not for each who asks."""
-    monkeypatch.setattr(Descriptors, "limit", 100)
-    clock, used = SimpleNamespace(now=1000.0), SimpleNamespace(st_size=50)
-    counted: list[None] = []
-    asked: list[int] = []
-
-    class Folder:
-        @staticmethod
-        def stat() -> Any:
-            counted.append(None)
-            return used
-
-    monkeypatch.setattr(descriptors, "_OURS", Folder)
-
-    def give_up(count: int) -> int:
-        asked.append(count)
-        return 0
 
     async def body() -> None:
-        few = Descriptors(give_up, 5)
-        loop = SimpleNamespace(time=lambda: clock.now, call_later=lambda *_: None)
-        monkeypatch.setattr(few, "_loop", loop)
-        used.st_size = 90
+        scarce = Scarce(monkeypatch, in_use=50)
+        few = scarce.descriptors
+        scarce.in_use = 90
         found = [few.robots_wait]  # nobody has come since
         while few.for_robot():
             pass
         found += [few.robots_wait for _ in range(99)]
-        assert len(counted) < 5
-        used.st_size = 89
+        assert scarce.counted < 5
+        scarce.in_use = 89
         found.append(few.robots_wait)  # not counted yet
-        clock.now += 1.0
+        scarce.now += 1.0
         found.append(few.robots_wait)
         assert found == [False, *[True] * 100, False]
-        assert len(asked) == 1
+        assert scarce.asked == 1
 
     asyncio.run(body())
 
 
 def test_a_no_holds_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a shortage, ten thousand sockets of robots ask, and a look at everything takes long."""
-    monkeypatch.setattr(Descriptors, "limit", 100)
-    clock, used = SimpleNamespace(now=1000.0), SimpleNamespace(st_size=85)
-    counted: list[None] = []
-    asked: list[int] = []
-
-    class Folder:
-        @staticmethod
-        def stat() -> Any:
-            counted.append(None)
-            return used
-
-    monkeypatch.setattr(descriptors, "_OURS", Folder)
-
-    def give_up(count: int) -> int:
-        asked.append(count)
-        return 0
 
     async def body() -> None:
-        few = Descriptors(give_up, 5)
-        loop = SimpleNamespace(time=lambda: clock.now, call_later=lambda *_: None)
-        monkeypatch.setattr(few, "_loop", loop)
-        del counted[:]
+        scarce = Scarce(monkeypatch, in_use=85)
+        few = scarce.descriptors
+        scarce.counted = 0
         assert [few.short for _ in range(100)] == [True] * 100, "half of the reserve is used"
-        assert (len(counted), len(asked)) == (1, 0)
+        assert (scarce.counted, scarce.asked) == (1, 0)
         assert not any(few.for_visitor() for _ in range(100))
-        assert (len(counted), len(asked)) == (3, 1)
+        assert (scarce.counted, scarce.asked) == (3, 1)
         assert few.for_robot(), "it needs fewer"
         for _ in range(100):
             few.ran_out(OSError(errno.ENFILE, "x"))
-        assert len(asked) == 2
-        used.st_size = 10
+        assert scarce.asked == 2
+        scarce.in_use = 10
         assert not few.for_visitor()
-        clock.now += descriptors._MEMORY
+        scarce.now += descriptors._MEMORY
         assert few.for_visitor()
 
     asyncio.run(body())
