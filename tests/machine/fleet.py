@@ -112,6 +112,16 @@ class Fleet:
             f"{options} -o {shlex.quote(f'ProxyCommand {proxy}')} {OPERATOR}@{robot} {shlex.quote(command)}"
         )
 
+    def copying(self, *, robot: str = "011") -> str:
+        """A command for the operator: writes ``~/copy`` on a robot, and the same to ``~/sent``.
+
+        It goes on until its standard input ends, however slow the machine is: so a test that needs a copy
+        under way has one.
+        """
+        # read's status is above 128 when it waited for the whole time.
+        data = "while read -r -t 0.1; (($? > 128)); do head -c 8K /dev/urandom; done"
+        return f"{data} | tee ~/sent | {self.ssh('cat >~/copy', robot=robot)}"
+
     def traffic(self, *arguments: object, timeout: float = 300.0, user: str = OPERATOR) -> dict[str, Any]:
         """Run guest/traffic.py; what it has counted."""
         words = ["python3", "/srv/guest/traffic.py", *map(str, arguments)]
