@@ -10,8 +10,19 @@ from .channel import Channel
 from .link import Link
 
 
-async def greet(link: Link, hello: Hello, timeout: float) -> tuple[Channel, Welcome]:  # noqa: ASYNC109
+async def greet(
+    link: Link,
+    hello: Hello,
+    timeout: float,  # noqa: ASYNC109
+    us: Party = Party.ROBOT,
+) -> tuple[Channel, Welcome]:
     """Say HELLO, and wait for WELCOME.
+
+    Args:
+        link: the connection that we have dialled.
+        hello: what to say.
+        timeout: seconds for the answer.
+        us: who we are.
 
     Returns:
         The channel, and what the server said. The channel is paused: START may come right behind WELCOME, and
@@ -38,7 +49,7 @@ async def greet(link: Link, hello: Hello, timeout: float) -> tuple[Channel, Welc
         if not answer.done():
             answer.set_exception(error or PeerError("the server hung up"))
 
-    channel = Channel(link, Party.ROBOT, on_frame, on_lost)
+    channel = Channel(link, us, on_frame, on_lost)
     try:
         channel.send(hello)
         # Not wait_for() or timeout(): on a machine that stood still, both would discard an answer received.
@@ -53,8 +64,8 @@ async def greet(link: Link, hello: Hello, timeout: float) -> tuple[Channel, Welc
         raise
 
 
-async def hear_hello(link: Link) -> tuple[Channel, Hello]:
-    """Wait for HELLO.
+async def hear_hello(link: Link, us: Party = Party.SERVER) -> tuple[Channel, Hello]:
+    """Wait for HELLO; ``us``: who we are.
 
     Raises:
         PeerError: something else came, or the connection broke.
@@ -69,7 +80,7 @@ async def hear_hello(link: Link) -> tuple[Channel, Hello]:
         if not first.done():
             first.set_exception(error or PeerError("the peer hung up before HELLO"))
 
-    channel = Channel(link, Party.SERVER, on_frame, on_lost)
+    channel = Channel(link, us, on_frame, on_lost)
     try:
         return channel, await first
     except BaseException:

@@ -1,15 +1,23 @@
 """The protocol as state machines: which frame is allowed when. No I/O, no clock.
 
 Both ends of a connection run the same machine, because what one sends the other receives. A connection
-begins in OPENING. Its HELLO makes it a control channel or a data channel::
+begins in OPENING, and its HELLO makes it one of three kinds. A robot dials its server with two of them, a
+control channel and data channels::
 
     control:  OPENING ─HELLO→ GREETED ─WELCOME→ OPEN ─PING, PONG, DIAL, SIGN, SIGNED, UNSIGNED→ OPEN
     data:     OPENING ─HELLO→ GREETED ─WELCOME→ STANDBY ─START→ STARTING ─STARTED→ RAW
                                                                          └─FAILED→ CLOSED
 
-REFUSED closes a connection from every state before RAW. In RAW the connection carries a visitor's bytes
-and no frames. The transitions are the table below. Anything that is not in it is the sender's error: a
-``FrameError`` if the peer sent it, a ``LocalProtocolError`` if we did.
+A server dials another server of its fleet, on another port::
+
+    peer:     OPENING ─HELLO→ GREETED ─WELCOME→ STANDBY ─VISIT→ VISITING ─STARTED→ RAW
+                                                 ↑    │         └─FAILED, MOVED→ STANDBY
+                                                 │    └─WHO→ ASKED ─HERE┐
+                                                 └──────────────────────┘
+
+REFUSED closes a connection from every state before RAW in which nobody waits for an answer. In RAW the
+connection carries a visitor's bytes and no frames. The transitions are the table below. Anything that is not
+in it is the sender's error: a ``FrameError`` if the peer sent it, a ``LocalProtocolError`` if we did.
 """
 
 import enum
@@ -21,6 +29,8 @@ from .frames import (
     Failed,
     Frame,
     Hello,
+    Here,
+    Moved,
     Ping,
     Pong,
     Refusal,
@@ -29,17 +39,21 @@ from .frames import (
     Start,
     Started,
     Unsigned,
+    Visit,
     Welcome,
+    Who,
 )
 
 _READ_MIN = 256  # bytes
 
 
 class Party(enum.StrEnum):
-    """The two ends of a connection."""
+    """The ends of a connection: a robot and its server, or two servers of a fleet."""
 
     ROBOT = "robot"
     SERVER = "server"
+    ASKING = "asking server"
+    ANSWERING = "answering server"
 
 
 class State(enum.StrEnum):
@@ -50,13 +64,22 @@ class State(enum.StrEnum):
     OPEN = "open"
     STANDBY = "standby"
     STARTING = "starting"
+    VISITING = "visiting"
+    ASKED = "asked"
     RAW = "raw"
     CLOSED = "closed"
 
 
-CONTROL, DATA = "control", "data"
+CONTROL, DATA, PEER = "control", "data", "peer"
 
-_WELCOMED = {CONTROL: State.OPEN, DATA: State.STANDBY}
+_WELCOMED = {CONTROL: State.OPEN, DATA: State.STANDBY, PEER: State.STANDBY}
+_ROLES = {Party.ROBOT: {CONTROL, DATA}, Party.ASKING: {PEER}}  # of who dials
+_OTHER = {
+    Party.ROBOT: Party.SERVER,
+    Party.SERVER: Party.ROBOT,
+    Party.ASKING: Party.ANSWERING,
+    Party.ANSWERING: Party.ASKING,
+}
 
 # (state, speaker, frame) -> next state. HELLO and WELCOME depend on the role and are resolved in code.
 _TRANSITIONS: dict[tuple[State, Party, type[Frame]], State] = {
@@ -76,6 +99,16 @@ _TRANSITIONS: dict[tuple[State, Party, type[Frame]], State] = {
     (State.STANDBY, Party.SERVER, Refusal): State.CLOSED,
     (State.STARTING, Party.ROBOT, Started): State.RAW,
     (State.STARTING, Party.ROBOT, Failed): State.CLOSED,
+    (State.OPENING, Party.ASKING, Hello): State.GREETED,
+    (State.OPENING, Party.ANSWERING, Refusal): State.CLOSED,
+    (State.GREETED, Party.ANSWERING, Refusal): State.CLOSED,
+    (State.STANDBY, Party.ANSWERING, Refusal): State.CLOSED,
+    (State.STANDBY, Party.ASKING, Visit): State.VISITING,
+    (State.VISITING, Party.ANSWERING, Started): State.RAW,
+    (State.VISITING, Party.ANSWERING, Failed): State.STANDBY,
+    (State.VISITING, Party.ANSWERING, Moved): State.STANDBY,
+    (State.STANDBY, Party.ASKING, Who): State.ASKED,
+    (State.ASKED, Party.ANSWERING, Here): State.STANDBY,
 }
 
 
@@ -84,7 +117,7 @@ class Conversation:
 
     Attributes:
         state: the present state.
-        role: ``control`` or ``data`` after HELLO, empty before.
+        role: ``control``, ``data`` or ``peer`` after HELLO, empty before.
     """
 
     __slots__ = ("_us", "role", "state")
@@ -108,24 +141,24 @@ class Conversation:
         Raises:
             FrameError: the peer may not send it now.
         """
-        self._step(Party.SERVER if self._us is Party.ROBOT else Party.ROBOT, frame, FrameError)
+        self._step(_OTHER[self._us], frame, FrameError)
 
     def _step(self, speaker: Party, frame: Frame, error: type[FrameError] | type[LocalProtocolError]) -> None:
-        if isinstance(frame, Welcome) and self.state is State.GREETED and speaker is Party.SERVER:
+        if isinstance(frame, Welcome) and self.state is State.GREETED and speaker not in _ROLES:
             self.state = _WELCOMED[self.role]
             return
         following = _TRANSITIONS.get((self.state, speaker, type(frame)))
         if following is None:
             raise error(f"{type(frame).__name__} from the {speaker} while {self.state}")
         if isinstance(frame, Hello):
-            if frame.role not in _WELCOMED:
+            if frame.role not in _ROLES[speaker]:
                 raise error(f"Hello with the unknown role {frame.role[:16]!r}")
             self.role = frame.role
         self.state = following
 
 
 def speaks_our_version(hello: Hello) -> bool:
-    """True if the robot that sent this speaks our version of the protocol."""
+    """True if whoever sent this speaks our version of the protocol."""
     return hello.version == PROTOCOL_VERSION
 
 
@@ -133,7 +166,7 @@ class Budget:
     """How much work the other end of a connection may cause before the visitor's bytes begin.
 
     Everything it sends costs time. It earns one second each second, and may save up a few. A robot sends one
-    frame every half minute; a server asks for a channel for each visitor.
+    frame every half minute; a server asks for a channel for each visitor, and other servers about robots.
     """
 
     __slots__ = ("_frame", "_rate", "_spent")

@@ -1,4 +1,4 @@
-"""The wire codec: what robot and server say to each other before a channel carries a visitor's bytes.
+"""The wire codec: what two ends say to each other before a channel carries a visitor's bytes.
 
 A frame is a header of four bytes (type, zero, length of the body as a big-endian 16-bit number) and a body
 that is one JSON object. Header and body together fit one TLS record (RFC 5246, section 6.2.1: 2^14 bytes).
@@ -39,17 +39,18 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Hello(Frame):
-    """Robot to server, the first frame on every connection.
+    """The first frame on every connection, from whoever has dialled: a robot, or a server of a fleet.
 
     Attributes:
-        version: protocol version the robot speaks.
-        role: ``control`` or ``data``.
-        robot: the robot's name; must be the one in its certificate.
+        version: protocol version that it speaks.
+        role: ``control`` or ``data``; ``peer`` from a server.
+        robot: the robot's name, or the server's; must be the one in its certificate.
         services: (control) names of the services offered; the default service is the empty string.
         session: (data) the session id from the control channel's WELCOME.
         software: name and version of the program, for the log.
         boot: (control) random, the same for as long as the program runs, restarts that it survives included.
         attempt: (control) how many HELLOs it has sent on control channels since then, this one included.
+        fleet: (peer) the fleet of which both must be servers.
     """
 
     TYPE: ClassVar[int] = 1
@@ -61,11 +62,12 @@ class Hello(Frame):
     software: str = ""
     boot: str = ""
     attempt: int = 0
+    fleet: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Welcome(Frame):
-    """Server to robot: the connection is accepted.
+    """The answer to HELLO: the connection is accepted.
 
     Attributes:
         version: protocol version to be spoken.
@@ -87,7 +89,7 @@ class Welcome(Frame):
 
 @dataclass(frozen=True, slots=True)
 class Refusal(Frame):
-    """Server to robot: the connection is refused and will be closed (REFUSED).
+    """To whoever has dialled: the connection is refused and will be closed (REFUSED).
 
     Attributes:
         code: reason for machines: ``name-mismatch``, ``version``, ``limit``, ``no-session``, …
@@ -136,17 +138,18 @@ class Start(Frame):
 
 @dataclass(frozen=True, slots=True)
 class Started(Frame):
-    """Robot to server: connected; every byte after this frame is the service's own."""
+    """The answer to START or VISIT: connected; every byte after this frame is the service's own."""
 
     TYPE: ClassVar[int] = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Failed(Frame):
-    """Robot to server: the service could not be reached; the channel will be closed.
+    """The answer to START or VISIT: it could not be connected. From a robot: the channel will be closed.
 
     Attributes:
-        code: ``refused``, ``unreachable``, ``timeout``, ``no-such-service`` or ``limit``.
+        code: ``refused``, ``unreachable``, ``timeout``, ``no-such-service`` or ``limit``; from a server also
+            ``visitor``.
         text: reason for humans.
     """
 
@@ -193,9 +196,76 @@ class Unsigned(Frame):
     text: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Visit(Frame):
+    """Server to server, on a channel that stands by: connect a visitor of mine with a robot of yours.
+
+    Attributes:
+        robot: its name.
+        service: which of its services.
+        stream: the number that the visitor's server has given the stream.
+        sid: names the session that the robot is taken to have there; see ``session.Session.sid``.
+        revision: of the directory's entry that says so: the fencing token. 0: no entry does.
+        uid: the visitor's, on its server.
+        user: the name for that, there.
+        pid: the visitor's process, there.
+    """
+
+    TYPE: ClassVar[int] = 13
+    robot: str
+    service: str
+    stream: str
+    sid: str
+    revision: int
+    uid: int
+    user: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved(Frame):
+    """The answer to VISIT: the robot is not here, or not any more.
+
+    Attributes:
+        server: where it is, as far as we know; may be empty.
+        revision: of the directory's entry that says so; 0 if none does.
+    """
+
+    TYPE: ClassVar[int] = 14
+    server: str = ""
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Who(Frame):
+    """Server to server, on a channel that stands by, while no directory answers: do you have this robot?"""
+
+    TYPE: ClassVar[int] = 15
+    robot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Here(Frame):
+    """The answer to WHO.
+
+    Attributes:
+        sid: of the session that the robot has here; empty: it has none, and the rest means nothing.
+        boot: as in its HELLO.
+        attempt: as in its HELLO.
+        heard: how many seconds ago we heard it last.
+    """
+
+    TYPE: ClassVar[int] = 16
+    sid: str = ""
+    boot: str = ""
+    attempt: int = 0
+    heard: float = 0.0
+
+
 _KINDS: tuple[type[Frame], ...] = (
     *(Hello, Welcome, Refusal, Ping, Pong, Dial, Start, Started, Failed),
     *(Sign, Signed, Unsigned),
+    *(Visit, Moved, Who, Here),
 )
 _BY_TYPE = {kind.TYPE: kind for kind in _KINDS}
 

@@ -6,12 +6,23 @@ import itertools
 import pytest
 
 from shadow.errors import FrameError, LocalProtocolError, ShadowError
-from shadow.wire.conversation import CONTROL, DATA, Budget, Conversation, Party, State, speaks_our_version
+from shadow.wire.conversation import (
+    CONTROL,
+    DATA,
+    PEER,
+    Budget,
+    Conversation,
+    Party,
+    State,
+    speaks_our_version,
+)
 from shadow.wire.frames import (
     Dial,
     Failed,
     Frame,
     Hello,
+    Here,
+    Moved,
     Ping,
     Pong,
     Refusal,
@@ -20,19 +31,25 @@ from shadow.wire.frames import (
     Start,
     Started,
     Unsigned,
+    Visit,
     Welcome,
+    Who,
 )
 
 CONTROL_HELLO = Hello(1, CONTROL, "011")
 DATA_HELLO = Hello(1, DATA, "011", session="s")
+PEER_HELLO = Hello(1, PEER, "server1", fleet="robots")
+VISIT = Visit("011", "", "1", "s", 7, 1000, "alice", 1)
 EVERY_FRAME: list[Frame] = [
     CONTROL_HELLO,
     Welcome(1), Refusal("x"), Ping(1), Pong(1), Dial(1), Start("", "1"), Started(), Failed("x"),
     Sign(b"", b"", b""), Signed(b""), Unsigned("x"),
+    VISIT, Moved(), Who("011"), Here(),
 ]  # fmt: skip
+Steps = list[tuple[Party, Frame]]
 
-# What may be said in each state, written down once more and independently: (robot, server).
-MAY_SAY: dict[State, tuple[set[type], set[type]]] = {
+# What may be said in each state, written down once more and independently: by who dialled, by the other.
+ROBOTS: dict[State, tuple[set[type], set[type]]] = {
     State.OPENING: ({Hello}, {Refusal}),
     State.GREETED: (set(), {Welcome, Refusal}),
     State.OPEN: ({Ping, Pong, Sign}, {Ping, Pong, Dial, Signed, Unsigned, Refusal}),
@@ -41,39 +58,93 @@ MAY_SAY: dict[State, tuple[set[type], set[type]]] = {
     State.RAW: (set(), set()),
     State.CLOSED: (set(), set()),
 }
-HISTORY: dict[State, list[tuple[Party, Frame]]] = {
+PEERS: dict[State, tuple[set[type], set[type]]] = {
+    State.OPENING: ({Hello}, {Refusal}),
+    State.GREETED: (set(), {Welcome, Refusal}),
+    State.STANDBY: ({Visit, Who}, {Refusal}),
+    State.VISITING: (set(), {Started, Failed, Moved}),
+    State.ASKED: (set(), {Here}),
+    State.RAW: (set(), set()),
+    State.CLOSED: (set(), set()),
+}
+_STANDBY: Steps = [(Party.ROBOT, DATA_HELLO), (Party.SERVER, Welcome(1))]
+_STARTING: Steps = [*_STANDBY, (Party.SERVER, Start("", "1"))]
+TO_ROBOTS: dict[State, Steps] = {
     State.OPENING: [],
     State.GREETED: [(Party.ROBOT, DATA_HELLO)],
     State.OPEN: [(Party.ROBOT, CONTROL_HELLO), (Party.SERVER, Welcome(1))],
-    State.STANDBY: [(Party.ROBOT, DATA_HELLO), (Party.SERVER, Welcome(1))],
+    State.STANDBY: _STANDBY,
+    State.STARTING: _STARTING,
+    State.RAW: [*_STARTING, (Party.ROBOT, Started())],
+    State.CLOSED: [*_STARTING, (Party.ROBOT, Failed("refused"))],
 }
-HISTORY[State.STARTING] = [*HISTORY[State.STANDBY], (Party.SERVER, Start("", "1"))]
-HISTORY[State.RAW] = [*HISTORY[State.STARTING], (Party.ROBOT, Started())]
-HISTORY[State.CLOSED] = [*HISTORY[State.STARTING], (Party.ROBOT, Failed("refused"))]
+_MET: Steps = [(Party.ASKING, PEER_HELLO), (Party.ANSWERING, Welcome(1))]
+_VISITING: Steps = [*_MET, (Party.ASKING, VISIT)]
+TO_PEERS: dict[State, Steps] = {
+    State.OPENING: [],
+    State.GREETED: [(Party.ASKING, PEER_HELLO)],
+    State.STANDBY: _MET,
+    State.VISITING: _VISITING,
+    State.ASKED: [*_MET, (Party.ASKING, Who("011"))],
+    State.RAW: [*_VISITING, (Party.ANSWERING, Started())],
+    State.CLOSED: [*_MET, (Party.ANSWERING, Refusal("stopping"))],
+}
+CASES = [
+    *itertools.product([(Party.ROBOT, Party.SERVER)], [False, True], ROBOTS, [False, True], EVERY_FRAME),
+    *itertools.product([(Party.ASKING, Party.ANSWERING)], [False, True], PEERS, [False, True], EVERY_FRAME),
+]
 
 
-def conversation(us: Party, state: State) -> Conversation:
+def conversation(us: Party, steps: Steps) -> Conversation:
     made = Conversation(us)
-    for speaker, frame in HISTORY[state]:
+    for speaker, frame in steps:
         (made.sent if speaker is us else made.received)(frame)
-    assert made.state is state
     return made
 
 
-@pytest.mark.parametrize(
-    ("us", "state", "speaker", "frame"), list(itertools.product(Party, State, Party, EVERY_FRAME))
-)
-def test_every_step_is_allowed_or_refused(us: Party, state: State, speaker: Party, frame: Frame) -> None:
-    talk = conversation(us, state)
+@pytest.mark.parametrize(("ends", "we_dial", "state", "they_speak", "frame"), CASES)
+def test_every_step_is_allowed_or_refused(
+    ends: tuple[Party, Party],
+    we_dial: bool,  # noqa: FBT001
+    state: State,
+    they_speak: bool,  # noqa: FBT001
+    frame: Frame,
+) -> None:
+    to_robots = Party.ROBOT in ends
+    dialling, other = ends
+    us = dialling if we_dial else other
+    speaker = dialling if we_dial is not they_speak else other
+    talk = conversation(us, (TO_ROBOTS if to_robots else TO_PEERS)[state])
+    assert talk.state is state
     say = talk.sent if speaker is us else talk.received
-    allowed = MAY_SAY[state][0 if speaker is Party.ROBOT else 1]
-    if type(frame) in allowed:
-        say(frame)
-    else:
-        fault = LocalProtocolError if speaker is us else FrameError
+    fault = LocalProtocolError if speaker is us else FrameError
+    if type(frame) not in (ROBOTS if to_robots else PEERS)[state][speaker is not dialling]:
         with pytest.raises(fault, match=f"{type(frame).__name__} from the {speaker} while {state}"):
             say(frame)
         assert talk.state is state
+    elif isinstance(frame, Hello) and not to_robots:
+        with pytest.raises(fault, match="Hello with the unknown role 'control'"):
+            say(frame)
+    else:
+        say(frame)
+
+
+@pytest.mark.parametrize("answer", [Failed("refused"), Moved("server2", 9)])
+def test_a_visit_that_came_to_nothing_leaves_the_channel_standing_by(answer: Frame) -> None:
+    talk = conversation(Party.ASKING, [*_VISITING, (Party.ANSWERING, answer)])
+    assert talk.state is State.STANDBY
+    talk.sent(VISIT)
+
+
+def test_a_channel_stands_by_when_it_was_asked_who_is_here() -> None:
+    talk = conversation(Party.ANSWERING, [*TO_PEERS[State.ASKED], (Party.ANSWERING, Here("s", "b", 1, 0.5))])
+    assert talk.state is State.STANDBY
+
+
+@pytest.mark.parametrize(("us", "hello"), [(Party.SERVER, PEER_HELLO), (Party.ANSWERING, DATA_HELLO)])
+def test_a_role_belongs_to_one_port(us: Party, hello: Hello) -> None:
+    with pytest.raises(FrameError, match=f"unknown role '{hello.role}'"):
+        Conversation(us).received(hello)
 
 
 def test_an_unknown_role_is_refused() -> None:
@@ -103,7 +174,10 @@ def frames_until_cut_off(budget: Budget, now: float, *reads: int) -> int:
     return frames
 
 
-@pytest.mark.parametrize(("us", "at_once", "large"), [(Party.SERVER, 98, 7), (Party.ROBOT, 3261, 124)])
+@pytest.mark.parametrize(
+    ("us", "at_once", "large"),
+    [(Party.SERVER, 98, 7), (Party.ROBOT, 3261, 124), (Party.ANSWERING, 3261, 124)],
+)
 def test_a_budget_is_enough_for_who_means_well_and_no_more(us: Party, at_once: int, large: int) -> None:
     budget = Budget(us)
     for number in range(1000):  # ten PINGs a second, the shortest keepalive there is

@@ -17,17 +17,22 @@ from shadow.wire.frames import (
     Dial,
     Frame,
     Hello,
+    Here,
+    Moved,
     Ping,
     Sign,
     Signed,
     Start,
     Started,
     Unsigned,
+    Visit,
     Welcome,
+    Who,
     encode,
 )
 
 names = st.text(max_size=frames.TEXT_MAX)
+numbers = st.integers(0, 2**53 - 1)
 blobs = st.binary(max_size=BLOB_MAX)
 any_frame = st.one_of(
     st.builds(
@@ -49,6 +54,20 @@ any_frame = st.one_of(
     st.builds(Sign, request=blobs, certificate=blobs, proof=blobs),
     st.builds(Signed, certificate=blobs),
     st.builds(Unsigned, code=names, text=names),
+    st.builds(
+        Visit,
+        robot=names,
+        service=names,
+        stream=names,
+        sid=names,
+        revision=numbers,
+        uid=numbers,
+        user=names,
+        pid=numbers,
+    ),
+    st.builds(Moved, server=names, revision=numbers),
+    st.builds(Who, robot=names),
+    st.builds(Here, sid=names, boot=names, attempt=numbers, heard=st.floats(0, 2**53 - 1)),
 )
 
 
@@ -68,7 +87,7 @@ def decode(data: bytes) -> list[Frame]:
 def test_what_is_encoded_is_decoded(sent: list[Frame]) -> None:
     try:
         wire = b"".join(map(encode, sent))
-    except FrameError:
+    except LocalProtocolError:
         # 64 names of 40 astral characters, escaped, do exceed a record; the encoder must say so.
         assert any(len(json.dumps(str(frame))) > BODY_MAX / 4 for frame in sent)
         return
