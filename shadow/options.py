@@ -18,6 +18,7 @@ VARIABLES = frozenset(
     for name in (
         *("ADVERTISE", "CA", "CA_DIR", "CONNECT_TIMEOUT", "CRL", "CRT"),
         *("ENGINE", "ENGINE_CA", "ENGINE_CRT", "ENGINE_KEY", "ENGINE_LOGIN", "FLEET", "SERVER_ID"),
+        *("PEER", "PEER_CRT", "PEER_KEY"),
         *("HANDSHAKE_TIMEOUT", "IPV4", "IPV6"),
         *("KEEPALIVE", "KEY", "KTLS", "LDIR", "LHOST", "LOG_LEVEL", "LPORT"),
         *("MAX_HANDSHAKES", "MAX_HANDSHAKE_RATE", "MAX_ROBOTS", "MAX_STREAMS"),

@@ -25,7 +25,7 @@ PAGES = (
     "shadow-server.service.8", "shadow-client@.service.8", "shadow-ca-signer.socket.8",
 )  # fmt: skip
 LINKS = (  # made by the package
-    *(f"shadow-server{one}.socket.8" for one in ("", "-api", "-metrics", "-health")),
+    *(f"shadow-server{one}.socket.8" for one in ("", "-api", "-metrics", "-health", "-peer")),
     "shadow-ca-signer@.service.8", "shadow-ca-signer.8",
 )  # fmt: skip
 PAGE_OF = {
@@ -252,6 +252,9 @@ def test_the_port() -> None:
     found = re.search(r"^ListenStream=(\d+)$", (UNITS / "shadow-server.socket").read_text(), re.M)
     assert found is not None
     assert f"the TCP port that robots dial, {found[1]}." in prose("shadow-server.service.8")
+    peers = re.search(r"^ListenStream=(\d+)$", (UNITS / "shadow-server-peer.socket").read_text(), re.M)
+    assert peers is not None
+    assert f"a port for the other servers, {peers[1]}." in prose("shadow-server.service.8")
     for page in ("shadow-tunnel.5", "shadow-client@.service.8"):
         assert re.search(rf"{found[1]} if nobody has changed", prose(page)), page
 

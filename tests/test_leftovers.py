@@ -328,7 +328,7 @@ def test_what_nobody_knows_is_dropped_and_said(said: Said) -> None:
     names = ["q1", "q2\x1b[31m", *(f"q{number}" for number in range(3, 10))]
     store: Any = SimpleNamespace(close_rest=lambda: names)
     life._drop_unknown(store)
-    text = "dropped 9 descriptors that this version has no use for: q1, q2?[31m, q3, q4, q5"
+    text = "dropped 9 descriptors of no use to this version with these settings: q1, q2?[31m, q3, q4, q5"
     assert said == [(events.StreamGivenUp, text)]
 
 

@@ -12,6 +12,7 @@ import pytest
 from shadow.admin.endpoints import HEALTH_NAME, METRICS_NAME
 from shadow.admin.varlink import SOCKET_NAME
 from shadow.daemon.config import SERVER_SOCKET
+from shadow.daemon.membership import PEER_SOCKET
 from shadow.errors import ConfigError, UsageError
 from shadow.options import variable_name
 from shadow.pki.presence import NOT_THERE
@@ -27,11 +28,20 @@ def read(name: str) -> str:
     return (UNITS / name).read_text()
 
 
+def parse(name: str) -> configparser.ConfigParser:
+    """A unit in which no setting is there twice."""
+    parser = configparser.ConfigParser(strict=False)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(read(name))
+    return parser
+
+
 SOCKETS = {
     "shadow-server.socket": SERVER_SOCKET,
     "shadow-server-api.socket": SOCKET_NAME,
     "shadow-server-metrics.socket": METRICS_NAME,
     "shadow-server-health.socket": HEALTH_NAME,
+    "shadow-server-peer.socket": PEER_SOCKET,
 }
 
 
@@ -92,7 +102,7 @@ def test_what_only_a_human_can_mend_is_not_retried_where_nobody_knocks() -> None
 @pytest.mark.parametrize("name", SERVICES)
 def test_variables_are_those_the_program_reads(name: str) -> None:
     options = ["--ca", "--crt", "--key", "--ldir", "--robot", "--lport", "--state", "--crl"]
-    options += ["--engine-ca", "--engine-crt", "--engine-key", "--engine-login"]
+    options += ["--engine-ca", "--engine-crt", "--engine-key", "--engine-login", "--peer-crt", "--peer-key"]
     for variable in re.findall("^Environment=([A-Z_]+)=", read(name), re.MULTILINE):
         assert variable in {"FDSTORE_MAX"} | {variable_name(option) for option in options}
 
@@ -107,10 +117,20 @@ def test_the_store_is_as_large_as_the_daemon_is_told(name: str) -> None:
 
 @pytest.mark.parametrize(("unit", "name"), SOCKETS.items())
 def test_the_sockets_name_is_the_one_the_server_asks_for(unit: str, name: str) -> None:
-    parser = configparser.ConfigParser(strict=False)
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read_string(read(unit))
-    assert parser["Socket"]["FileDescriptorName"] == name
+    assert parse(unit)["Socket"]["FileDescriptorName"] == name
+
+
+def test_the_port_for_other_servers_is_kept_as_that_of_the_robots() -> None:
+    """Open as long, and with all of its care."""
+    robots, peers = parse("shadow-server.socket"), parse("shadow-server-peer.socket")
+    own = {"ListenStream", "FileDescriptorName", "Service"}
+    kept = [
+        {name: value for name, value in unit["Socket"].items() if name not in own} for unit in (robots, peers)
+    ]
+    assert len(kept[0]) > 4
+    assert kept[0] == kept[1]
+    assert peers["Socket"]["Service"] == "shadow-server.service"
+    assert peers["Unit"]["PartOf"] == "shadow-server.socket"
 
 
 @pytest.mark.parametrize("name", SERVICES)

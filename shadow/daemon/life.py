@@ -118,11 +118,15 @@ async def _live(make_role: Callable[[DurableStreams], Role], on_start: Callable[
 
 
 def _drop_unknown(store: Store) -> None:
-    """Close what the service manager has passed and nobody has taken: a newer version may have kept more."""
+    """Close what the service manager has passed and nobody has taken.
+
+    A newer version may have kept more; or a socket is passed, and the setting that it is for is missing.
+    """
     names = store.close_rest()
     if names:
         what = texts.many(len(names), "descriptor")
-        text = f"dropped {what} that this version has no use for: {printable(', '.join(names[:5]))}"
+        shown = printable(", ".join(names[:5]))
+        text = f"dropped {what} of no use to this version with these settings: {shown}"
         events.log(events.StreamGivenUp(), logging.WARNING, text)
 
 

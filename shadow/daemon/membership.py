@@ -7,10 +7,11 @@ from typing import Annotated
 
 from ..errors import ConfigError, UsageError
 from ..names import check_fleet_name, check_server_name
-from ..net.address import Endpoint, parse_endpoint
+from ..net.address import Endpoint, parse_advertised, parse_endpoint
 from ..options import Option
 from ..pki.certificates import Files
 
+PEER_SOCKET = "shadow-peer"  # FileDescriptorName= of its socket unit
 _SCHEME = "https://"
 ENGINE_MEMBERS_MAX = 16
 
@@ -40,6 +41,9 @@ class Membership:
     Attributes:
         fleet: the fleet's name.
         server: ours in it.
+        peer: where the other servers reach us.
+        peer_crt: file with the certificate that we show them; its CA is the robots'.
+        peer_key: file with the private key for that.
         engine: the members of the engine.
         files: who we are to the engine, and whom we take for it.
         login: file with the user and password for the engine; None: the certificate is enough.
@@ -47,6 +51,9 @@ class Membership:
 
     fleet: str
     server: str
+    peer: Endpoint
+    peer_crt: Path
+    peer_key: Path
     engine: Sequence[Endpoint]
     files: Files
     login: Path | None
@@ -64,6 +71,16 @@ class MembershipOptions:
         str | None,
         Option(check_server_name, "NAME", "our name in the fleet, unlike that of any other server"),
     ] = None
+    peer: Annotated[
+        Endpoint | None,
+        Option(parse_advertised, "HOST:PORT", "where the fleet's other servers reach this one"),
+    ] = None
+    peer_crt: Annotated[Path | None, Option(Path, "FILE", "our certificate file for the other servers")] = (
+        None
+    )
+    peer_key: Annotated[Path | None, Option(Path, "FILE", "our private key file for the other servers")] = (
+        None
+    )
     engine: Annotated[
         Sequence[Endpoint],
         Option(parse_engine, "URLS", "members of the etcd where the fleet meets: https://HOST:PORT,…"),
@@ -82,15 +99,19 @@ class MembershipOptions:
         Raises:
             UsageError: the options do not go together.
         """
-        words = {"--server-id": self.server_id, "--engine": self.engine or None}
+        words = {"--server-id": self.server_id, "--peer": self.peer, "--engine": self.engine or None}
         if self.fleet is None:
             if alone := [flag for flag, value in words.items() if value is not None]:
                 text = f"{alone[0]} without --fleet, the name of the fleet that this server belongs to"
                 raise UsageError(text)
             return None
-        files = {"--engine-ca": self.engine_ca, "--engine-crt": self.engine_crt}
-        files["--engine-key"] = self.engine_key
+        files = {"--peer-crt": self.peer_crt, "--peer-key": self.peer_key, "--engine-ca": self.engine_ca}
+        files |= {"--engine-crt": self.engine_crt, "--engine-key": self.engine_key}
         if missing := [flag for flag, value in {**words, **files}.items() if value is None]:
             raise UsageError(f"--fleet needs {', '.join(missing)} as well")
-        found = Files(*filter(None, files.values()))
-        return Membership(self.fleet, str(self.server_id), self.engine, found, self.engine_login)
+        (peer,) = filter(None, [self.peer])
+        peer_crt, peer_key, *found = filter(None, files.values())
+        return Membership(
+            fleet=self.fleet, server=str(self.server_id), peer=peer, peer_crt=peer_crt, peer_key=peer_key,
+            engine=self.engine, files=Files(*found), login=self.engine_login,
+        )  # fmt: skip

@@ -1,25 +1,23 @@
-"""How a server joins its fleet: what has to be right before it starts, and what it keeps over a restart."""
+"""How a server joins its fleet: what has to be right before it starts, and what it leaves when it stops."""
 
+import dataclasses
 import datetime as dt
-import os
-import secrets
+import socket
 from collections.abc import Iterator
+
+from cryptography import x509
 
 from ..daemon.config import ServerConfig
 from ..daemon.membership import Membership
-from ..errors import LocalError
-from ..pki.certificates import load_certificates
-from ..pki.expiry import Term
+from ..pki.expiry import Term, terms
+from ..pki.peers import load_peer_credentials
 from ..server.robot import SOFTWARE
 from ..server.server import Extra, Server
-from ..systemd.fdstore import Store
+from . import incarnation, peer_port
 from .credentials import Identity, load_identity
 from .etcd import Engine
 from .fleet import Fleet
 from .keys import Keys, Live
-
-_STORED = "inc"  # the name of its descriptor
-_INC_MAX = 64  # bytes
 
 
 class Member(Extra):
@@ -34,24 +32,47 @@ class Member(Extra):
         """
         self._membership = membership
         self._config = config
-        self._identity = self._load()
+        self._identity: Identity
+        self._terms: list[Term] = []
+        self._load()
+        self._peer_sockets: list[socket.socket] = []
+        self._server: Server | None = None
         self._fleet: Fleet | None = None
-        self._store: Store | None = None
 
-    def _load(self) -> Identity:
-        robots = load_certificates(self._config.ca, "CA certificate")
-        files, login = self._membership.files, self._membership.login
-        return load_identity(files, login, robots, dt.datetime.now(dt.UTC))
+    def _load(self) -> None:
+        """Read our files, for the engine and for the other servers; if one is wrong, nothing changes."""
+        membership, now = self._membership, dt.datetime.now(dt.UTC)
+        robots, term = self._load_peer(now)
+        identity = load_identity(membership.files, membership.login, robots, now)
+        self._identity, self._terms = identity, [*identity.terms, term]
+
+    def _load_peer(self, now: dt.datetime) -> tuple[list[x509.Certificate], Term]:
+        """Check who we are to the other servers; the CA, which is the robots', and our certificate's end."""
+        server, crt = self._membership.server, self._membership.peer_crt
+        files = dataclasses.replace(self._config.files, crt=crt, key=self._membership.peer_key)
+        credentials = load_peer_credentials(files, server, now)
+        own, *_ = terms(credentials, crt, files.ca, f"`shadow-ca peer {server} --renew`")
+        return credentials.ca, own
+
+    def prepare(self, server: Server) -> None:
+        """Take the port for the other servers.
+
+        Raises:
+            ConfigError: what systemd passed is not a listening socket.
+            LocalError: it passed none, and the port is taken.
+        """
+        port, families = self._membership.peer.port, self._config.families
+        self._peer_sockets = peer_port.listen(port, families, server.durable.store)
 
     def open(self, server: Server) -> None:
         """Claim the robots that are here already, and whatever comes from now on."""
-        membership, store = self._membership, server.durable.store
-        before = _take_inc(store)
+        membership = self._membership
+        before = incarnation.take(server.durable.store)
         # If none of its sessions goes on, its robots are as good as new: others need not believe in them.
-        inc = before if before and server.resumed["sessions"] else secrets.token_hex(16)
-        live = Live(inc, None, self._config.advertise, draining=False, software=SOFTWARE)
+        inc = before if before and server.resumed["sessions"] else incarnation.begin()
+        live = Live(inc, membership.peer, self._config.advertise, draining=False, software=SOFTWARE)
         engine = Engine(membership.engine, self._identity)
-        self._store = store
+        self._server = server
         self._fleet = Fleet(server, membership.server, Keys(membership.fleet), engine, live)
 
     def reload(self) -> None:
@@ -60,14 +81,14 @@ class Member(Extra):
         Raises:
             ShadowError: one is broken; the old ones stay in use.
         """
-        self._identity = self._load()
+        self._load()
         if self._fleet is not None:
             self._fleet.use(self._identity)
 
     @property
     def terms(self) -> list[Term]:
         """What of our files expires."""
-        return list(self._identity.terms)
+        return self._terms
 
     @property
     def status(self) -> str:
@@ -81,34 +102,10 @@ class Member(Extra):
 
     async def close(self) -> None:
         """Leave the fleet to the next daemon of this server, or for good."""
-        if self._fleet is not None and self._store is not None:
-            await self._fleet.close(leaving=not self._store.limit)
-            if self._store.limit:
-                _leave_inc(self._store, self._fleet.inc)
-
-
-def _leave_inc(store: Store, inc: str) -> None:
-    """Tell the next daemon that it is the same server: its entries count, and no robot has to move."""
-    descriptor = os.memfd_create(_STORED, os.MFD_CLOEXEC)
-    try:
-        os.write(descriptor, inc.encode())
-        store.add(_STORED, descriptor)
-    except (OSError, LocalError):
-        pass  # then it is another one
-    finally:
-        os.close(descriptor)
-
-
-def _take_inc(store: Store) -> str:
-    """What the daemon before this one has left; empty if nothing of use."""
-    inc = ""
-    for name, descriptor in store.take(lambda name: name == _STORED):
-        store.count(1)
-        try:
-            inc = os.pread(descriptor, _INC_MAX, 0).decode("ascii")
-        except (OSError, UnicodeDecodeError):
-            pass
-        finally:
-            os.close(descriptor)
-            store.remove(name)
-    return inc if inc.isalnum() else ""
+        for sock in self._peer_sockets:
+            sock.close()
+        if self._fleet is not None and self._server is not None:
+            store = self._server.durable.store
+            await self._fleet.close(leaving=not store.limit)
+            if store.limit:
+                incarnation.leave(store, self._fleet.inc)

@@ -31,6 +31,7 @@ class Extra:
 
         Raises:
             ConfigError: a socket is of no use.
+            LocalError: a port is taken.
         """
 
     def open(self, server: "Server") -> None:
@@ -103,7 +104,7 @@ class Server:
         Raises:
             UsageError: no port, neither from systemd nor by ``--lport``.
             ConfigError: a socket from systemd is of no use.
-            LocalError: the port is taken.
+            LocalError: a port is taken.
         """
         store = self.durable.store
         self._sockets = listening.listen(self._config, store)

@@ -1,11 +1,12 @@
 """Servers that join a fleet, leave it for a moment, or cannot."""
 
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.support import CHECKOUT, Authority, Tunnel, echo, exchange, serving, wait_for
+from tests.support import CHECKOUT, DEADLINE, Authority, Tunnel, echo, exchange, serving, wait_for
 from tests.support.engine import Members
 from tests.support.peer import WELCOME
 from tests.support.sites import Fleet, Site
@@ -48,6 +49,7 @@ def test_who_cannot_join_says_why_in_one_line(fleet: Fleet, members: Members) ->
         f"--engine-ca={authority.ca} --engine-crt={robot[0]} --engine-key={robot[1]}": "it is the robots' CA",
         "--engine-ca=/nowhere": "engine's CA certificate /nowhere: No such file or directory",
         f"--engine-crt={robot[0]}": f"does not match certificate {robot[0]}",
+        f"--peer-crt={robot[0]} --peer-key={robot[1]}": f"{robot[0]} is a robot's certificate; a peer needs",
         f"--engine-key={files.crt}": f"private key {files.crt}",
         "--engine=http://127.0.0.1:1": "is not https://HOST:PORT",
         "--server-id=a/b": "server id 'a/b'",
@@ -85,16 +87,24 @@ def test_who_is_alone_does_not_even_load_what_a_fleet_needs() -> None:
 
 
 def test_a_fleet_needs_everything_or_nothing(tunnel: Tunnel) -> None:
+    files = "--peer-crt, --peer-key, --engine-ca, --engine-crt, --engine-key"
     for words, complaint in (
-        (
-            ["--fleet=f"],
-            "--fleet needs --server-id, --engine, --engine-ca, --engine-crt, --engine-key as well",
-        ),
+        (["--fleet=f"], f"--fleet needs --server-id, --peer, --engine, {files} as well"),
         (["--server-id=a"], "--server-id without --fleet"),
+        (["--peer=localhost:2223"], "--peer without --fleet"),
     ):
         daemon = tunnel.daemon(tunnel.server_arguments(*words))
         assert daemon.process.wait(60) == 2
         assert complaint in daemon.log
+
+
+def test_the_others_are_told_where_to_reach_it(fleet: Fleet) -> None:
+    one = fleet.sites[0]
+    one.start()
+    one.follow()
+    live = wait_for(lambda: fleet.value("live/s1"), "the server's key")
+    assert live["peer"] == f"127.0.0.1:{one.peer}"
+    socket.create_connection(("127.0.0.1", one.peer), DEADLINE).close()
 
 
 def test_a_server_looks_after_the_fleet(fleet: Fleet) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bench.processes import free_port
 from tests.support import Authority, Daemon, Tunnel, wait_for
 from tests.support.engine import Members, b64
 from tests.support.peer import Peer, connect
@@ -21,10 +22,11 @@ class Site:
         folder = fleet.folder / name
         folder.mkdir()
         self.tunnel = Tunnel(fleet.authority, folder)
+        self.peer = free_port()
         self.daemon: Daemon
 
     def start(self, *more: str) -> None:
-        self.daemon = self.tunnel.start_server(*self.fleet.options(self.name), *more)
+        self.daemon = self.tunnel.start_server(*self.fleet.options(self.name, self.peer), *more)
 
     def follow(self) -> None:
         self.daemon.wait_for_log("following the fleet's engine")
@@ -46,11 +48,14 @@ class Fleet:
         self.authority, self.members, self.folder, self.name = authority, members, folder, name
         self.sites = [Site(self, f"s{number}") for number in (1, 2)]
 
-    def options(self, server: str) -> list[str]:
+    def options(self, server: str, peer: int = 0) -> list[str]:
+        """What makes a server one of the fleet; the others reach it at that port, or at any."""
+        crt, key = self.authority.peer(server)
         files = self.members.files()
         engine = ",".join(f"https://{endpoint}" for endpoint in self.members.endpoints)
         return [
             f"--fleet={self.name}", f"--server-id={server}", f"--engine={engine}",
+            f"--peer=127.0.0.1:{peer or free_port()}", f"--peer-crt={crt}", f"--peer-key={key}",
             f"--engine-ca={files.ca}", f"--engine-crt={files.crt}", f"--engine-key={files.key}",
         ]  # fmt: skip
 
@@ -58,7 +63,11 @@ class Fleet:
         return self.members.ask(self.members.members[0], path, body)
 
     def entry(self, name: str = NAME) -> dict[str, Any] | None:
-        found = self.ask("kv/range", key=b64(f"/shadow/{self.name}/r/{name}".encode())).get("kvs")
+        return self.value(f"r/{name}")
+
+    def value(self, key: str) -> dict[str, Any] | None:
+        """What the engine has under a key of the fleet."""
+        found = self.ask("kv/range", key=b64(f"/shadow/{self.name}/{key}".encode())).get("kvs")
         if not found:
             return None
         value: dict[str, Any] = json.loads(base64.b64decode(found[0]["value"]))
