@@ -22,9 +22,8 @@ from itertools import chain
 from typing import Any
 
 from .. import events
-from ..errors import PeerError, Refused, Unreachable, reason_of
+from ..errors import PeerError, Refused, Unreachable
 from ..net.address import Endpoint, Target, dial, interleave
-from ..net.liveness import watch_for_death
 from ..net.resolving import resolve
 from ..transport import context as contexts
 from ..transport import handshake
@@ -264,19 +263,7 @@ class Approach:
             line[:] = [target for target in line if target not in gone]
 
     async def _greet(self, sock: socket.socket, call: Call, within: float) -> tuple[Channel, Welcome]:
-        try:
-            watch_for_death(sock, call.interval)
-            async with asyncio.timeout(within):
-                link = await handshake.handshake(sock, call.settings)
-        except TimeoutError:
-            sock.close()
-            raise PeerError(f"no handshake within {within:g} s") from None
-        except OSError as error:
-            sock.close()
-            raise PeerError(f"connection lost: {reason_of(error)}") from error
-        except BaseException:
-            sock.close()
-            raise
+        link = await handshake.secure(sock, call.settings, call.interval, within)
         return await greet(link, call.next_hello(), within)
 
     def _in_order(self, targets: list[Target]) -> list[Target]:

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from cryptography import x509
 from OpenSSL import SSL, crypto
 
-from ..errors import CertificateRefused, HandshakeError, IdentityError, LocalError
+from ..errors import CertificateRefused, HandshakeError, IdentityError, LocalError, PeerError, reason_of
 from ..events import STEPS
 from ..net.address import is_ip_address
+from ..net.liveness import watch_for_death
 from ..pki.certificates import (
     DAMAGE,
     Purpose,
@@ -80,6 +81,33 @@ async def handshake(sock: socket.socket, settings: Settings) -> Link:
     link = _hand_over(sock, connection, settings, chain, last_flight)
     STEPS.debug("%r after a handshake as %s", link, settings.purpose.name.lower())
     return link
+
+
+async def secure(sock: socket.socket, settings: Settings, interval: float, within: float) -> Link:
+    """Make a link of a connection that we have dialled; if that fails, the socket is closed.
+
+    Args:
+        sock: the connection, non-blocking.
+        settings: how to do the handshake.
+        interval: keepalive in seconds; see ``watch_for_death``.
+        within: seconds for the handshake.
+
+    Raises:
+        PeerError: TLS failed, the peer is somebody else, or the connection broke; or it took too long.
+    """
+    try:
+        watch_for_death(sock, interval)
+        async with asyncio.timeout(within):
+            return await handshake(sock, settings)
+    except TimeoutError:
+        sock.close()
+        raise PeerError(f"no handshake within {within:g} s") from None
+    except OSError as error:
+        sock.close()
+        raise PeerError(f"connection lost: {reason_of(error)}") from error
+    except BaseException:
+        sock.close()
+        raise
 
 
 def check_again(link: Link, settings: Settings, *, renews: bool = False) -> None:

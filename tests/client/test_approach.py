@@ -90,7 +90,7 @@ class World:
         self.sessions = False  # each control channel that is welcomed becomes a session
         for name in ("resolve", "dial", "greet"):
             monkeypatch.setattr(approach, name, getattr(self, f"_{name}"))
-        monkeypatch.setattr(approach, "watch_for_death", lambda _sock, _interval: None)
+        monkeypatch.setattr("shadow.transport.handshake.watch_for_death", lambda _sock, _interval: None)
         monkeypatch.setattr("shadow.transport.handshake.handshake", self._handshake)
         monkeypatch.setattr("asyncio.timeout", self._timeout)
         self._within = 0.0
