@@ -316,6 +316,20 @@ class EntriesCleared(Event, message_id="9ee7913077e39e4255914f5bbbea7f0e"):
     """Entries of robots whose server is gone for good were removed."""
 
 
+class PeerLost(Event, message_id="199a5ef6be4ab29437afffba17748079"):
+    """Another server of the fleet cannot be reached, or refuses this one."""
+
+    server: str
+    peer: str
+
+
+class PeerFound(Event, message_id="556bb35434431644d4b19f5229588b88"):
+    """Another server of the fleet can be reached again."""
+
+    server: str
+    peer: str
+
+
 class Described(Event, message_id="264e283f980d4ca7bcb5db78a52ac1d8"):
     """Part of the page about everything the daemon does, which SIGUSR1 asks for."""
 

@@ -49,6 +49,7 @@ MODULES = {
         "server.admission",
         "server.candidates",
         "fleet.registrar",
+        "fleet.peers",
         "server.trust",
         "server.handshakes",
         "server.newcomer",
