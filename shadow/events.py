@@ -120,6 +120,14 @@ class RobotRefused(Event, message_id="0345d37e47a44e9fbd72571cca5d0f4e"):
     code: str
 
 
+class PeerRefused(Event, message_id="4ac370946bbc48279899dbfe351b9679"):
+    """Another server wanted to ask this one about its robots, and may not."""
+
+    server: str
+    peer: str
+    code: str
+
+
 class HandshakeFailed(Event, message_id="db5955ad3ec64c2c9b53739867ec7f72"):
     """Somebody connected, and the TLS handshake failed."""
 
@@ -157,6 +165,10 @@ class StreamStarted(Event, message_id="808e53f6632f4ea1aef5ee2b854639a9"):
     wait: float | None = None
     visitor_uid: int | None = None
     visitor_pid: int | None = None
+    visitor_user: str | None = None
+    visitor_host: str | None = None
+    visitor_stream: str | None = None
+    server: str | None = None
 
 
 class StreamEnded(Event, message_id="2643c48ee01e4c65b1ae73a1b8a7e384"):
@@ -170,6 +182,9 @@ class StreamEnded(Event, message_id="2643c48ee01e4c65b1ae73a1b8a7e384"):
     bytes_from_robot: int
     visitor_uid: int | None = None
     visitor_pid: int | None = None
+    visitor_user: str | None = None
+    visitor_host: str | None = None
+    visitor_stream: str | None = None
 
 
 class StreamAborted(Event, message_id="bf5b09a5aa864c3c922b4f8d9c62287c"):
@@ -183,6 +198,9 @@ class StreamAborted(Event, message_id="bf5b09a5aa864c3c922b4f8d9c62287c"):
     bytes_from_robot: int
     visitor_uid: int | None = None
     visitor_pid: int | None = None
+    visitor_user: str | None = None
+    visitor_host: str | None = None
+    visitor_stream: str | None = None
 
 
 class StreamsResumed(Event, message_id="02d50218d0a848469cc2be26bdd4aec6"):
@@ -220,6 +238,9 @@ class VisitorFailed(Event, message_id="622b825f2940457589df9c73926ea027"):
     stream: str
     visitor_uid: int
     visitor_pid: int
+    visitor_user: str | None = None
+    visitor_host: str | None = None
+    visitor_stream: str | None = None
 
 
 class ServiceFailed(Event, message_id="d2b23739173b4988b0a05f53701b2754"):
@@ -230,6 +251,9 @@ class ServiceFailed(Event, message_id="d2b23739173b4988b0a05f53701b2754"):
     stream: str
     visitor_uid: int | None = None
     visitor_pid: int | None = None
+    visitor_user: str | None = None
+    visitor_host: str | None = None
+    visitor_stream: str | None = None
 
 
 class SessionStarted(Event, message_id="dd21377bb30148c392ca82a24243d065"):

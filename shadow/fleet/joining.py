@@ -11,8 +11,8 @@ from ..daemon.config import ServerConfig
 from ..daemon.membership import Membership
 from ..pki.expiry import Term, terms
 from ..pki.peers import load_peer_credentials
-from ..server.robot import SOFTWARE
 from ..server.server import Extra, Server
+from ..server.surroundings import SOFTWARE
 from . import incarnation, peer_port
 from .credentials import Identity, load_identity
 from .etcd import Engine

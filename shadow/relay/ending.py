@@ -1,7 +1,7 @@
 """The last word about a stream: how it ended, what it moved, how long it took."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .. import events
 from ..errors import reason_of
@@ -20,6 +20,25 @@ class Words:
 
 
 @dataclass(frozen=True, slots=True)
+class Whose:
+    """Who the visitor was.
+
+    Attributes:
+        uid: its user.
+        pid: its process.
+        user: the user's name.
+        host: the server of the fleet that it was at, where there is a fleet.
+        stream: the number of the stream there, if that was another server.
+    """
+
+    uid: int | None = None
+    pid: int | None = None
+    user: str = ""
+    host: str = ""
+    stream: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """What to say besides what the pump knows.
 
@@ -30,8 +49,7 @@ class Ending:
         to_robot: bytes to the robot's service.
         from_robot: bytes from it.
         duration: seconds.
-        visitor_uid: who the visitor was, where that is known.
-        visitor_pid: its process.
+        whose: who the visitor was, where that is known.
     """
 
     robot: str
@@ -40,8 +58,7 @@ class Ending:
     to_robot: int
     from_robot: int
     duration: float
-    visitor_uid: int | None = None
-    visitor_pid: int | None = None
+    whose: Whose = field(default_factory=Whose)
 
 
 def log_end(pump: Pump, ending: Ending, words: Words) -> None:
@@ -58,8 +75,11 @@ def log_end(pump: Pump, ending: Ending, words: Words) -> None:
         bytes_to_robot=ending.to_robot,
         bytes_from_robot=ending.from_robot,
         duration=round(ending.duration, 3),
-        visitor_uid=ending.visitor_uid,
-        visitor_pid=ending.visitor_pid,
+        visitor_uid=ending.whose.uid,
+        visitor_pid=ending.whose.pid,
+        visitor_user=ending.whose.user or None,
+        visitor_host=ending.whose.host or None,
+        visitor_stream=ending.whose.stream or None,
     )
     text = (
         f"robot {ending.robot}: stream {printable(ending.stream)} {how}: {ending.to_robot} bytes to the "

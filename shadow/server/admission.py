@@ -33,8 +33,8 @@ class Admission:
 
     @property
     def full(self) -> bool:
-        """True if a robot that we do not know yet would be refused: there are as many as may be."""
-        return len(self.robots) >= self._robots_max
+        """True if a robot that is not here yet would be refused: there are as many as may be."""
+        return self.robots.connected + len(self._candidates) >= self._robots_max
 
     def dispatch(self, channel: Channel, hello: Hello, peer: str) -> None:
         """Hand a connection that has said HELLO to its robot, or refuse it."""
@@ -72,8 +72,18 @@ class Admission:
 
     def resume_stream(self, pump: Pump, facts: Mapping[str, Any]) -> None:
         """Take in a stream that the previous daemon has left; see ``durable.TakeIn``."""
-        visitor = self.readmit(pump.link).streams.resume(pump, facts)
-        self.robots.numbers.note(visitor.stream)
+        if isinstance(pump.near, Link):  # from the visitor's server
+            self.robots.elsewhere.readmit(pump.near)
+        if self._trust.is_peer(pump.link):  # to the robot's server
+            self.robots.elsewhere.readmit(pump.link)
+            robot = self.robots.provide(str(facts["robot"]))
+        else:
+            robot = self.readmit(pump.link)
+        self.robots.numbers.note(robot.streams.resume(pump, facts).stream)
+
+    def elsewhere(self, name: str) -> Robot | None:
+        """The robot of this name, which is not here, if it may be elsewhere and be visited from here."""
+        return self.robots.provide(name) if self.robots.elsewhere.take_over(name) else None
 
     def _forget_if_empty(self, name: str) -> None:
         robot = self.robots.get(name)
@@ -97,7 +107,7 @@ class Admission:
             raise Refused("revoked", why)
         if not speaks_our_version(hello):
             raise Refused("version", f"protocol version {hello.version} is not spoken here")
-        if name not in self.robots:
+        if name not in self.robots or not self.robots[name].is_here:
             if hello.role != CONTROL:
                 raise Refused("no-session", "connect the control channel first")
             if self.full:

@@ -30,6 +30,11 @@ class Candidates:
         """
         self._robots = robots
         self._revocation = revocation
+        self._waiting: set[str] = set()
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._waiting)
 
     def came(self, robot: Robot, session: Session) -> None:
         """A robot has said HELLO; its session may begin when the directory says so.
@@ -44,6 +49,7 @@ class Candidates:
             refused = Refused("superseded", f"the same name connected from {session.peer}")
             refuse(earlier.channel, robot.name, earlier.peer, refused)
         robot.candidate = session
+        self._waiting.add(robot.name)
         candidate = Candidate(robot, session, self)
         session.channel.on_lost = functools.partial(self._lost, candidate)
         with self._contained(candidate):
@@ -55,10 +61,11 @@ class Candidates:
             if robot.candidate is not None:
                 robot.candidate.channel.close()
                 robot.candidate = None
+        self._waiting.clear()
 
     def welcome(self, candidate: "Candidate") -> None:
         """See ``directory.Candidate``."""
-        if not _leaves(candidate):
+        if not self._leaves(candidate):
             return
         session = candidate.session
         with self._contained(candidate):
@@ -73,7 +80,7 @@ class Candidates:
 
     def refuse(self, candidate: "Candidate", refused: Refused) -> None:
         """See ``directory.Candidate``."""
-        if _leaves(candidate):
+        if self._leaves(candidate):
             with self._contained(candidate):
                 refuse(candidate.session.channel, candidate.name, candidate.session.peer, refused)
                 refusal = Refusal(refused.code, refused.text)
@@ -82,8 +89,16 @@ class Candidates:
 
     def _lost(self, candidate: "Candidate", error: PeerError | None) -> None:
         del error  # it comes again, or not
-        if _leaves(candidate):
+        if self._leaves(candidate):
             self._goes(candidate.robot)
+
+    def _leaves(self, candidate: "Candidate") -> bool:
+        """Whether it has waited until now: the directory's answer may be late."""
+        if not candidate.waits:
+            return False
+        candidate.robot.candidate = None
+        self._waiting.discard(candidate.name)
+        return True
 
     def _goes(self, robot: Robot) -> None:
         """A candidate has gone: what remains of its robot is what was here before."""
@@ -99,7 +114,7 @@ class Candidates:
             text = "unexpected error: robot %s could not be welcomed (please report)"
             logging.getLogger("shadow").exception(text, candidate.name)
             candidate.session.channel.abort()  # nobody else would close it
-            _leaves(candidate)
+            self._leaves(candidate)
             if candidate.robot.session is candidate.session:
                 candidate.robot.end_session("internal error of the server", Cause.LOST)
             self._goes(candidate.robot)
@@ -138,14 +153,6 @@ class Candidate:
     def refuse(self, refused: Refused) -> None:
         """See ``directory.Candidate``."""
         self._candidates.refuse(self, refused)
-
-
-def _leaves(candidate: Candidate) -> bool:
-    """Whether it has waited until now: the directory's answer may be late."""
-    if not candidate.waits:
-        return False
-    candidate.robot.candidate = None
-    return True
 
 
 def refuse(channel: Channel, name: str, peer: str, refused: Refused) -> None:

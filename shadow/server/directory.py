@@ -5,8 +5,11 @@ A server by itself asks nobody (``Alone``). One of a fleet asks the others, whic
 
 from typing import Protocol
 
-from ..errors import Refused
+from ..errors import LocalError, Refused
+from ..transport.link import Link
+from .robot import Robot
 from .session import Session
+from .visitor import Visitor
 
 
 class Candidate(Protocol):
@@ -44,6 +47,32 @@ class Directory(Protocol):
         """
 
 
+class Elsewhere(Protocol):
+    """The other servers, where a robot may be that is not here."""
+
+    def take_over(self, name: str) -> bool:
+        """A robot is not here any more: whether its sockets stay, because it may be elsewhere.
+
+        If so, it is up to you when they go: see ``Robot.dismiss``.
+        """
+
+    def pass_on(self, robot: Robot, visitor: Visitor) -> bool:
+        """A visitor has come for a robot that is not here: see to it, or say that you cannot.
+
+        Once it is connected, or must be turned away, its fate is up to ``robot.visitors`` again.
+        """
+
+    def came_back(self, robot: Robot) -> None:
+        """A robot is here again: ``robot.visitors.elsewhere`` can be seated here."""
+
+    def readmit(self, link: Link) -> None:
+        """Make sure that the connection to another server, left by the daemon before us, may go on.
+
+        Raises:
+            ShadowError: it may not.
+        """
+
+
 class Alone:
     """The directory of a server that is no part of a fleet: all robots are here."""
 
@@ -53,3 +82,21 @@ class Alone:
 
     def note(self, name: str, session: Session | None) -> None:
         """See ``Directory``."""
+
+    def take_over(self, name: str) -> bool:
+        """See ``Elsewhere``."""
+        del name
+        return False
+
+    def pass_on(self, robot: Robot, visitor: Visitor) -> bool:
+        """See ``Elsewhere``."""
+        del robot, visitor
+        return False
+
+    def came_back(self, robot: Robot) -> None:
+        """See ``Elsewhere``."""
+
+    def readmit(self, link: Link) -> None:
+        """See ``Elsewhere``."""
+        del link
+        raise LocalError("the server is not one of a fleet any more (--fleet)")

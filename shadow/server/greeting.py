@@ -3,6 +3,7 @@
 import asyncio
 import select
 import socket
+from typing import Protocol
 
 from ..daemon.config import ServerConfig
 from ..errors import (
@@ -18,11 +19,12 @@ from ..net.address import true_address
 from ..net.liveness import watch_for_death
 from ..transport import handshake
 from ..transport.channel import Channel
+from ..transport.context import Settings
 from ..transport.hello import hear_hello
+from ..wire.conversation import Party
 from ..wire.frames import Hello
 from ..wire.proxy_protocol import begins_header
 from .newcomer import Failure, LeftWithoutAWord, Newcomer, wait_for_a_word
-from .trust import Trust
 
 _FAILURES: dict[type[ShadowError], Failure] = {
     HandshakeError: Failure.TLS, CertificateRefused: Failure.OURS, IdentityError: Failure.IDENTITY,
@@ -30,13 +32,27 @@ _FAILURES: dict[type[ShadowError], Failure] = {
 }  # fmt: skip
 
 
+class Host(Protocol):
+    """Whom those who have connected want to reach.
+
+    Attributes:
+        us: who we are to them.
+    """
+
+    us: Party
+
+    @property
+    def settings(self) -> Settings:
+        """How to do handshakes, at present."""
+
+
 class Greeter:
     """Finds out who has connected."""
 
-    def __init__(self, config: ServerConfig, trust: Trust) -> None:
+    def __init__(self, config: ServerConfig, host: Host) -> None:
         self._interval = config.keepalive
         self._deadline = config.handshake_timeout
-        self._trust = trust
+        self._host = host
 
     async def greet(self, newcomer: Newcomer) -> tuple[Channel, Hello, str] | None:
         """Do everything up to the first frame.
@@ -75,7 +91,7 @@ class Greeter:
         poll.register(sock, select.POLLRDHUP)
         if poll.poll(0):  # a handshake that nobody waits for any more would cost as much as any other
             raise PeerError("it hung up before its turn came")
-        return await hear_hello(await handshake.handshake(sock, self._trust.settings))
+        return await hear_hello(await handshake.handshake(sock, self._host.settings), self._host.us)
 
 
 def _what_instead(error: handshake.NotTls, newcomer: Newcomer) -> tuple[str, Failure]:

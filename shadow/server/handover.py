@@ -21,6 +21,7 @@ from .letters import Facts, Heir, House, Part, SessionPart, SocketPart, StandbyP
 from .robot import Robot
 from .session import Cause, Session
 from .trust import Offer
+from .visitor import Visitor
 
 # Leaving
 
@@ -38,6 +39,7 @@ def leave(robots: Iterable[Robot], store: Store, offer: Offer) -> None:
             except Exception:
                 logging.getLogger("shadow").exception("robot %s cannot be left", robot.name)
             robot.end_session("the server is stopping", Cause.STOPPING)
+            robot.dismiss("the server is stopping")
     if parked:
         text = f"{texts.many(parked, 'session')} left for the next start"
         events.log(events.Stopping(robots=parked), logging.INFO, text)
@@ -56,10 +58,13 @@ def park(robot: Robot, mailbox: Mailbox, offer: Offer) -> bool:
     """
     session = robot.session
     parked = session is not None and _park_session(robot, session, mailbox, offer)
-    if parked and session is not None:
+    if parked or session is None:
         _park_sockets(robot, mailbox)
+    if parked and session is not None:
         _park_standbys(robot, session, mailbox)
-        _park_waiting(robot, session, mailbox)
+        _park_waiting(robot, session.board.visitors, mailbox)
+    _park_waiting(robot, robot.visitors.elsewhere, mailbox)
+    robot.visitors.elsewhere.clear()
     _park_starting(robot, mailbox)
     return parked
 
@@ -93,19 +98,23 @@ def _park_standbys(robot: Robot, session: Session, mailbox: Mailbox) -> None:
             standby.leave()
 
 
-def _park_waiting(robot: Robot, session: Session, mailbox: Mailbox) -> None:
-    for visitor in session.board.visitors:
-        with _or_else(robot, _nothing):
-            _put(mailbox, VisitorPart(robot.name, visitor))
+def _park_waiting(robot: Robot, visitors: Iterable[Visitor], mailbox: Mailbox) -> None:
+    for visitor in visitors:
+        if not visitor.comes_again:
+            with _or_else(robot, _nothing):
+                _put(mailbox, VisitorPart(robot.name, visitor))
         visitor.close()
 
 
 def _park_starting(robot: Robot, mailbox: Mailbox) -> None:
     starting = robot.visitors.starting
     for visitor, channel in starting.items():
-        with _or_else(robot, channel.abort):
-            _put(mailbox, StartPart(robot.name, channel.record, channel.link.sock, visitor))
-            channel.leave()
+        if visitor.comes_again:
+            channel.abort()
+        else:
+            with _or_else(robot, channel.abort):
+                _put(mailbox, StartPart(robot.name, channel.record, channel.link.sock, visitor))
+                channel.leave()
         visitor.close()
     starting.clear()
 

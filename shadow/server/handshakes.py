@@ -1,4 +1,4 @@
-"""Where robots come in: whose handshake is next, fairly, and never too many at once.
+"""Where robots and other servers come in: whose handshake is next, fairly, and never too many at once.
 
 A handshake costs a signature, and a silent connection holds its place for seconds. So places are limited, and
 shared among the addresses that connections come from: anyone who opens a thousand connections waits for them,
@@ -19,10 +19,9 @@ from ..wire.frames import Hello
 from ..wire.timing import Pace
 from .descriptors import Descriptors
 from .fairness import Turns
-from .greeting import Greeter
+from .greeting import Greeter, Host
 from .introduction import PLACES_MAX, Introductions
 from .newcomer import Newcomer, newcomer_on
-from .trust import Trust
 
 SHARES = 4  # this many addresses together may take all places
 _WAITING_MAX = 4096  # connections that may wait for a place
@@ -42,10 +41,10 @@ class Handshakes:
     """
 
     def __init__(
-        self, config: ServerConfig, trust: Trust, on_greeted: OnGreeted, descriptors: Descriptors
+        self, config: ServerConfig, host: Host, on_greeted: OnGreeted, descriptors: Descriptors
     ) -> None:
         self._descriptors = descriptors
-        self._greeter = Greeter(config, trust)
+        self._greeter = Greeter(config, host)
         self._on_greeted = on_greeted
         self._loop = asyncio.get_running_loop()
         # Peers that have not identified themselves must not take the descriptors of those that have.

@@ -24,7 +24,7 @@ from . import session, visitor
 from .robot import Robot
 from .session import Session
 from .trust import Offer
-from .visitor import Visitor
+from .visitor import OwnDoor, Visitor
 
 Facts = Mapping[str, Any]
 """Fit for JSON. What was read may be anything: code that takes a fact out of it must check its type."""
@@ -47,6 +47,9 @@ class House(Protocol):
         Raises:
             ShadowError: we would not let it in today.
         """
+
+    def elsewhere(self, name: str) -> Robot | None:
+        """The robot of this name, if it can be visited from here although it is not here."""
 
 
 class Heir:
@@ -76,6 +79,11 @@ class Heir:
         """A robot that has a session, and that session."""
         robot = self.house.robots.get(name)
         return None if robot is None or robot.session is None else (robot, robot.session)
+
+    def visitable(self, name: str) -> Robot | None:
+        """A robot that visitors may wait for: it is here, or may be elsewhere."""
+        found = self.connected(name)
+        return self.house.elsewhere(name) if found is None else found[0]
 
     def expect(self, name: str) -> tuple[Robot, Session]:
         """The same, for a part that is useless without it.
@@ -225,12 +233,12 @@ class SocketPart(Part):
         return cls(robot, str(facts["service"]), unix.remembered(sockets[0], facts))
 
     def resume(self, heir: Heir) -> None:
-        """See ``Part.resume``: without a session nobody should wait there, so the file is removed."""
-        found = heir.connected(self.robot)
+        """See ``Part.resume``: if nobody should wait there, the file is removed."""
+        found = heir.visitable(self.robot)
         if found is None:
             self.listener.close()
         else:
-            found[0].sockets.resume(self.service, self.listener)
+            found.sockets.resume(self.service, self.listener)
 
 
 @dataclass(frozen=True)
@@ -293,11 +301,14 @@ class VisitorPart(Part):
         """See ``Part.read``."""
         _check_number(sockets, 1)
         tcp.check_connection(sockets[0], socket.AF_UNIX)
-        return cls(robot, visitor.remembered(sockets[0], facts))
+        return cls(robot, visitor.remembered(facts, OwnDoor(sockets[0])))
 
     def resume(self, heir: Heir) -> None:
         """See ``Part.resume``: it goes on waiting."""
-        heir.expect(self.robot)[0].visitors.resume(self.visitor)
+        found = heir.visitable(self.robot)
+        if found is None:
+            raise LocalError("its robot is not connected any more")
+        found.visitors.resume(self.visitor)
 
 
 @dataclass(frozen=True)
@@ -332,7 +343,7 @@ class StartPart(Part):
         _check_number(sockets, 2)
         sock, visitors = sockets
         tcp.check_connection(visitors, socket.AF_UNIX)
-        return cls(robot, facts, sock, visitor.remembered(visitors, facts["visitor"]))
+        return cls(robot, facts, sock, visitor.remembered(facts["visitor"], OwnDoor(visitors)))
 
     def resume(self, heir: Heir) -> None:
         """See ``Part.resume``: the answer may be there already."""

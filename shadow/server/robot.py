@@ -8,37 +8,20 @@ import asyncio
 import functools
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
-from .. import __version__
-from ..daemon.config import ServerConfig
 from ..errors import PeerError, Refused
-from ..relay.durable import DurableStreams
 from ..transport.channel import Channel
 from ..wire.frames import PROTOCOL_VERSION, Frame, Hello, Ping, Pong, Refusal, Sign, Welcome
-from .descriptors import Descriptors
 from .session import Cause, Session, new_session
-from .signer import Signer
 from .sockets import Sockets
 from .streams import Streams
-from .trust import Trust
+from .surroundings import SOFTWARE, Surroundings
+from .visitor import Visitor
 from .visitors import Numbers, Visitors
 
 _STANDBYS_MAX = 128  # channels one robot may keep standing by
 _FIGHT_AGE = 60.0  # seconds; a session replaced sooner than that, again, means two devices with one name
-SOFTWARE = f"shadow-server {__version__}"
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What every robot needs from the server."""
-
-    config: ServerConfig
-    durable: DurableStreams
-    signer: Signer
-    descriptors: Descriptors
-    trust: Trust
 
 
 class Registry(Protocol):
@@ -53,8 +36,14 @@ class Registry(Protocol):
     def note_session(self, robot: "Robot") -> None:
         """The robot has a session from now on, or none any more."""
 
+    def pass_on(self, robot: "Robot", visitor: Visitor) -> bool:
+        """The robot is not here: have a visitor wait for it elsewhere; False: it cannot be elsewhere."""
+
+    def keeps_sockets(self, robot: "Robot") -> bool:
+        """The robot is not here any more: whether its sockets stay, because it may be elsewhere."""
+
     def forget(self, robot: "Robot") -> None:
-        """The robot has neither a session nor a stream any more."""
+        """The robot has neither a session nor a stream any more, nor sockets."""
 
 
 class Robot:
@@ -97,6 +86,7 @@ class Robot:
             yield from (f"  {visitor!r} waits" for visitor in list(session.board.visitors))
         if self.candidate is not None:
             yield f"  {self.candidate!r} waits for its WELCOME"
+        yield from (f"  {visitor!r} waits for it elsewhere" for visitor in list(self.visitors.elsewhere))
         yield from (
             f"  {who!r} starts on {channel!r}" for who, channel in list(self.visitors.starting.items())
         )
@@ -129,7 +119,7 @@ class Robot:
         """
         if not self.sockets.provide(session.services):
             if self.session is None:
-                self.sockets.close()
+                self._close_sockets()
             raise Refused("socket", "the server cannot make the robot's socket")
         old = self.session
         # Its visitors have waited long enough: the new session serves them.
@@ -168,19 +158,27 @@ class Robot:
 
     def look_after_sockets(self) -> None:
         """Restore sockets that somebody has removed; if that is not possible, the session goes on without."""
-        if self.session is not None and not self.sockets.in_place:
-            self.sockets.provide(self.session.services)
+        if not self.sockets.in_place:
+            self.sockets.provide(self.session.services if self.session else self.sockets.services)
 
     def end_session(self, why: str, cause: Cause, refusal: Refusal | None = None) -> None:
-        """End the session, if there is one: its sockets vanish, its streams go on."""
+        """End the session, if there is one: its streams go on, its sockets vanish if that was all."""
         session = self.session
         if session is None:
             return
         self._set_session(None)
         self._retire(session, refusal)
-        self.sockets.close()
+        self._close_sockets()
         session.log_end(self.name, why, cause, self._loop.time() - session.since)
         self.report_if_empty()
+
+    def dismiss(self, why: str) -> None:
+        """The robot can be visited from here no more, unless it is here: remove its sockets."""
+        for visitor in list(self.visitors.elsewhere):
+            self.visitors.turn_away(visitor, why)
+        if self.session is None:
+            self.sockets.close()
+            self.report_if_empty()
 
     def _give_way(self, old: Session, peer: str) -> None:
         age = self._loop.time() - old.since
@@ -198,7 +196,16 @@ class Robot:
         for standby in session.board.standbys:
             standby.close()
         for visitor in list(session.board.visitors):
-            self.visitors.turn_away(visitor, "the robot disconnected")
+            self.visitors.seat(visitor)  # elsewhere; if there is no other place, it is turned away
+
+    def _close_sockets(self) -> None:
+        if not self._registry.keeps_sockets(self):
+            self.sockets.close()
+
+    def pass_on(self, visitor: Visitor) -> bool:
+        """See ``visitors.Host``."""
+        visitor.rest()
+        return self._registry.pass_on(self, visitor)
 
     def _session_lost(self, session: Session, error: PeerError | None) -> None:
         if self.session is session:
@@ -264,14 +271,19 @@ class Robot:
         for visitor, channel in list(self.visitors.starting.items()):
             if why := revocation(channel.link):
                 self.visitors.take_back(visitor, channel, why)
-        revoked = "the robot's certificate was revoked"
-        return count + self.streams.cut(lambda pump, _visitor: bool(revocation(pump.link)), revoked)
+        revoked = "a certificate on its way was revoked"
+        return count + self.streams.cut(lambda pump, _visitor: any(map(revocation, pump.links)), revoked)
 
     def report_if_empty(self) -> None:
         """Tell the registry if there is neither a session nor a stream any more, and none is about to be."""
-        begins = self.candidate is not None or bool(self.visitors.starting)
-        if self.session is None and not self.streams and not begins:
+        if not self.is_here and not self.sockets and not self.visitors.elsewhere:
             self._registry.forget(self)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it has, or is about to have, a session or streams here, and not just sockets."""
+        begins = self.candidate is not None or bool(self.visitors.starting)
+        return self.session is not None or bool(self.streams) or begins
 
 
 def _standby_lost(session: Session, channel: Channel, error: PeerError | None) -> None:

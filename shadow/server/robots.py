@@ -7,22 +7,27 @@ from ..daemon.config import ServerConfig
 from ..events import STEPS
 from ..relay.durable import DurableStreams
 from .descriptors import Descriptors
-from .directory import Alone, Directory
-from .robot import Robot, Surroundings
+from .directory import Alone, Directory, Elsewhere
+from .robot import Robot
 from .signer import Signer
 from .sockets import check_folder
+from .surroundings import Surroundings
 from .trust import Trust
+from .visitor import Visitor
 from .visitors import Numbers
 
 
 class Robots(Mapping[str, Robot]):
     """The robots by their names, each from its first session until its last stream has ended.
 
+    In a fleet there may also be robots with nothing but sockets, because they are at other servers.
+
     Attributes:
         numbers: gives numbers to the streams of all robots.
         descriptors: those of this process; it admits robots and visitors as long as there are some left.
         signer: renews the robots' certificates.
         directory: asked before a session begins, and told when one has begun or ended.
+        elsewhere: where robots may be that are not here.
     """
 
     def __init__(self, config: ServerConfig, durable: DurableStreams, trust: Trust) -> None:
@@ -37,7 +42,9 @@ class Robots(Mapping[str, Robot]):
         self.descriptors = Descriptors(self._give_up_standbys, 1 if trust.no_ktls else 5)
         self.signer = Signer(config.signer)
         self._around = Surroundings(config, durable, self.signer, self.descriptors, trust)
-        self.directory: Directory = Alone()
+        alone = Alone()
+        self.directory: Directory = alone
+        self.elsewhere: Elsewhere = alone
         self._robots: dict[str, Robot] = {}
         self._connected: set[str] = set()
 
@@ -70,7 +77,17 @@ class Robots(Mapping[str, Robot]):
         """See ``robot.Registry``."""
         (self._connected.discard if robot.session is None else self._connected.add)(robot.name)
         self.directory.note(robot.name, robot.session)
+        if robot.session is not None and robot.visitors.elsewhere:
+            self.elsewhere.came_back(robot)
         STEPS.debug("%r now has %r", robot, robot.session)
+
+    def pass_on(self, robot: Robot, visitor: Visitor) -> bool:
+        """See ``robot.Registry``."""
+        return self.elsewhere.pass_on(robot, visitor)
+
+    def keeps_sockets(self, robot: Robot) -> bool:
+        """See ``robot.Registry``."""
+        return self.elsewhere.take_over(robot.name)
 
     def forget(self, robot: Robot) -> None:
         """See ``robot.Registry``."""

@@ -23,7 +23,7 @@ from ..transport.channel import Channel, remembered_interval
 from ..wire.frames import Dial, Hello, Refusal
 from ..wire.timing import Keepalive
 from .switchboard import Switchboard
-from .visitor import Visitor, has_left
+from .visitor import Visitor
 
 
 class Cause(enum.StrEnum):
@@ -162,7 +162,7 @@ class Session:
         """The visitor to start on a channel that has arrived; None: the channel stands by."""
         waiting = self.board.visitors
         # First drop those who have left, perhaps hundreds, or we would ask for channels for them.
-        while waiting and has_left(waiting[0].sock):
+        while waiting and waiting[0].left:
             waiting.popleft().close()
         visitor, dials = self.board.channel_came(channel)
         self._dial(dials)

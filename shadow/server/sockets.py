@@ -34,6 +34,15 @@ class Sockets:
         self._descriptors = descriptors
         self._listeners: dict[str, tuple[UnixListener, Acceptor]] = {}
 
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._listeners)
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Whose there are."""
+        return tuple(self._listeners)
+
     def provide(self, services: tuple[str, ...]) -> bool:
         """``open`` them, and log what is worth a line; False if that is not possible."""
         try:

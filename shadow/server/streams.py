@@ -6,15 +6,16 @@ from collections.abc import Callable, ItemsView, Iterator, Mapping
 from typing import Any
 
 from .. import events
+from ..errors import LocalError
 from ..relay.durable import DurableStreams
-from ..relay.ending import Ending, Words, log_end
-from ..relay.ends import Plain
+from ..relay.ending import Ending, Whose, Words, log_end
 from ..relay.flow import Pump
 from ..relay.roster import Roster
 from ..transport.link import Link
 from .visitor import Visitor, remembered
 
 _WORDS = Words(near="visitor", link="robot", target="robot")
+_WORDS_FROM_AFAR = Words(near="visitor", link="robot's server", target="robot")
 
 
 class Streams:
@@ -45,12 +46,26 @@ class Streams:
         return self._roster.items()
 
     def begin(self, visitor: Visitor, link: Link) -> None:
-        """Hand the relay a visitor that the robot has connected.
+        """Hand the relay a visitor whose service is connected.
+
+        Args:
+            visitor: the visitor.
+            link: what leads to the robot, or to its server.
 
         Raises:
+            PeerError: the visitor does not take what we send; the link is closed.
             LocalError: no descriptors left; the link is closed, the visitor is the caller's.
         """
-        self._roster.begin(Plain(visitor.sock), link, visitor, visitor.record)
+        if visitor.door is None:
+            raise LocalError("the visitor has a stream already")
+        try:
+            near = visitor.door.enter()
+        except BaseException:
+            link.abort()
+            raise
+        # A link to another server does not say whose stream it is.
+        self._roster.begin(near, link, visitor, {**visitor.record, "robot": self._robot})
+        visitor.door = None
         event = events.StreamStarted(
             robot=self._robot,
             service=visitor.offered,
@@ -58,15 +73,20 @@ class Streams:
             ktls="yes" if link.in_kernel else "no",
             standby="no" if visitor.waited else "yes",
             wait=round(self._loop.time() - visitor.since, 4),
+            server=visitor.server or None,
             visitor_uid=visitor.uid,
             visitor_pid=visitor.pid,
+            visitor_user=visitor.user or None,
+            visitor_host=visitor.host or None,
+            visitor_stream=visitor.there or None,
         )
-        text = f"robot {self._robot}: stream {visitor.stream} started for uid {visitor.uid}"
+        text = f"robot {self._robot}: stream {visitor.stream} started for uid {visitor.uid}{visitor.known_as}"
+        text += f", by way of server {visitor.server}" if visitor.server else ""
         events.log(event, logging.INFO, text)
 
     def resume(self, pump: Pump, facts: Mapping[str, Any]) -> Visitor:
         """Continue a stream that the previous daemon has left; return its visitor. See ``durable.TakeIn``."""
-        visitor = remembered(pump.near.sock, facts)
+        visitor = remembered(facts, None)
         self._roster.go_on(pump, visitor)
         return visitor
 
@@ -82,6 +102,8 @@ class Streams:
 
     def _ended(self, pump: Pump, visitor: Visitor) -> None:
         duration = self._loop.time() - visitor.since
-        moved, who = (pump.up.moved, pump.down.moved), (visitor.uid, visitor.pid)
-        log_end(pump, Ending(self._robot, visitor.offered, visitor.stream, *moved, duration, *who), _WORDS)
+        moved = pump.up.moved, pump.down.moved
+        whose = Whose(visitor.uid, visitor.pid, visitor.user, visitor.host, visitor.there)
+        ending = Ending(self._robot, visitor.offered, visitor.stream, *moved, duration, whose)
+        log_end(pump, ending, _WORDS_FROM_AFAR if visitor.server else _WORDS)
         self._on_end()

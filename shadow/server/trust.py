@@ -13,12 +13,13 @@ from .. import text as texts
 from ..daemon.config import ServerConfig
 from ..errors import Refused
 from ..names import check_robot_name
-from ..pki.certificates import Purpose, common_name, host_names, load_credentials
+from ..pki.certificates import Purpose, common_name, host_names, is_named_peer, load_credentials
 from ..pki.crl import Revocations, find_revocations
 from ..pki.expiry import Term, terms
 from ..transport import context as contexts
 from ..transport import handshake
 from ..transport.link import Link
+from ..wire.conversation import Party
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Trust:
     """The content of the files, as last read.
 
     Attributes:
+        us: who we are to robots.
         no_ktls: why the kernel does not encrypt; None if it does.
         settings: how to do handshakes.
         terms: the parts that expire.
@@ -57,6 +59,7 @@ class Trust:
             LocalError: kernel TLS is required and missing.
         """
         self._config = config
+        self.us = Party.SERVER
         self.no_ktls = contexts.check_kernel(config.ktls)
         self.terms: list[Term] = []
         self._revoked = Revocations()
@@ -99,6 +102,10 @@ class Trust:
         """
         # Our CA makes no other names, but a company's own may. This one becomes a file name.
         return check_robot_name(common_name(link.certificate))
+
+    def is_peer(self, link: Link) -> bool:
+        """Whether another server of the fleet is at the other end."""
+        return is_named_peer(link.certificate)
 
     def revocation(self, link: Link) -> str | None:
         """Why the peer's certificate is no longer good, if it was revoked."""

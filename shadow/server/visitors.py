@@ -18,7 +18,7 @@ from ..wire.frames import Failed, Frame, Start, Started
 from .descriptors import Descriptors
 from .session import Session
 from .streams import Streams
-from .visitor import Visitor, has_left, make_visitor
+from .visitor import Visitor, make_visitor
 
 _STANDBY_TRIES = 3  # channels to try for one visitor before turning it away
 
@@ -50,6 +50,9 @@ class Host(Protocol):
     def session(self) -> Session | None:
         """Its present session, whose board has the waiting visitors."""
 
+    def pass_on(self, visitor: Visitor) -> bool:
+        """Have a visitor wait for the robot at other servers; False: it cannot be elsewhere."""
+
     def report_if_empty(self) -> None:
         """One of the visitors has gone."""
 
@@ -59,11 +62,13 @@ class Visitors:
 
     Attributes:
         starting: those whose START has no answer yet, with the channels that carried it.
+        elsewhere: those that wait for the robot at other servers.
     """
 
     def __init__(self, host: Host, config: ServerConfig, descriptors: Descriptors, numbers: Numbers) -> None:
         """Begin without any; ``numbers`` are those of the streams of all robots."""
         self.starting: dict[Visitor, Channel] = {}
+        self.elsewhere: set[Visitor] = set()
         self._host = host
         self._config = config
         self._descriptors = descriptors
@@ -72,10 +77,17 @@ class Visitors:
 
     def came(self, service: str, sock: socket.socket) -> None:
         """Somebody has connected to a socket of the robot."""
-        visitor = make_visitor(sock, service, self._numbers.take(), self._loop.time())
+        self.take(make_visitor(sock, service, self.next_number(), self._loop.time()))
+
+    def next_number(self) -> str:
+        """The number of the next visitor's stream."""
+        return self._numbers.take()
+
+    def take(self, visitor: Visitor) -> None:
+        """Serve a visitor."""
         visitor.on_settled = self._descriptors.promise()
         most, session = self._config.max_streams, self._host.session
-        waiting = len(session.board.visitors) if session else 0
+        waiting = len(self.elsewhere) + (len(session.board.visitors) if session else 0)
         if len(self._host.streams) + len(self.starting) + waiting >= most:
             self.turn_away(visitor, f"the robot has {most} visitors (--max-streams)")
             return
@@ -94,11 +106,14 @@ class Visitors:
 
     def seat(self, visitor: Visitor, *, again: bool = False) -> None:
         """Find a channel for a visitor, or let it wait for one."""
+        self.elsewhere.discard(visitor)
         session = self._host.session
+        if session is None and self._host.pass_on(visitor):
+            return
         if session is None or session.unreachable:
             self.turn_away(visitor, session.unreachable if session else "the robot disconnected")
             return
-        if has_left(visitor.sock):
+        if visitor.left:
             visitor.close()
             return
         if visitor.timer is None:
@@ -120,7 +135,7 @@ class Visitors:
         visitor.timer = None
         session, patience = self._host.session, self._config.start_timeout
         if session is not None:
-            gone = has_left(visitor.sock)
+            gone = visitor.left
             more = session.served + patience - self._loop.time()
             if more > 0 and not gone:  # others are being served, one after the other: its turn will come
                 visitor.timer = self._loop.call_later(more, self._patience_over, visitor)
@@ -145,10 +160,14 @@ class Visitors:
             stream=visitor.stream,
             visitor_uid=visitor.uid,
             visitor_pid=visitor.pid,
+            visitor_user=visitor.user or None,
+            visitor_host=visitor.host or None,
+            visitor_stream=visitor.there or None,
         )
-        text = f"robot {name}: visitor with uid {visitor.uid} turned away: {why}"
+        text = f"robot {name}: visitor with uid {visitor.uid}{visitor.known_as} turned away: {why}"
         events.log(event, logging.WARNING, text)
-        visitor.close()
+        self.elsewhere.discard(visitor)
+        visitor.refuse(why)
 
     # START and its answer
 
@@ -185,7 +204,7 @@ class Visitors:
             self.turn_away(visitor, f"the robot could not connect it ({why})", events.ServiceFailed)
             self._host.report_if_empty()
         elif isinstance(frame, Started):
-            self._begin_stream(visitor, channel)
+            self.begin_stream(visitor, channel)
 
     def _start_failed(self, visitor: Visitor, channel: Channel, error: PeerError | None) -> None:
         """The channel broke before its visitor was connected: nothing is lost, try the next."""
@@ -206,16 +225,12 @@ class Visitors:
         """Give up the channel that carried START; the visitor gets another, if there is one."""
         self._start_failed(visitor, channel, PeerError(why))
 
-    def _begin_stream(self, visitor: Visitor, channel: Channel) -> None:
+    def begin_stream(self, visitor: Visitor, channel: Channel) -> None:
+        """A visitor's service is connected, at the other end of this channel."""
+        self.elsewhere.discard(visitor)
         try:
-            link = channel.release()
-        except PeerError as error:  # pragma: no cover - START was answered, so it was sent
-            self.turn_away(visitor, str(error))
-            self._host.report_if_empty()
-            return
-        try:
-            self._host.streams.begin(visitor, link)
+            self._host.streams.begin(visitor, channel.release())
             visitor.settle()
-        except LocalError as error:
+        except (LocalError, PeerError) as error:
             self.turn_away(visitor, str(error))
             self._host.report_if_empty()

@@ -79,6 +79,11 @@ class Channel:
         """True until the channel is closed, lost or released."""
         return self._live
 
+    @property
+    def stands_by(self) -> bool:
+        """True while it waits for somebody to need it."""
+        return self._live and self.conversation.state is State.STANDBY
+
     def send(self, frame: Frame) -> None:
         """Send one frame; if the connection fails meanwhile, ``on_lost`` reports that later.
 

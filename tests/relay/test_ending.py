@@ -9,7 +9,7 @@ import pytest
 
 from shadow import events
 from shadow.events import Event
-from shadow.relay.ending import Ending, Words, log_end
+from shadow.relay.ending import Ending, Whose, Words, log_end
 from shadow.relay.ends import Side
 from shadow.relay.flow import StreamCut
 
@@ -30,7 +30,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Event, int, str]]:
 
 
 def test_an_orderly_end(said: list[Any]) -> None:
-    log_end(_Pump(None), replace(ENDING, visitor_uid=1000), WORDS)  # type: ignore[arg-type]
+    log_end(_Pump(None), replace(ENDING, whose=Whose(1000, 7, "alice", "server1", "b")), WORDS)  # type: ignore[arg-type]
     ((event, level, text),) = said
     assert (type(event), level) == (events.StreamEnded, logging.INFO)
     assert text == "robot 011: stream 2a ended: 5 bytes to the robot, 7 bytes from it, 1.2 s"
@@ -42,6 +42,10 @@ def test_an_orderly_end(said: list[Any]) -> None:
         "bytes_from_robot": 7,
         "duration": 1.25,
         "visitor_uid": 1000,
+        "visitor_pid": 7,
+        "visitor_user": "alice",
+        "visitor_host": "server1",
+        "visitor_stream": "b",
     }
 
 

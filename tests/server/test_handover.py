@@ -99,6 +99,9 @@ class ServerSide:
         self.robot = self.robots.provide(NAME)
         return self.robot
 
+    def elsewhere(self, name: str) -> Robot | None:
+        return self.robots.provide(name) if self.robots.elsewhere.take_over(name) else None
+
     def leave(self, store: Store) -> bool:
         with contextlib.closing(Mailbox(store)) as mailbox:  # type: ignore[arg-type]
             return handover.park(self.robot, mailbox, self.offer)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from shadow.server.visitor import OwnDoor, Visitor
 from shadow.systemd.bundle import Letter
 from shadow.systemd.mailbox import Mailbox
 from shadow.wire.frames import Dial, Start
@@ -72,7 +73,8 @@ def test_what_is_written(authority: Authority, tmp_path: Path, monkeypatch: pyte
         (first,) = robot.visitors.starting
         first.stream, first.uid, first.pid, first.since = "2b", 1000, 78, 3.5
         # One that waits though a channel stands by: there is none such, but letters know no better.
-        waiting: Any = type(first)(socket.socket(socket.AF_UNIX), "web", "2a", 1000, 77, 2.5, 1)
+        waiting: Any = Visitor(OwnDoor(socket.socket(socket.AF_UNIX)), "web", "2a", 1000, 77, 2.5)
+        waiting.tries = 1
         session.board.visitors.append(waiting)
         sockets = [
             filled(SOCKET, scene, SERVICE=service, IDENTITY=identity(tmp_path / name))

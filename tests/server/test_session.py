@@ -10,6 +10,7 @@ import pytest
 
 from shadow.errors import Refused
 from shadow.server.session import Session, checked_services, remembered
+from shadow.server.visitor import has_left
 from shadow.wire.conversation import CONTROL
 from shadow.wire.frames import Dial, Frame, Hello
 from shadow.wire.timing import Keepalive
@@ -47,6 +48,10 @@ class Waiting:
 
     def __init__(self) -> None:
         self.sock, self.end = socket.socketpair()
+
+    @property
+    def left(self) -> bool:
+        return has_left(self.sock)
 
     def close(self) -> None:
         self.sock.close()
