@@ -50,6 +50,7 @@ MODULES = {
         "server.candidates",
         "fleet.registrar",
         "fleet.peers",
+        "fleet.callers",
         "server.trust",
         "server.handshakes",
         "server.newcomer",

@@ -8,7 +8,7 @@ from typing import Annotated
 from ..errors import ConfigError, UsageError
 from ..names import check_fleet_name, check_server_name
 from ..net.address import Endpoint, parse_advertised, parse_endpoint
-from ..options import Option
+from ..options import Option, parse_count
 from ..pki.certificates import Files
 
 PEER_SOCKET = "shadow-peer"  # FileDescriptorName= of its socket unit
@@ -91,6 +91,10 @@ class MembershipOptions:
     engine_login: Annotated[
         Path | None, Option(Path, "FILE", "file with USER:PASSWORD, for an etcd that wants both")
     ] = None
+
+    max_fleet_sockets: Annotated[
+        int, Option(parse_count(0, 10**6), "N", "robots of other servers that have sockets here")
+    ] = 20000
 
     @property
     def membership(self) -> Membership | None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 
+from ..daemon.membership import Membership
 from ..errors import ShadowError
 from ..server.server import Server
 from .audit import Audit
@@ -12,6 +13,7 @@ from .etcd import Engine
 from .janitor import Janitor
 from .keys import Keys, Live
 from .live import Announcement
+from .peering import Peering
 from .registrar import Registrar
 
 
@@ -23,27 +25,32 @@ class Fleet:
         inc: which life of the server this is; see ``keys.Live``.
     """
 
-    def __init__(self, server: Server, name: str, keys: Keys, engine: Engine, live: Live) -> None:
+    def __init__(
+        self, server: Server, membership: Membership, peering: Peering, engine: Engine, live: Live
+    ) -> None:
         """Join.
 
         Args:
             server: ours; it fails if it must not go on. It has taken up what the daemon before it has left.
-            name: its name in the fleet.
-            keys: of the fleet.
+            membership: its settings.
+            peering: leads to the others.
             engine: where all servers meet.
             live: what to say about this server.
         """
-        self._name = name
+        self._name = name = membership.server
         self._engine = engine
         self.inc = live.inc
         self._failure = server.failure
+        keys = Keys(membership.fleet)
         self.registrar = Registrar(server.robots, name, live.inc, keys, engine)
         view = self.registrar.view
+        self._between = peering.open(server, self.registrar)
         self._announcement = Announcement(engine, keys, name, live, view.doubt)
         parts = (
             view,
             self._announcement,
             self.registrar,
+            self._between.foreign,
             Audit(engine, keys, view),
             Janitor(engine, keys, view, name),
         )
@@ -56,10 +63,15 @@ class Fleet:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._between.close()
         await self.registrar.close()
         if leaving:
             await self._announcement.leave()
         await self._engine.close()
+
+    def cut_off_revoked(self) -> None:
+        """Certificates may have been revoked, also other servers'."""
+        self._between.cut_off_revoked()
 
     def use(self, identity: Identity) -> None:
         """Be somebody else for the engine from now on: files were read again."""
@@ -79,6 +91,7 @@ class Fleet:
         yield f"fleet: server {self._name}, inc {self.inc}, {claims.unclaimed} sessions unclaimed"
         yield f"  writes: {writer.done} done, {writer.lost} overtaken, {writer.failed} without an answer"
         yield from self.registrar.view.describe()
+        yield from self._between.describe()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Nothing of this ends by itself, unless the server must not go on."""

@@ -1,23 +1,19 @@
 """How a server joins its fleet: what has to be right before it starts, and what it leaves when it stops."""
 
-import dataclasses
 import datetime as dt
-import socket
 from collections.abc import Iterator
-
-from cryptography import x509
 
 from ..daemon.config import ServerConfig
 from ..daemon.membership import Membership
-from ..pki.expiry import Term, terms
-from ..pki.peers import load_peer_credentials
+from ..pki.expiry import Term
 from ..server.server import Extra, Server
 from ..server.surroundings import SOFTWARE
-from . import incarnation, peer_port
+from . import incarnation
 from .credentials import Identity, load_identity
 from .etcd import Engine
 from .fleet import Fleet
-from .keys import Keys, Live
+from .keys import Live
+from .peering import Peering
 
 
 class Member(Extra):
@@ -32,27 +28,14 @@ class Member(Extra):
         """
         self._membership = membership
         self._config = config
-        self._identity: Identity
-        self._terms: list[Term] = []
-        self._load()
-        self._peer_sockets: list[socket.socket] = []
+        self._peering = Peering(membership, config)
+        self._identity = self._load()
         self._server: Server | None = None
         self._fleet: Fleet | None = None
 
-    def _load(self) -> None:
-        """Read our files, for the engine and for the other servers; if one is wrong, nothing changes."""
-        membership, now = self._membership, dt.datetime.now(dt.UTC)
-        robots, term = self._load_peer(now)
-        identity = load_identity(membership.files, membership.login, robots, now)
-        self._identity, self._terms = identity, [*identity.terms, term]
-
-    def _load_peer(self, now: dt.datetime) -> tuple[list[x509.Certificate], Term]:
-        """Check who we are to the other servers; the CA, which is the robots', and our certificate's end."""
-        server, crt = self._membership.server, self._membership.peer_crt
-        files = dataclasses.replace(self._config.files, crt=crt, key=self._membership.peer_key)
-        credentials = load_peer_credentials(files, server, now)
-        own, *_ = terms(credentials, crt, files.ca, f"`shadow-ca peer {server} --renew`")
-        return credentials.ca, own
+    def _load(self) -> Identity:
+        files, login = self._membership.files, self._membership.login
+        return load_identity(files, login, self._peering.ca, dt.datetime.now(dt.UTC))
 
     def prepare(self, server: Server) -> None:
         """Take the port for the other servers.
@@ -61,8 +44,7 @@ class Member(Extra):
             ConfigError: what systemd passed is not a listening socket.
             LocalError: it passed none, and the port is taken.
         """
-        port, families = self._membership.peer.port, self._config.families
-        self._peer_sockets = peer_port.listen(port, families, server.durable.store)
+        self._peering.prepare(server)
 
     def open(self, server: Server) -> None:
         """Claim the robots that are here already, and whatever comes from now on."""
@@ -73,7 +55,7 @@ class Member(Extra):
         live = Live(inc, membership.peer, self._config.advertise, draining=False, software=SOFTWARE)
         engine = Engine(membership.engine, self._identity)
         self._server = server
-        self._fleet = Fleet(server, membership.server, Keys(membership.fleet), engine, live)
+        self._fleet = Fleet(server, membership, self._peering, engine, live)
 
     def reload(self) -> None:
         """Read our files again.
@@ -81,14 +63,20 @@ class Member(Extra):
         Raises:
             ShadowError: one is broken; the old ones stay in use.
         """
-        self._load()
+        self._peering.load()
+        self._identity = self._load()
         if self._fleet is not None:
             self._fleet.use(self._identity)
+
+    def cut_off_revoked(self) -> None:
+        """See ``Extra``."""
+        if self._fleet is not None:
+            self._fleet.cut_off_revoked()
 
     @property
     def terms(self) -> list[Term]:
         """What of our files expires."""
-        return self._terms
+        return [*self._identity.terms, *self._peering.terms]
 
     @property
     def status(self) -> str:
@@ -102,8 +90,7 @@ class Member(Extra):
 
     async def close(self) -> None:
         """Leave the fleet to the next daemon of this server, or for good."""
-        for sock in self._peer_sockets:
-            sock.close()
+        self._peering.close()
         if self._fleet is not None and self._server is not None:
             store = self._server.durable.store
             await self._fleet.close(leaving=not store.limit)

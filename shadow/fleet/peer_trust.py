@@ -12,6 +12,7 @@ from ..transport import context as contexts
 from ..transport import handshake
 from ..transport.context import Ktls, Settings
 from ..transport.link import Link
+from ..wire.conversation import Party
 
 
 def _good(_link: Link) -> str | None:
@@ -22,6 +23,7 @@ class PeerTrust:
     """The content of the files, as last read.
 
     Attributes:
+        us: who we are to those who dial us.
         settings: how to do the handshakes of servers that dial us.
         terms: what of it expires.
         revocation: tells why a peer's certificate is no longer good, if it was revoked.
@@ -42,6 +44,7 @@ class PeerTrust:
             ConfigError: a file is wrong.
             ClockError: our certificate is not valid yet.
         """
+        self.us = Party.ANSWERING
         self._files = files
         self._server = server
         self._ktls = ktls

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 from .. import events
 from .. import text as texts
@@ -91,6 +91,19 @@ class Peers:
         peer = self._peers.get(server)
         if peer is None or not peer.give_back(channel):  # the server that it leads to has gone
             channel.close()
+
+    @contextlib.asynccontextmanager
+    async def lend(self, server: str) -> AsyncIterator[Channel]:
+        """``take`` one, and give it back at the end of the block.
+
+        Raises:
+            Unreachable: see ``take``.
+        """
+        channel = await self.take(server)
+        try:
+            yield channel
+        finally:
+            self.give_back(server, channel)
 
     async def close(self) -> None:
         """End all that stand by; those that are lent are their takers'."""

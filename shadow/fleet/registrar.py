@@ -13,11 +13,11 @@ from ..errors import Refused
 from ..server.directory import Alone, Candidate
 from ..server.robots import Robots
 from ..server.session import Cause, Session
-from ..wire.frames import Ping, Refusal
+from ..wire.frames import Moved, Ping, Refusal
 from .claims import WELCOME_WITHIN, Ask, Claim, Claims, Delete, End, Order, Put, Settle
 from .etcd import Engine
 from .keys import Entry, Keys
-from .view import View, in_turns
+from .view import Audience, View, in_turns
 from .writer import Command, Writer
 
 _TICK = 0.25  # seconds
@@ -28,7 +28,9 @@ class Registrar:
     """See the module.
 
     Attributes:
+        name: the server's, in the fleet.
         view: what the engine has.
+        audience: who is told what the view is told: first we, then others.
         claims: which of it is ours.
         writer: carries out what they order.
     """
@@ -44,10 +46,11 @@ class Registrar:
             engine: where all servers meet.
         """
         self._robots = robots
-        self._name = name
+        self.name = name
         self._inc = inc
         self._loop = asyncio.get_running_loop()
-        self.view = View(engine, keys, self)
+        self.audience = Audience([self])
+        self.view = View(engine, keys, self.audience)
         self.claims = Claims(name, inc, self.view.counts)
         self.writer = Writer(engine, keys, self)
         self._candidates: dict[str, Candidate] = {}
@@ -95,6 +98,13 @@ class Registrar:
         elif claim is not None:
             del self._tracked[name]
             self._carry_out(self.claims.ended(claim, now))
+
+    def moved(self, name: str) -> Moved:
+        """Where a robot is that is not here, as far as we know."""
+        entry = self.view.robot(name)
+        if entry is None or entry.server == self.name:
+            return Moved()
+        return Moved(entry.server, entry.revision)
 
     def _track(self, name: str, session: Session) -> Claim:
         claim = Claim(name, session.sid, session.boot, session.attempt)
@@ -184,7 +194,7 @@ class Registrar:
         since = time.time() - (self._loop.time() - session.since)
         serial = f"{session.channel.link.certificate.serial_number:x}"
         return Entry(
-            self._name, self._inc, claim.sid, claim.boot, claim.attempt,
+            self.name, self._inc, claim.sid, claim.boot, claim.attempt,
             session.services, session.peer, round(since, 3), serial,
         )  # fmt: skip
 
@@ -233,7 +243,7 @@ class Registrar:
 
     async def _read_all(self) -> None:
         """Compare all that is ours with what the engine has; only then do what has to be done about it."""
-        holders = [holder for holder in self.view.entries.holders if holder.server == self._name]
+        holders = [holder for holder in self.view.entries.holders if holder.server == self.name]
         ours = [name for holder in holders for name in self.view.entries.held_by(holder)]
         async for name in in_turns(list(dict.fromkeys([*self.claims.names, *ours]))):
             entry, revision = self.view.robot(name), self.view.revision

@@ -50,6 +50,30 @@ class Subscriber(Protocol):
         """The engine answers, and the view follows it; or not."""
 
 
+class Audience(list[Subscriber]):
+    """Several who are told the same, each in its turn."""
+
+    def on_change(self, robot: str, entry: Entry | None, revision: int) -> None:
+        """See ``Subscriber``."""
+        for one in self:
+            _tell(one.on_change, robot, entry, revision)
+
+    def on_live(self, server: str) -> None:
+        """See ``Subscriber``."""
+        for one in self:
+            _tell(one.on_live, server)
+
+    def on_reset(self) -> None:
+        """See ``Subscriber``."""
+        for one in self:
+            _tell(one.on_reset)
+
+    def on_engine(self, *, up: bool) -> None:
+        """See ``Subscriber``."""
+        for one in self:
+            _tell(one.on_engine, up=up)
+
+
 class View:
     """What the engine has of one fleet.
 

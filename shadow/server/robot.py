@@ -39,6 +39,9 @@ class Registry(Protocol):
     def pass_on(self, robot: "Robot", visitor: Visitor) -> bool:
         """The robot is not here: have a visitor wait for it elsewhere; False: it cannot be elsewhere."""
 
+    def came_back(self, robot: "Robot") -> None:
+        """The robot is here again, and visitors wait for it elsewhere."""
+
     def keeps_sockets(self, robot: "Robot") -> bool:
         """The robot is not here any more: whether its sockets stay, because it may be elsewhere."""
 
@@ -134,6 +137,8 @@ class Robot:
         session.log_beginning(self.name)
         for visitor in waiting:
             self.visitors.seat(visitor)
+        if self.visitors.elsewhere:
+            self._registry.came_back(self)
 
     def have_session(self, session: Session) -> None:
         """Listen to a session that has been welcomed, by us or by the previous daemon."""

@@ -28,6 +28,7 @@ class Robots(Mapping[str, Robot]):
         signer: renews the robots' certificates.
         directory: asked before a session begins, and told when one has begun or ended.
         elsewhere: where robots may be that are not here.
+        alone: either of these where there are no other servers.
     """
 
     def __init__(self, config: ServerConfig, durable: DurableStreams, trust: Trust) -> None:
@@ -42,9 +43,9 @@ class Robots(Mapping[str, Robot]):
         self.descriptors = Descriptors(self._give_up_standbys, 1 if trust.no_ktls else 5)
         self.signer = Signer(config.signer)
         self._around = Surroundings(config, durable, self.signer, self.descriptors, trust)
-        alone = Alone()
-        self.directory: Directory = alone
-        self.elsewhere: Elsewhere = alone
+        self.alone = Alone()
+        self.directory: Directory = self.alone
+        self.elsewhere: Elsewhere = self.alone
         self._robots: dict[str, Robot] = {}
         self._connected: set[str] = set()
 
@@ -77,13 +78,15 @@ class Robots(Mapping[str, Robot]):
         """See ``robot.Registry``."""
         (self._connected.discard if robot.session is None else self._connected.add)(robot.name)
         self.directory.note(robot.name, robot.session)
-        if robot.session is not None and robot.visitors.elsewhere:
-            self.elsewhere.came_back(robot)
         STEPS.debug("%r now has %r", robot, robot.session)
 
     def pass_on(self, robot: Robot, visitor: Visitor) -> bool:
         """See ``robot.Registry``."""
         return self.elsewhere.pass_on(robot, visitor)
+
+    def came_back(self, robot: Robot) -> None:
+        """See ``robot.Registry``."""
+        self.elsewhere.came_back(robot)
 
     def keeps_sockets(self, robot: Robot) -> bool:
         """See ``robot.Registry``."""

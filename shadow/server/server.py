@@ -44,6 +44,9 @@ class Extra:
             ShadowError: one is broken; the old ones stay in use.
         """
 
+    def cut_off_revoked(self) -> None:
+        """Certificates may have been revoked: hang up on who shows one."""
+
     async def close(self) -> None:
         """Stop, before the server does."""
 
@@ -67,6 +70,7 @@ class Server:
 
     Attributes:
         durable: the robots' streams, and the store that outlives us.
+        trust: whom it trusts.
         robots: all known robots.
         handshakes: connections that have not identified themselves yet.
         resumed: how many streams and sessions of the previous daemon continue.
@@ -90,7 +94,7 @@ class Server:
         self.failure: asyncio.Future[ShadowError] = asyncio.get_running_loop().create_future()
         self.resumed = {"streams": 0, "sessions": 0}
         self._config = config
-        self._trust = trust = Trust(config)
+        self.trust = trust = Trust(config)
         self.robots = Robots(config, durable, trust)
         self._admission = Admission(self.robots, trust, config.max_robots)
         self.handshakes = Handshakes(config, trust, self._admission.dispatch, self.robots.descriptors)
@@ -119,11 +123,11 @@ class Server:
             extra.open(self)
         text = f"accepting robots on {listening.where(self._sockets)}, sockets in {self._config.ldir}"
         if self._config.crl is not None:
-            text += f"; {self._trust.who_is_revoked}"
+            text += f"; {self.trust.who_is_revoked}"
         events.log(events.ServerReady(), logging.INFO, text)
-        if self._trust.no_ktls:
+        if self.trust.no_ktls:
             event = events.KtlsUnavailable()
-            text = f"encrypting in userspace: {self._trust.no_ktls}"
+            text = f"encrypting in userspace: {self.trust.no_ktls}"
             events.log(event, logging.WARNING, text)
 
     def reload(self) -> str:
@@ -139,13 +143,15 @@ class Server:
         """
         for extra in self._extras:
             extra.reload()
-        self._trust.load()
+        self.trust.load()
         ended = self.robots.cut_off_revoked()
+        for extra in self._extras:
+            extra.cut_off_revoked()
         if ended:
             text = f"cut off robots with revoked certificates: {ended} sessions and streams ended"
             events.log(events.Revoked(), logging.WARNING, text)
         self.robots.look_after_sockets()
-        return self._trust.who_is_revoked
+        return self.trust.who_is_revoked
 
     async def stop(self) -> None:
         """Stop accepting; leave the robots to the next daemon, or end their sessions properly."""
@@ -156,7 +162,7 @@ class Server:
         self._admission.close()
         await self.robots.signer.close()
         self.robots.descriptors.close()
-        handover.leave(list(self.robots.values()), self.durable.store, self._trust.offer)
+        handover.leave(list(self.robots.values()), self.durable.store, self.trust.offer)
         for sock in self._sockets:
             sock.close()
 
@@ -175,7 +181,7 @@ class Server:
     def status(self) -> str:
         """A line for ``systemctl status``."""
         # Called every second: do nothing here whose time grows with the number of robots.
-        no_ktls = self._trust.no_ktls
+        no_ktls = self.trust.no_ktls
         encryption = f"userspace TLS ({no_ktls})" if no_ktls else "kernel TLS"
         streams = texts.many(self.durable.relay.streams, "stream")
         robots = f"{texts.many(self.robots.connected, 'robot')}, {streams}{self.durable.remark}"
@@ -192,7 +198,7 @@ class Server:
     @property
     def terms(self) -> list[Term]:
         """See ``life.Role``."""
-        return [*self._trust.terms, *(term for extra in self._extras for term in extra.terms)]
+        return [*self.trust.terms, *(term for extra in self._extras for term in extra.terms)]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -201,5 +207,5 @@ class Server:
             "robots": self.robots.connected,
             "streams": self.durable.relay.streams,
             "protected": self.durable.protected,
-            "revoked": self._trust.revoked,
+            "revoked": self.trust.revoked,
         }

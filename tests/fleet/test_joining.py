@@ -125,7 +125,9 @@ def test_a_reload_reads_it_again_or_changes_nothing(setup: Setup) -> None:
 
 def test_the_port_is_open_until_we_leave(setup: Setup) -> None:
     _, member = setup.member()
-    server: Any = SimpleNamespace(durable=SimpleNamespace(store=Store()))
+    trust, robots = SimpleNamespace(revocation=lambda _link: None), SimpleNamespace()
+    durable = SimpleNamespace(store=Store())
+    server: Any = SimpleNamespace(durable=durable, trust=trust, robots=robots)
     member.prepare(server)
     socket.create_connection(("127.0.0.1", setup.port), 30).close()
     asyncio.run(member.close())

@@ -19,15 +19,17 @@ import pytest
 from cryptography import x509
 
 from shadow import events
-from shadow.errors import IdentityError, LocalError
+from shadow.errors import IdentityError, LocalError, PeerError
 from shadow.net.address import Endpoint
 from shadow.net.lines import Line
-from shadow.relay.ends import Plain
+from shadow.relay.ends import End, Plain
 from shadow.server import handover
+from shadow.server.directory import Alone
 from shadow.server.robot import Robot
 from shadow.server.robots import Robots
 from shadow.server.session import Cause
 from shadow.server.trust import Offer
+from shadow.server.visitor import Visitor
 from shadow.systemd.bundle import Letter
 from shadow.systemd.mailbox import Mailbox
 from shadow.transport.channel import Channel
@@ -634,5 +636,143 @@ def test_a_robot_without_a_session_leaves_nothing(authority: Authority, tmp_path
         scene.before.robot.end_session("gone", Cause.LOST)
         assert not scene.before.leave(scene.store)
         assert not scene.store.kept
+
+    play(authority, tmp_path, body)
+
+
+class Others(Alone):
+    """Other servers, at which a robot may be."""
+
+    def __init__(self) -> None:
+        self.taken_over: list[str] = []
+        self.visitors: list[Visitor] = []
+        self.back: list[str] = []
+
+    def take_over(self, name: str) -> bool:
+        self.taken_over.append(name)
+        return True
+
+    def pass_on(self, robot: Robot, visitor: Visitor) -> bool:
+        robot.visitors.elsewhere.add(visitor)
+        self.visitors.append(visitor)
+        return True
+
+    def came_back(self, robot: Robot) -> None:
+        self.back.append(robot.name)
+        for visitor in list(robot.visitors.elsewhere):
+            robot.visitors.seat(visitor)
+
+
+def test_a_robot_that_may_be_elsewhere_is_visited_there_and_keeps_its_sockets(
+    authority: Authority, tmp_path: Path
+) -> None:
+    async def body(scene: Scene) -> None:
+        others = scene.before.robots.elsewhere = Others()
+        await scene.begin("", "web")
+        early = scene.visit()
+        robot = scene.before.robot
+        await until(lambda: robot.session is not None and robot.session.board.visitors)
+        robot.end_session("it has moved", Cause.SUPERSEDED)
+        assert others.taken_over == [NAME]
+        assert {path.name for path in tmp_path.iterdir()} == {"011.sock", "web@011.sock"}
+        late = scene.visit("web@011")
+        await until(lambda: len(others.visitors) == 2)
+        assert [visitor.service for visitor in others.visitors] == ["", "web"]
+        assert [visitor.timer for visitor in others.visitors] == [None, None], (
+            "their time is the others' concern"
+        )
+        assert scene.before.robots[NAME] is robot
+        assert not robot.is_here
+        # It comes back: they are served here.
+        await scene.begin("", "web")
+        assert others.back == [NAME]
+        assert not robot.visitors.elsewhere
+        for _ in range(2):
+            assert isinstance(await (await scene.stand_by()).hear(), Start)
+        early.close()
+        late.close()
+
+    play(authority, tmp_path, body)
+
+
+def test_visitors_and_sockets_of_robots_elsewhere_are_left_to_the_next_daemon(
+    authority: Authority, tmp_path: Path
+) -> None:
+    async def body(scene: Scene) -> None:
+        scene.before.robots.elsewhere = Others()
+        await scene.begin("", "web")
+        scene.before.robot.end_session("it has moved", Cause.SUPERSEDED)
+        visitor = scene.visit()
+        await until(lambda: scene.before.robot.visitors.elsewhere)
+        (before,) = scene.before.robot.visitors.elsewhere
+        before.user, before.host = "alice", "s2"
+        inodes = {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+        scene.before.leave(scene.store)
+        others = scene.after.robots.elsewhere = Others()
+        assert scene.after.take_up(scene.store) == 0
+        assert {path.name: path.stat().st_ino for path in tmp_path.iterdir()} == inodes
+        (after,) = others.visitors
+        assert (after.stream, after.user, after.host) == (before.stream, "alice", "s2")
+        assert others.taken_over.count(NAME) >= 1
+        scene.visit("web@011")
+        await until(lambda: len(others.visitors) == 2)
+        scene.after.robots[NAME].dismiss("nobody has it")
+        assert visitor.recv(1) == b""
+        assert list(tmp_path.iterdir()) == []
+        assert NAME not in scene.after.robots
+
+    play(authority, tmp_path, body)
+
+
+def test_without_a_fleet_nobody_waits_for_robots_elsewhere(authority: Authority, tmp_path: Path) -> None:
+    """The next daemon has other settings: what was left is cleared away."""
+
+    async def body(scene: Scene) -> None:
+        scene.before.robots.elsewhere = Others()
+        await scene.begin()
+        scene.before.robot.end_session("it has moved", Cause.SUPERSEDED)
+        visitor = scene.visit()
+        await until(lambda: scene.before.robot.visitors.elsewhere)
+        scene.before.leave(scene.store)
+        assert scene.after.take_up(scene.store) == 0
+        assert visitor.recv(1) == b""
+        assert list(tmp_path.iterdir()) == []
+        assert not scene.after.robots
+
+    play(authority, tmp_path, body)
+
+
+class Afar:
+    """A visitor's door at another server."""
+
+    def __init__(self) -> None:
+        self.left = False
+        self.said: list[str] = []
+
+    def enter(self) -> End:
+        raise PeerError("gone")
+
+    def refuse(self, why: str) -> None:
+        self.said.append(why)
+
+    def close(self) -> None:
+        self.said.append("closed")
+
+
+def test_who_comes_from_another_server_comes_again(authority: Authority, tmp_path: Path, said: Said) -> None:
+    """Neither one that waits nor one that is being started is left; that is no reason for a warning."""
+
+    async def body(scene: Scene) -> None:
+        await scene.begin()
+        robot, doors = scene.before.robot, [Afar(), Afar()]
+        standby = await scene.stand_by()
+        for door in doors:
+            robot.visitors.take(Visitor(door, "", robot.visitors.next_number(), 1000, 7, 1.0))
+        assert isinstance(await standby.hear(), Start)
+        said.clear()
+        assert scene.restart() == 1
+        assert [door.said for door in doors] == [["closed"], ["closed"]]
+        await standby.hears_the_end()
+        assert [event for event, _text in said] == [events.SessionsResumed]
 
     play(authority, tmp_path, body)

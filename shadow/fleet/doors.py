@@ -1,0 +1,63 @@
+"""Where visitors come in that are at other servers of the fleet."""
+
+from collections.abc import Callable
+
+from ..relay.ends import End
+from ..transport.channel import Channel
+from ..transport.link import Link
+from ..wire.frames import TEXT_MAX, Failed, Moved, Started
+
+
+class PeerDoor:
+    """A channel whose VISIT waits for its answer; see ``visitor.Door``.
+
+    When it has an answer that is not STARTED, the channel stands by again.
+    """
+
+    __slots__ = ("_answered", "_channel", "_link", "_on_leave")
+
+    def __init__(self, channel: Channel, on_leave: Callable[[], object]) -> None:
+        """Wait.
+
+        Args:
+            channel: it has said VISIT.
+            on_leave: called when the channel is ours no more: it becomes a stream, or is closed.
+        """
+        self._channel = channel
+        self._on_leave = on_leave
+        self._answered = False
+        self._link: Link | None = None
+
+    @property
+    def left(self) -> bool:
+        """See ``Door.left``: its server hangs up, and delivers nothing before STARTED."""
+        return not self._channel.live
+
+    def enter(self) -> End:
+        """See ``Door.enter``."""
+        self._answered = True
+        self._on_leave()
+        self._channel.send(Started())
+        self._link = self._channel.release()
+        return self._link
+
+    def refuse(self, why: str) -> None:
+        """See ``Door.refuse``."""
+        self._answer(Failed("visitor", why[:TEXT_MAX]))
+
+    def move(self, moved: Moved) -> None:
+        """Have it look for the robot elsewhere; ``close`` follows."""
+        self._answer(moved)
+
+    def _answer(self, frame: Failed | Moved) -> None:
+        if not self._answered:
+            self._answered = True
+            self._channel.send(frame)
+
+    def close(self) -> None:
+        """See ``Door.close``: without an answer, its server comes again."""
+        if self._link is not None:  # STARTED, and then it could not begin
+            self._link.abort()
+        elif not self._answered:
+            self._on_leave()
+            self._channel.close()
