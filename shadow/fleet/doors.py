@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from ..errors import PeerError
 from ..relay.ends import End
 from ..transport.channel import Channel
 from ..transport.link import Link
@@ -37,6 +38,8 @@ class PeerDoor:
         """See ``Door.enter``."""
         self._answered = True
         self._on_leave()
+        if self.left:  # while the robot connected the service
+            raise PeerError("its server hung up on it")
         self._channel.send(Started())
         self._link = self._channel.release()
         return self._link
