@@ -82,6 +82,10 @@ class Peers:
             raise Unreachable(f"server {server} is not one of the fleet, or does not say where to reach it")
         return await peer.take()
 
+    def revocation(self, channel: Channel) -> str | None:
+        """Why its server's certificate is no longer good, if it was revoked since the channel was taken."""
+        return self._trust.revocation(channel.link)
+
     def give_back(self, server: str, channel: Channel) -> None:
         """A channel that was taken is not needed any more.
 

@@ -24,7 +24,7 @@ from .people import People
 from .whereabouts import Place, Whereabouts, ask
 
 _AGAIN = 0.5  # seconds until a place that was tried in vain is tried again
-_LOOK = 0.25  # seconds between two looks for one, if nobody tells us anything
+_LOOK = 0.25  # seconds between two looks for one, and at the visitor, if nobody tells us anything
 _ANSWERS = 4  # times the patience that we have with a robot, until its server must have answered
 
 
@@ -90,11 +90,13 @@ class Visits(Alone):
         self.news.tell(robot.name)
 
     def _done(self, robot: Robot, visitor: Visitor, task: asyncio.Task[None]) -> None:
-        del self._tasks[visitor]
+        if self._tasks.get(visitor) is task:  # else it was seated here, and its robot has left again
+            del self._tasks[visitor]
         if not task.cancelled() and task.exception() is not None:
             text = "unexpected error: a visitor of robot %s could not be passed on (please report)"
             logging.getLogger("shadow").error(text, robot.name, exc_info=task.exception())
             robot.visitors.turn_away(visitor, "internal error of the server")
+        robot.report_if_empty()
 
     # One visitor
 
@@ -105,7 +107,7 @@ class Visits(Alone):
         tried: dict[Place, float] = {}  # when each may be tried again
         why = f"no server of the fleet has had the robot for {self._patience:g} s"
         hint: Place | None = None
-        while not visitor.left:
+        while _waits(robot, visitor):
             if robot.session is not None:
                 robot.visitors.seat(visitor)
                 return
@@ -128,18 +130,18 @@ class Visits(Alone):
             tried[place] = self._loop.time() + _AGAIN
         robot.visitors.elsewhere.discard(visitor)
         visitor.close()
-        robot.report_if_empty()
 
     async def _attempt(self, robot: Robot, visitor: Visitor, place: Place) -> Place | None:
-        """Visit a robot at a place, unless it turns out meanwhile to be somewhere else; see ``_visit``.
+        """Visit a robot at a place, unless there is no reason to any more; see ``_visit``.
 
-        A dead machine gives no answer for a long time, while its robots are with others in seconds.
+        A dead machine gives no answer for a long time, while its robots are with others in seconds. And when
+        the visitor leaves, we hang up: its robot need not serve it, and others need the channel.
         """
         attempt = self._loop.create_task(self._visit(robot, visitor, place))
         try:
-            while not attempt.done():
+            while not attempt.done() and _waits(robot, visitor):
                 both: set[asyncio.Future[Any]] = {attempt, self.news.of(robot.name)}
-                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(both, timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED)
                 if robot.session is not None or self._whereabouts.has_newer(robot.name, place):
                     break
         finally:
@@ -164,7 +166,11 @@ class Visits(Alone):
         )  # fmt: skip
         async with self._peers.lend(place.server) as channel:
             answer = await ask(channel, visit, _ANSWERS * self._patience)
+            if visitor not in robot.visitors.elsewhere:
+                raise Unreachable("the visitor was turned away meanwhile")
             if isinstance(answer, Started):
+                if why := self._peers.revocation(channel):
+                    raise Unreachable(f"server {place.server}: {why}")
                 visitor.server = place.server
                 robot.visitors.begin_stream(visitor, channel)
                 return None
@@ -174,3 +180,8 @@ class Visits(Alone):
             robot.visitors.turn_away(visitor, f"server {place.server} says: {texts.printable(answer.text)}")
             return None
         raise Unreachable(f"server {place.server} gave no answer that makes sense")
+
+
+def _waits(robot: Robot, visitor: Visitor) -> bool:
+    """Whether a visitor is still there: it may have left, or have been turned away (``Robot.dismiss``)."""
+    return visitor in robot.visitors.elsewhere and not visitor.left

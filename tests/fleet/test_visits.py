@@ -1,15 +1,33 @@
 """Visitors whose robots are at another server: the way there, and what happens when a robot moves."""
 
+import asyncio
 import contextlib
 import os
 import pwd
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from tests.support import echo, exchange, serving, wait_for
+from shadow.daemon.config import ServerConfig
+from shadow.fleet.visits import Visits
+from shadow.fleet.whereabouts import Whereabouts
+from shadow.server.visitor import Visitor, make_visitor
+from shadow.transport.channel import Channel
+from shadow.transport.link import KernelLink
+from shadow.wire.conversation import PEER, Conversation, Party, State
+from shadow.wire.frames import Started as Connected
+from shadow.wire.frames import Visit
+from tests.support import DEADLINE, echo, exchange, serving, tcp_pair, wait_for
+from tests.support.asked import make_robots
+from tests.support.directory import Directory
+from tests.support.fleet import until
+from tests.support.frame_end import FrameEnd
+from tests.support.log import Said
 from tests.support.peer import START, STARTED, connect
 from tests.support.sites import NAME, Fleet, Site
 
@@ -182,3 +200,194 @@ def test_while_the_engine_is_away_the_others_are_asked(both: Fleet) -> None:
             after.serve(b"over there")
             hears(visitor, b"over there")
         after.leave()
+
+
+# One visitor's way, in this process: the server that is asked is a bare socket.
+
+
+class Peers:
+    """Channels to server s2, of which the test has the other ends.
+
+    Attributes:
+        ends: one for each that was lent.
+        lent: how many are lent now.
+        revoked: why its certificate is not good any more.
+    """
+
+    def __init__(self) -> None:
+        self.names = ["s2"]
+        self.ends: list[FrameEnd] = []
+        self.lent = 0
+        self.revoked = ""
+
+    @contextlib.asynccontextmanager
+    async def lend(self, _server: str) -> AsyncIterator[Channel]:
+        near, far = tcp_pair()
+        near.setblocking(False)
+        far.setblocking(False)
+        conversation = Conversation(Party.ASKING, PEER, State.STANDBY)
+        ignore: Any = lambda _what: None  # noqa: E731
+        channel = Channel(KernelLink(near, "suite", []), Party.ASKING, ignore, ignore, conversation)
+        self.ends.append(FrameEnd(far))
+        self.lent += 1
+        try:
+            yield channel
+        finally:
+            self.lent -= 1
+            channel.close()
+
+    def revocation(self, _channel: Channel) -> str | None:
+        return self.revoked or None
+
+
+class Here:
+    """Server s1, which takes its robot to be at s2."""
+
+    def __init__(self, folder: Path) -> None:
+        anything = Path("none")
+        config = ServerConfig(ldir=folder, ca=anything, crt=anything, key=anything)
+        self.robots, self.durable = make_robots(config)
+        self.directory = Directory("s1")
+        self.directory.say(NAME, "s2", "5e55", 7)
+        self.peers = Peers()
+        registrar: Any = self.directory
+        peers: Any = self.peers
+        foreign: Any = SimpleNamespace(take_over=lambda _name: None)
+        self.visits = Visits(Whereabouts(registrar, peers), peers, foreign, config.start_timeout)
+        self.robots.elsewhere = self.visits
+        self.robot = self.robots.provide(NAME)
+        self.far: list[socket.socket] = []
+
+    def comes(self) -> Visitor:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        self.far.append(theirs)
+        now = asyncio.get_running_loop().time()
+        visitor = make_visitor(ours, "", self.robot.visitors.next_number(), now)
+        self.robot.visitors.take(visitor)
+        return visitor
+
+    async def asks(self, number: int = 0) -> FrameEnd:
+        """The other end of a channel, once VISIT was said on it."""
+        await until(lambda: len(self.peers.ends) > number, "a channel")
+        assert isinstance(await self.peers.ends[number].hear(), Visit)
+        return self.peers.ends[number]
+
+    async def nobody_waits(self) -> None:
+        await until(lambda: not list(self.visits.describe()), "the end of the visit")
+        assert not self.robot.visitors.elsewhere
+        assert self.robots.descriptors._promised == 0
+        assert self.peers.lent == 0
+
+
+def play(folder: Path, body: Callable[[Here], Awaitable[None]]) -> None:
+    async def run() -> None:
+        here = Here(folder)
+        try:
+            async with asyncio.timeout(DEADLINE):
+                await body(here)
+        finally:
+            await here.visits.close()
+            here.robot.dismiss("the test is over")
+            for stream in here.durable.streams:
+                stream.near.abort()
+                stream.link.abort()
+            for sock in [*here.far, *(end.sock for end in here.peers.ends)]:
+                sock.close()
+
+    asyncio.run(run())
+
+
+def test_when_a_visitor_leaves_its_robots_server_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the end of the channel, at once: others need it, and the robot need not serve anybody."""
+
+    async def body(here: Here) -> None:
+        here.comes()
+        end = await here.asks()
+        here.far[0].close()
+        await end.hears_the_end()
+        await here.nobody_waits()
+        assert NAME not in here.robots
+        assert not caplog.records
+
+    play(tmp_path, body)
+
+
+@pytest.mark.parametrize("asked", ["nobody", "a server"])
+def test_one_that_is_turned_away_meanwhile_is_sought_no_more(
+    tmp_path: Path, said: Said, caplog: pytest.LogCaptureFixture, asked: str
+) -> None:
+    """Its robot's sockets have been removed, for example; what its robot answers then comes too late."""
+
+    async def body(here: Here) -> None:
+        if asked == "nobody":
+            here.peers.names = []
+        here.comes()
+        ends = [] if asked == "nobody" else [await here.asks()]
+        here.robot.dismiss("nobody has it")
+        for end in ends:
+            await end.say(Connected())
+            await end.hears_the_end()
+        await here.nobody_waits()
+        assert here.far[0].recv(1) == b""
+        assert not here.durable.streams
+        assert [text for _kind, text in said if "turned away" in text] == [said[0][1]]
+        assert not caplog.records
+
+    play(tmp_path, body)
+
+
+def test_a_server_that_was_revoked_meanwhile_gets_nobody(tmp_path: Path) -> None:
+    async def body(here: Here) -> None:
+        here.comes()
+        first = await here.asks()
+        here.peers.revoked = "certificate 0c was revoked"
+        await first.say(Connected())
+        await first.hears_the_end()
+        assert not here.durable.streams
+        here.peers.revoked = ""
+        second = await here.asks(1)
+        await second.say(Connected())
+        await until(lambda: here.durable.streams, "its stream")
+        await here.nobody_waits()
+
+    play(tmp_path, body)
+
+
+def test_one_whose_robot_comes_and_goes_at_once_is_sought_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before anybody has noticed that the first search is over: there is one search, and it can be ended."""
+
+    async def body(here: Here) -> None:
+        visitor = here.comes()
+        here.peers.names = []
+        session: Any = SimpleNamespace(unreachable="", seat=lambda *_, **__: gone())
+
+        def gone() -> None:
+            """The robot has left before its visitor got a channel."""
+            here.robot._session = None
+            here.robot.visitors.seat(visitor)
+
+        await until(lambda: here.robot.visitors.elsewhere, "the visitor")
+        here.robot._session = session
+        here.visits.came_back(here.robot)
+        await until(lambda: here.robot._session is None, "the robot to come and go")
+        await turns()
+        assert list(here.visits.describe()) == ["1 visitor waiting for robots elsewhere"]
+        assert here.robot.visitors.elsewhere == {visitor}
+        await here.visits.close()
+        await turns()
+        assert list(here.visits.describe()) == []
+        assert not caplog.records
+
+    play(tmp_path, body)
+
+
+async def turns() -> None:
+    """Let everybody do what there is to do now."""
+    for _ in range(20):
+        await asyncio.sleep(0)
