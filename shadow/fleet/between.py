@@ -35,7 +35,7 @@ class Between:
             trust: who we are to them, and whom we take for one of them.
             registrar: knows what the directory says.
         """
-        self._robots = robots = server.robots
+        robots = server.robots
         view = registrar.view
         self._peers = Peers(hello, trust, config.keepalive, config.handshake_timeout)
         self.foreign = Foreign(robots, hello.robot, view, config.max_fleet_sockets)
@@ -52,12 +52,15 @@ class Between:
         self._answering.open(sockets)
 
     async def close(self) -> None:
-        """Accept, dial and make nothing more; who waits here for a robot elsewhere goes on waiting."""
+        """Accept, dial and make nothing more.
+
+        Who waits here for a robot elsewhere goes on waiting, and who comes now begins to: for the next
+        daemon.
+        """
         await self._answering.close()
         await self._visits.close()
         self._acquaintances.close()
         await self._peers.close()
-        self._robots.elsewhere = self._robots.alone
 
     def cut_off_revoked(self) -> None:
         """Certificates may have been revoked, also other servers'."""

@@ -52,9 +52,11 @@ class Visits(Alone):
         self._people = People()
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[Visitor, asyncio.Task[None]] = {}
+        self._closed = False
 
     async def close(self) -> None:
-        """Seek no more; visitors that wait are their robots' (``robot.visitors.elsewhere``)."""
+        """Seek no more; who waits, or comes from now on, is its robot's (``robot.visitors.elsewhere``)."""
+        self._closed = True
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -81,8 +83,9 @@ class Visits(Alone):
             visitor.close()
             return True
         robot.visitors.elsewhere.add(visitor)
-        task = self._tasks[visitor] = self._loop.create_task(self._serve(robot, visitor))
-        task.add_done_callback(lambda task: self._done(robot, visitor, task))
+        if not self._closed:
+            task = self._tasks[visitor] = self._loop.create_task(self._serve(robot, visitor))
+            task.add_done_callback(lambda task: self._done(robot, visitor, task))
         return True
 
     def came_back(self, robot: Robot) -> None:
