@@ -90,9 +90,9 @@ class Member(Extra):
 
     async def close(self) -> None:
         """Leave the fleet to the next daemon of this server, or for good."""
-        self._peering.close()
         if self._fleet is not None and self._server is not None:
             store = self._server.durable.store
             await self._fleet.close(leaving=not store.limit)
             if store.limit:
                 incarnation.leave(store, self._fleet.inc)
+        self._peering.close()  # nobody accepts there any more

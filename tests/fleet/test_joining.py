@@ -14,6 +14,7 @@ from bench.processes import free_port
 from shadow.daemon.config import parse_server
 from shadow.errors import ConfigError, LocalError, ShadowError
 from shadow.fleet.joining import Member
+from shadow.fleet.peering import Peering
 from shadow.pki.certificates import Purpose
 from shadow.pki.presence import NOT_THERE
 from shadow.relay.durable import DurableStreams
@@ -169,3 +170,31 @@ def test_a_port_of_no_use_costs_no_robot_its_session(
     with socket.create_server(("", setup.port)):
         asyncio.run(body())
     assert taken_up == []
+
+
+def test_the_port_is_closed_when_nobody_accepts_there_any_more(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the loop listens to whatever gets the descriptor's number next."""
+    watched: list[bool] = []
+    really = Peering.close
+
+    def close(peering: Peering) -> None:
+        watched.extend(map(asyncio.get_running_loop().remove_reader, peering._sockets))
+        really(peering)
+
+    monkeypatch.setattr(Peering, "close", close)
+
+    async def body() -> None:
+        config, member = setup.member()
+        relay = Relay()
+        try:
+            server = Server(config, DurableStreams(relay, Store()), [member])
+            await server.start()
+            await server.stop()
+        finally:
+            relay.stop()
+
+    asyncio.run(body())
+    assert watched
+    assert not any(watched)
