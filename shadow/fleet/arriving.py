@@ -34,7 +34,8 @@ class Arriving(Alone):
 
     def arrive(self, foreign: Foreign) -> None:
         """We have joined: from now on it is like everything that comes."""
-        for name in self._names:
-            foreign.take_over(name)
-        for robot, visitor in self._visitors:
+        while self._names:
+            foreign.take_over(self._names.pop())
+        visitors, self._visitors = self._visitors, []
+        for robot, visitor in visitors:
             robot.visitors.seat(visitor)
