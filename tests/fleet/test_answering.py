@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -39,17 +40,19 @@ def waits(asked: Asked) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("sid", "revision"), [("", 99), ("another", 7), ("another", 12), ("another", 0)], ids=str
+    ("sid", "revision", "known"),
+    [("", 99, (7, 5)), ("another", 7, (7, 5)), ("another", 12, (7, 12)), ("another", 0, (0, 0))],
+    ids=["this session", "as far as the view", "as far as our claim", "nothing"],
 )
 def test_a_visitor_is_served_if_we_know_all_that_its_server_knows(
-    authority: Authority, tmp_path: Path, said: Said, sid: str, revision: int
+    authority: Authority, tmp_path: Path, said: Said, sid: str, revision: int, known: tuple[int, int]
 ) -> None:
     """It means just this session, or nothing newer than what we have seen: of the fleet, or of this robot."""
 
     async def body(asked: Asked) -> None:
         await asked.begin()
         robot = await asked.stand_by()
-        asked.directory.revision, asked.directory.claimed[NAME] = 7, 12
+        asked.directory.revision, asked.directory.claimed[NAME] = known
         channel = await asked.dial()
         answer = asked.ask(channel, a_visit(sid or asked.session.sid, revision))
         assert isinstance(await robot.hear(), Start)
@@ -267,6 +270,21 @@ def test_at_the_end_those_that_stand_by_hear_why_and_those_that_wait_come_again(
         assert heard == [Refusal("stopping", "the server is stopping"), None]
         with pytest.raises(BlockingIOError):
             running.link.read(1)
+
+    play(authority, tmp_path, body)
+
+
+def test_at_the_end_nobody_comes_in_any_more(authority: Authority, tmp_path: Path) -> None:
+    """Not even one that is about to."""
+
+    async def body(asked: Asked) -> None:
+        loop = asyncio.get_running_loop()
+        with socket.socket() as coming:
+            coming.setblocking(False)
+            await loop.sock_connect(coming, (asked.endpoint.host, asked.endpoint.port))
+            await until(lambda: asked.answering._handshakes.running, "its handshake")
+            await asked.answering.close()
+            assert await loop.sock_recv(coming, 1) == b""
 
     play(authority, tmp_path, body)
 
