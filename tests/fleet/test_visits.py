@@ -212,6 +212,7 @@ class Peers:
         ends: one for each that was lent.
         lent: how many are lent now.
         revoked: why its certificate is not good any more.
+        all_lent: others have all channels.
     """
 
     def __init__(self) -> None:
@@ -219,9 +220,12 @@ class Peers:
         self.ends: list[FrameEnd] = []
         self.lent = 0
         self.revoked = ""
+        self.all_lent = False
 
     @contextlib.asynccontextmanager
     async def lend(self, _server: str) -> AsyncIterator[Channel]:
+        if self.all_lent:
+            await asyncio.get_running_loop().create_future()
         near, far = tcp_pair()
         near.setblocking(False)
         far.setblocking(False)
@@ -243,9 +247,9 @@ class Peers:
 class Here:
     """Server s1, which takes its robot to be at s2."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, patience: float) -> None:
         anything = Path("none")
-        config = ServerConfig(ldir=folder, ca=anything, crt=anything, key=anything)
+        config = ServerConfig(ldir=folder, ca=anything, crt=anything, key=anything, start_timeout=patience)
         self.robots, self.durable = make_robots(config)
         self.directory = Directory("s1")
         self.directory.say(NAME, "s2", "5e55", 7)
@@ -281,9 +285,9 @@ class Here:
         assert self.peers.lent == 0
 
 
-def play(folder: Path, body: Callable[[Here], Awaitable[None]]) -> None:
+def play(folder: Path, body: Callable[[Here], Awaitable[None]], patience: float = DEADLINE) -> None:
     async def run() -> None:
-        here = Here(folder)
+        here = Here(folder, patience)
         try:
             async with asyncio.timeout(DEADLINE):
                 await body(here)
@@ -385,6 +389,17 @@ def test_one_whose_robot_comes_and_goes_at_once_is_sought_again(
         assert not caplog.records
 
     play(tmp_path, body)
+
+
+def test_when_others_have_all_channels_nobody_waits_for_one_for_ever(tmp_path: Path, said: Said) -> None:
+    async def body(here: Here) -> None:
+        here.peers.all_lent = True
+        here.comes()
+        await here.nobody_waits()
+        assert here.far[0].recv(1) == b""
+        assert said[0][1].endswith("turned away: no channel to server s2 within 0.1 s")
+
+    play(tmp_path, body, patience=0.1)
 
 
 async def turns() -> None:
