@@ -23,7 +23,7 @@ from .doors import PeerDoor
 from .peer_trust import PeerTrust
 from .registrar import Registrar
 
-_WORD_MAX = 64  # characters of a user's name, or of a stream's number
+_WORD_MAX = 64  # characters of a user's name, of a stream's number, or of a service that is not there
 
 
 class Answering:
@@ -112,7 +112,8 @@ class Answering:
         if robot is None or session is None or not self._is_current(session.sid, visit):
             channel.send(self._registrar.moved(visit.robot))
         elif visit.service not in session.services:
-            channel.send(Failed("no-such-service", f"the robot has no service {printable(visit.service)}"))
+            service = printable(visit.service[:_WORD_MAX])
+            channel.send(Failed("no-such-service", f"the robot has no service {service}"))
         elif not self._robots.descriptors.for_visitor():
             channel.send(Failed("limit", "the robot's server has too few descriptors left"))
         else:

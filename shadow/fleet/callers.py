@@ -12,7 +12,7 @@ from ..wire.frames import PROTOCOL_VERSION, Hello, Refusal, Welcome
 from .peer_trust import PeerTrust
 
 _CHANNELS_MAX = 256  # of one server, standing by or with a visitor that waits
-_NAME_MAX = 64  # characters of what may be a server's name, in the log
+_NAME_MAX = 64  # characters of what may be the name of a server or a fleet, in the log and in answers
 
 
 class Callers:
@@ -69,7 +69,7 @@ class Callers:
         if not speaks_our_version(hello):
             raise Refused("version", f"protocol version {hello.version} is not spoken here")
         if hello.fleet != self._fleet:
-            text = f"this is a server of fleet {self._fleet}, not of {printable(hello.fleet)}"
+            text = f"this is a server of fleet {self._fleet}, not of {printable(hello.fleet[:_NAME_MAX])}"
             raise Refused("fleet", text)
         if others >= _CHANNELS_MAX:
             raise Refused("limit", f"server {server} has {_CHANNELS_MAX} channels here already")

@@ -50,7 +50,8 @@ class People:
     def _look_up(self) -> None:
         while (uid := self._queue.get()) is not None:
             try:
-                name = pwd.getpwuid(uid).pw_name
+                # Whatever bytes it may consist of, it is to go over the wire and into the log.
+                name = pwd.getpwuid(uid).pw_name.encode(errors="replace").decode()
             except (KeyError, OSError, OverflowError):
                 name = ""
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is waiting any more

@@ -108,6 +108,8 @@ def test_a_service_that_the_robot_has_not(authority: Authority, tmp_path: Path) 
         await asked.begin("web")
         answer = await asked.answer(a_visit(asked.session.sid, service="db\n"))
         assert answer == Failed("no-such-service", "the robot has no service db?")
+        answer = await asked.answer(a_visit(asked.session.sid, service="x" * 512))
+        assert answer == Failed("no-such-service", f"the robot has no service {'x' * 64}")
 
     play(authority, tmp_path, body)
 

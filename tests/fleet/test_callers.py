@@ -57,8 +57,9 @@ def test_a_server_of_the_fleet_is_welcome(authority: Authority, tmp_path: Path, 
         (hello("c"), "name-mismatch", "the certificate is for server a"),
         (hello(version=2), "version", "protocol version 2 is not spoken here"),
         (hello(fleet="cars\n"), "fleet", "this is a server of fleet robots, not of cars?"),
+        (hello(fleet="x" * 512), "fleet", f"this is a server of fleet robots, not of {'x' * 64}"),
     ],
-    ids=["name", "version", "fleet"],
+    ids=["name", "version", "fleet", "long"],
 )
 def test_another_is_refused(
     authority: Authority, tmp_path: Path, said: Said, says: Hello, code: str, text: str

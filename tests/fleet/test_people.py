@@ -42,6 +42,17 @@ def test_who_has_no_name_has_none() -> None:
     asyncio.run(body())
 
 
+def test_a_name_may_be_any_bytes_and_goes_over_the_wire_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pwd, "getpwuid", lambda _uid: SimpleNamespace(pw_name="andr\udce9"))
+
+    async def body() -> None:
+        found = People()
+        assert await found.name_of(7) == "andr?"
+        found.close()
+
+    asyncio.run(body())
+
+
 def test_a_directory_that_hangs_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
 
