@@ -179,6 +179,7 @@ class Scene:
                 for visitor, channel in robot.visitors.starting.items():
                     channel.abort()
                     visitor.close()
+                robot.dismiss("the test is over")
             for plain, link in server.durable.started:
                 plain.close()
                 link.sock.close()
