@@ -112,7 +112,11 @@ def test_a_server_with_as_many_robots_as_may_be_is_full(tunnel: Tunnel, listenin
     before = server.log
     for _ in range(20):
         assert check(listening) == OK
-    assert server.log == before, "it is asked every second"
+    # What is said at the start may not all be written yet when it is ready.
+    said = [
+        line for line in server.log.removeprefix(before).splitlines() if "encrypting in userspace" not in line
+    ]
+    assert said == [], "it is asked every second"
     with robot(tunnel, "011"):
         assert check(listening) == OK
         with robot(tunnel, "012"):
