@@ -271,6 +271,12 @@ class SessionLost(Event, message_id="3e983511c6bc4dbd81ad265493b43f1f"):
     robot: str
 
 
+class MoveFailed(Event, message_id="4690c9ccfb3349cd9c13a9d5ae9b6615"):
+    """The server asked the robot to go to another one, and none takes it."""
+
+    robot: str
+
+
 class AddressFailed(Event, message_id="60bbbb14084c461198cf0ee79805788b"):
     """The client did not reach its server at one of several addresses, or where it advertises one."""
 

@@ -14,7 +14,7 @@ import varlink
 
 from .. import __version__
 from ..daemon import life
-from ..errors import ShadowError
+from ..errors import LocalError, ShadowError
 from ..names import API, INTERFACE_FILE
 from ..server.robot import Robot
 from ..server.server import Server
@@ -100,6 +100,16 @@ class Methods:
         except ShadowError as error:
             raise _error("ReloadFailed", reason=str(error)) from error
         return {}
+
+    def Drain(self, draining: bool, *, _request: Caller) -> Facts:  # noqa: FBT001
+        """Have the robots go to other servers, or take robots again."""
+        _check_may_steer(_request)
+        try:
+            drainer = self._server.robots.drainer
+            (drainer.start if draining else drainer.stop)()
+        except LocalError as error:
+            raise _error("DrainFailed", reason=str(error)) from error
+        return {"robots": self._server.robots.connected}
 
     def _find(self, name: str) -> Robot:
         robot = self._server.robots.get(name)

@@ -31,8 +31,8 @@ _STATUSES = """\
 Exit status: 0 done, 2 usage error, 69 the robot or the server is not there, 71 system error, 74 output
 error, 76 a server of another version, 77 permission denied, 78 the request makes no sense."""
 _EPILOG = f"""\
-Read-only commands require the group shadow-tunnel; disconnect and reload require root or the group
-shadow-tunnel-admin; logs requires the group adm or systemd-journal.
+Read-only commands require the group shadow-tunnel; disconnect, drain, undrain and reload require root or
+the group shadow-tunnel-admin; logs requires the group adm or systemd-journal.
 {_STATUSES}
 Without --dir, {_FOLDER_VARIABLE} in the environment names the folder.
 
@@ -210,6 +210,17 @@ def _reload(options: argparse.Namespace) -> None:
         answers.call("Reload")
 
 
+def _drain(options: argparse.Namespace) -> None:
+    with Answers(options.dir) as answers:
+        robots = answers.call("Drain", draining=True)["robots"]
+    _show(options, {"robots": robots}, lambda _facts: f"{many(robots, 'robot')} to go to other servers")
+
+
+def _undrain(options: argparse.Namespace) -> None:
+    with Answers(options.dir) as answers:
+        answers.call("Drain", draining=False)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.main_parser(
         "shadowctl", "List, monitor and control robots, and connect to them.", _EPILOG
@@ -267,6 +278,14 @@ def _parser() -> argparse.ArgumentParser:
     disconnect.add_argument("which", metavar="NAME", help="the robot, or with --stream a stream's number")
     disconnect.add_argument("--stream", action="store_true", help="end one stream, and nothing else")
 
+    _command(
+        commands,
+        "drain",
+        _drain,
+        "have the robots go to other servers of the fleet, and take no more",
+        "drain",
+    )
+    _command(commands, "undrain", _undrain, "take robots again", "undrain")
     _command(commands, "reload", _reload, "make the server read certificates and revocations again", "reload")
     return parser
 

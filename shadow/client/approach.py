@@ -37,7 +37,7 @@ _PARTS_MAX = 4  # an address gets at least one part in this many of the time; th
 _LOOKUP_PART = 10  # the same for a lookup that we can do without: a visitor waits for its channel
 _LATE = 1.0  # seconds for which one name's addresses wait for those of other names
 _ADDRESSES_MAX = 8  # addresses to try in one go; those behind them come first in the next
-_NO_ROOM = {"limit", "socket"}  # codes of refusals that say something of one server, and not of us
+_NO_ROOM = {"limit", "socket", "draining"}  # codes of refusals that say something of one server
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # not the fault of any address
 
 
@@ -115,6 +115,10 @@ class Approach:
     def prefer(self, target: Target) -> None:
         """This address has led to a session: it comes first as long as it does not fail."""
         self._best = target
+
+    def avoid(self, target: Target) -> None:
+        """This address comes after all others for a while, as if it had failed."""
+        self._note_failure(target)
 
     async def call(self, call: Call, known: Target | None = None) -> Arrival:
         """Open a connection and get it welcomed.

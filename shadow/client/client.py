@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .. import events
 from ..daemon.config import ClientConfig
@@ -217,10 +217,11 @@ class Client:
     async def _end_of_session(self, session: Session) -> PeerError:
         """Wait for the end of a session, or of the last one that has replaced it; return the reason."""
         while True:
-            await asyncio.wait([session.lost], timeout=self._renewer.patience)
+            signs: list[asyncio.Future[Any]] = [session.lost, session.unwanted]
+            await asyncio.wait(signs, timeout=self._renewer.patience, return_when=asyncio.FIRST_COMPLETED)
             if session.lost.done():
                 return session.lost.result()
-            session = await self._renew(session)
+            session = await (self._move(session) if session.unwanted.done() else self._renew(session))
 
     async def _renew(self, session: Session) -> Session:
         """If it is time for another certificate, continue with it in a new session; return the one in use.
@@ -237,14 +238,34 @@ class Client:
                     self._trust.settings = settings
                 elif self._trust.settings is not None:  # a reload has come meanwhile
                     session.use(self._trust.settings)
-                self._attempts.connected(session.agreed.interval)
-                self._enter(Connected(session))
-                old.close()
+                self._replace(old, session)
                 self._renewer.succeeded(pair)
                 self._trust.welcomed(session.certificate)
         except ShadowError as error:
             self._renewer.failed(error)
         return session
+
+    async def _move(self, session: Session) -> Session:
+        """The server wants us at another one: continue there, if one takes us; return the session in use.
+
+        It ends here only then, so the robot can be visited all the time; its streams go on where they are.
+        """
+        session.stay()
+        self._opener.avoid(session.agreed.target)
+        try:
+            new = await self._opener.open(self._trust.refresh())
+        except ShadowError as error:
+            text = f"{session.agreed.target} wants us at another server, and none takes us: {error}; staying"
+            events.log(events.MoveFailed(robot=self._config.robot), logging.WARNING, text)
+            return session
+        self._replace(session, new)
+        return new
+
+    def _replace(self, old: Session, new: Session) -> None:
+        """Continue with another session, which has just been welcomed."""
+        self._attempts.connected(new.agreed.interval)
+        self._enter(Connected(new))
+        old.close()
 
     def _report_loss(self, error: ShadowError, wait: float) -> None:
         retry = time.strftime("%H:%M:%S", time.localtime(time.time() + wait))

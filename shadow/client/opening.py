@@ -49,7 +49,8 @@ class Opener:
             ShadowError: that failed.
         """
         config = self._config
-        hello = Hello(PROTOCOL_VERSION, CONTROL, config.robot, tuple(config.services), software=SOFTWARE)
+        services = tuple(config.services)
+        hello = Hello(PROTOCOL_VERSION, CONTROL, config.robot, services, software=SOFTWARE, moves=True)
         call = Call(settings, hello, config.connect_timeout, reach, self.boot)
         arrival = await self._approach.call(call)
         agreed = Agreed.at_welcome(arrival.welcome, arrival.target, config.robot)
@@ -70,6 +71,10 @@ class Opener:
             TypeError, ValueError: it is not one.
         """
         self.boot = Boot.from_json(record)
+
+    def avoid(self, target: Target) -> None:
+        """Try this address after all others, for a while."""
+        self._approach.avoid(target)
 
     def stop(self) -> None:
         """Stop connecting visitors."""

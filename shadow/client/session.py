@@ -16,7 +16,7 @@ from ..net.liveness import watch_for_death
 from ..net.tcp import KEEPALIVE_MAX
 from ..transport.channel import KEEPALIVE_MIN, Channel, remembered_interval
 from ..transport.context import Settings
-from ..wire.frames import Dial, Frame, Ping, Refusal, Sign, Signed, Unsigned, Welcome
+from ..wire.frames import Dial, Frame, Move, Ping, Refusal, Sign, Signed, Unsigned, Welcome
 from ..wire.timing import MISSED_MAX, Keepalive
 from .approach import Door
 from .standbys import Standbys
@@ -104,6 +104,7 @@ class Session:
         certificate: the fingerprint of the certificate that we showed the server.
         standbys: the data channels.
         lost: set to what ended the session.
+        unwanted: set when the server asks us to go to another one.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Session:
         self._door = door
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[PeerError] = self._loop.create_future()
+        self.unwanted: asyncio.Future[None] = self._loop.create_future()
         self._keepalive = Keepalive(agreed.interval, self._loop.time())
         self._line = lines.of(channel.link.sock)
         self._timer: asyncio.TimerHandle | None = None
@@ -166,6 +168,10 @@ class Session:
         """Use these settings for the handshakes of data channels from now on."""
         self._door.settings = settings
 
+    def stay(self) -> None:
+        """No other server has taken us: until we are asked again."""
+        self.unwanted = self._loop.create_future()
+
     def close(self) -> None:
         """End the session; its streams go on."""
         self._rest()
@@ -184,6 +190,9 @@ class Session:
         self._heard()
         if isinstance(frame, Dial):
             self.standbys.dial(frame.count)
+        elif isinstance(frame, Move):
+            if not self.unwanted.done():
+                self.unwanted.set_result(None)
         elif isinstance(frame, Refusal):
             self._end(Refused(frame.code, frame.text, frame.retry))
         elif isinstance(frame, Signed | Unsigned) and self._signed is not None and not self._signed.done():

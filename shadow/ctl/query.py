@@ -103,6 +103,8 @@ class Answers:
             return NotPermitted("only root and members of the group shadow-tunnel-admin may do that")
         if kind == "ReloadFailed":
             return ConfigError(f"nothing has changed: {printable(str(parameters.get('reason')))}")
+        if kind == "DrainFailed":
+            return LocalError(f"nothing has changed: {printable(str(parameters.get('reason')))}")
         return PeerError(f"the server is of another version: {printable(name)} {printable(str(parameters))}")
 
 

@@ -9,6 +9,7 @@ from ..errors import ShadowError
 from ..server.server import Server
 from .audit import Audit
 from .credentials import Identity
+from .draining import Draining
 from .etcd import Engine
 from .janitor import Janitor
 from .keys import Keys, Live
@@ -46,8 +47,10 @@ class Fleet:
         view = self.registrar.view
         self._between = peering.open(server, self.registrar)
         self._announcement = Announcement(engine, keys, name, live, view.doubt)
+        server.robots.drainer = self._draining = Draining(server.robots, name, view, self._announcement)
         parts = (
             view,
+            self._draining,
             self._announcement,
             self.registrar,
             self._between.foreign,
@@ -63,6 +66,7 @@ class Fleet:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._draining.stop()
         await self._between.close()
         await self.registrar.close()
         if leaving:
@@ -81,9 +85,10 @@ class Fleet:
     def status(self) -> str:
         """A few words for ``systemctl status``."""
         view = self.registrar.view
+        drained = self._draining.remark
         if not view.up:
-            return "fleet: the engine is away"
-        return f"fleet: {view.summary}"
+            return f"fleet: the engine is away{drained}"
+        return f"fleet: {view.summary}{drained}"
 
     def describe(self) -> Iterator[str]:
         """Lines for debugging."""

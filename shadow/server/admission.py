@@ -107,6 +107,8 @@ class Admission:
             raise Refused("revoked", why)
         if not speaks_our_version(hello):
             raise Refused("version", f"protocol version {hello.version} is not spoken here")
+        if hello.role == CONTROL and self.robots.draining:
+            raise Refused("draining", "the server is being drained: another one will do")
         if name not in self.robots or not self.robots[name].is_here:
             if hello.role != CONTROL:
                 raise Refused("no-session", "connect the control channel first")

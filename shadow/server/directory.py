@@ -73,8 +73,29 @@ class Elsewhere(Protocol):
         """
 
 
+class Drainer(Protocol):
+    """Has a server's robots go to others, and takes no more of them."""
+
+    def start(self) -> None:
+        """Begin.
+
+        Raises:
+            LocalError: there is no other server for them.
+        """
+
+    def stop(self) -> None:
+        """Take robots again."""
+
+
 class Alone:
-    """The directory of a server that is no part of a fleet: all robots are here."""
+    """All that for a server that is no part of a fleet: its robots are here or nowhere."""
+
+    def start(self) -> None:
+        """See ``Drainer``."""
+        raise LocalError("this server is not one of a fleet (--fleet): there is no other for its robots")
+
+    def stop(self) -> None:
+        """See ``Drainer``."""
 
     def came(self, candidate: Candidate) -> None:
         """See ``Directory``."""

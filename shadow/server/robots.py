@@ -7,7 +7,7 @@ from ..daemon.config import ServerConfig
 from ..events import STEPS
 from ..relay.durable import DurableStreams
 from .descriptors import Descriptors
-from .directory import Alone, Directory, Elsewhere
+from .directory import Alone, Directory, Drainer, Elsewhere
 from .robot import Robot
 from .signer import Signer
 from .sockets import check_folder
@@ -28,7 +28,9 @@ class Robots(Mapping[str, Robot]):
         signer: renews the robots' certificates.
         directory: asked before a session begins, and told when one has begun or ended.
         elsewhere: where robots may be that are not here.
-        alone: either of these where there are no other servers.
+        alone: these where there are no other servers.
+        drainer: has the robots go to other servers.
+        draining: robots are to go to other servers.
     """
 
     def __init__(self, config: ServerConfig, durable: DurableStreams, trust: Trust) -> None:
@@ -46,6 +48,8 @@ class Robots(Mapping[str, Robot]):
         self.alone = Alone()
         self.directory: Directory = self.alone
         self.elsewhere: Elsewhere = self.alone
+        self.drainer: Drainer = self.alone
+        self.draining = False
         self._robots: dict[str, Robot] = {}
         self._connected: set[str] = set()
 

@@ -175,6 +175,8 @@ class Server:
         # Somebody asks every second: the same holds as for the status.
         if self._stopping:
             return "stopping"
+        if self.robots.draining:
+            return "draining"
         return "full" if self._admission.full or self.robots.descriptors.robots_wait else ""
 
     @property

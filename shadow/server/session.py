@@ -36,6 +36,7 @@ class Cause(enum.StrEnum):
     REVOKED = "revoked"
     EXPIRED = "expired"
     OPERATOR = "operator"
+    DRAINING = "draining"
     SOCKET = "socket"
     STOPPING = "stopping"
 
@@ -56,6 +57,7 @@ class Session:
         told: we have logged that its certificate has expired.
         boot: of the robot's program: all its sessions until that starts anew have the same.
         attempt: the number of its HELLO in that boot.
+        moves: the robot understands MOVE.
         until: when the robot's certificate expires, aware.
         warned_from: when to begin to warn of that.
         board: its standby channels and waiting visitors.
@@ -73,6 +75,7 @@ class Session:
     software: str = ""
     boot: str = field(default_factory=lambda: secrets.token_hex(8))
     attempt: int = 0
+    moves: bool = False
     board: Switchboard[Visitor, Channel] = field(default_factory=Switchboard)
     timer: asyncio.TimerHandle | None = None
     trimmer: asyncio.TimerHandle | None = None
@@ -211,6 +214,7 @@ class Session:
             "software": self.software,
             "boot": self.boot,
             "attempt": self.attempt,
+            "moves": self.moves,
         }
 
     def log_beginning(self, robot: str) -> None:
@@ -262,6 +266,7 @@ def new_session(channel: Channel, hello: Hello, peer: str, interval: float, now:
     session = Session(channel, secrets.token_hex(16), services, Keepalive(interval, now), peer, now, software)
     if is_id(hello.boot):  # earlier versions say nothing: each session is a boot of its own
         session.boot, session.attempt = hello.boot, hello.attempt
+    session.moves = hello.moves
     return session
 
 
@@ -287,6 +292,7 @@ def remembered(channel: Channel, record: Mapping[str, Any], now: float) -> Sessi
     )
     if is_id(str(record.get("boot", ""))):  # nor this
         session.boot, session.attempt = str(record["boot"]), int(record["attempt"])
+    session.moves = record.get("moves") is True
     return session
 
 

@@ -4,7 +4,7 @@ Both ends of a connection run the same machine, because what one sends the other
 begins in OPENING, and its HELLO makes it one of three kinds. A robot dials its server with two of them, a
 control channel and data channels::
 
-    control:  OPENING ─HELLO→ GREETED ─WELCOME→ OPEN ─PING, PONG, DIAL, SIGN, SIGNED, UNSIGNED→ OPEN
+    control:  OPENING ─HELLO→ GREETED ─WELCOME→ OPEN ─PING, PONG, DIAL, SIGN, SIGNED, UNSIGNED, MOVE→ OPEN
     data:     OPENING ─HELLO→ GREETED ─WELCOME→ STANDBY ─START→ STARTING ─STARTED→ RAW
                                                                          └─FAILED→ CLOSED
 
@@ -30,6 +30,7 @@ from .frames import (
     Frame,
     Hello,
     Here,
+    Move,
     Moved,
     Ping,
     Pong,
@@ -94,6 +95,7 @@ _TRANSITIONS: dict[tuple[State, Party, type[Frame]], State] = {
     (State.OPEN, Party.ROBOT, Sign): State.OPEN,
     (State.OPEN, Party.SERVER, Signed): State.OPEN,
     (State.OPEN, Party.SERVER, Unsigned): State.OPEN,
+    (State.OPEN, Party.SERVER, Move): State.OPEN,
     (State.OPEN, Party.SERVER, Refusal): State.CLOSED,
     (State.STANDBY, Party.SERVER, Start): State.STARTING,
     (State.STANDBY, Party.SERVER, Refusal): State.CLOSED,

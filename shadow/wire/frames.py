@@ -3,9 +3,8 @@
 A frame is a header of four bytes (type, zero, length of the body as a big-endian 16-bit number) and a body
 that is one JSON object. Header and body together fit one TLS record (RFC 5246, section 6.2.1: 2^14 bytes).
 The decoder asks for exactly as many bytes as the current frame still needs and never for more, because
-what follows a STARTED frame is the visitor's own data and belongs to the relay.
-
-Nothing here knows about sockets or clocks. ``docs/PROTOCOL.md`` describes when each frame is sent.
+what follows a STARTED frame is the visitor's own data and belongs to the relay. No sockets and no
+clocks here; ``docs/PROTOCOL.md`` says when each frame is sent.
 """
 
 import base64
@@ -50,6 +49,7 @@ class Hello(Frame):
         software: name and version of the program, for the log.
         boot: (control) random, the same for as long as the program runs, restarts that it survives included.
         attempt: (control) how many HELLOs it has sent on control channels since then, this one included.
+        moves: (control) the robot understands MOVE.
         fleet: (peer) the fleet of which both must be servers.
     """
 
@@ -62,6 +62,7 @@ class Hello(Frame):
     software: str = ""
     boot: str = ""
     attempt: int = 0
+    moves: bool = False
     fleet: str = ""
 
 
@@ -203,12 +204,10 @@ class Visit(Frame):
     Attributes:
         robot: its name.
         service: which of its services.
-        stream: the number that the visitor's server has given the stream.
+        stream: the number that the stream has at the visitor's server.
         sid: names the session that the robot is taken to have there; see ``session.Session.sid``.
         revision: of the directory's entry that says so: the fencing token. 0: no entry does.
-        uid: the visitor's, on its server.
-        user: the name for that, there.
-        pid: the visitor's process, there.
+        uid: the visitor's user there; ``user``: the name for that; ``pid``: its process.
     """
 
     TYPE: ClassVar[int] = 13
@@ -227,8 +226,7 @@ class Moved(Frame):
     """The answer to VISIT: the robot is not here, or not any more.
 
     Attributes:
-        server: where it is, as far as we know; may be empty.
-        revision: of the directory's entry that says so; 0 if none does.
+        server: where it is, if known; ``revision``: of the directory's entry that says so, or 0.
     """
 
     TYPE: ClassVar[int] = 14
@@ -250,8 +248,7 @@ class Here(Frame):
 
     Attributes:
         sid: of the session that the robot has here; empty: it has none, and the rest means nothing.
-        boot: as in its HELLO.
-        attempt: as in its HELLO.
+        boot: as in its HELLO; ``attempt``: the same.
         heard: how many seconds ago we heard it last.
     """
 
@@ -262,10 +259,17 @@ class Here(Frame):
     heard: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Move(Frame):
+    """Server to robot on the control channel: begin a session with another server, and end this one then."""
+
+    TYPE: ClassVar[int] = 17
+
+
 _KINDS: tuple[type[Frame], ...] = (
     *(Hello, Welcome, Refusal, Ping, Pong, Dial, Start, Started, Failed),
     *(Sign, Signed, Unsigned),
-    *(Visit, Moved, Who, Here),
+    *(Visit, Moved, Who, Here, Move),
 )
 _BY_TYPE = {kind.TYPE: kind for kind in _KINDS}
 

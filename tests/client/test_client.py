@@ -554,6 +554,7 @@ class Opened:
         self._clock = clock
         self.lost = asyncio.get_running_loop().create_future()
         self.lost.set_result(PeerError("the server hung up"))
+        self.unwanted = asyncio.get_running_loop().create_future()
 
     def use(self, _settings: object) -> None:
         pass

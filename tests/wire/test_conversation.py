@@ -22,6 +22,7 @@ from shadow.wire.frames import (
     Frame,
     Hello,
     Here,
+    Move,
     Moved,
     Ping,
     Pong,
@@ -43,7 +44,7 @@ VISIT = Visit("011", "", "1", "s", 7, 1000, "alice", 1)
 EVERY_FRAME: list[Frame] = [
     CONTROL_HELLO,
     Welcome(1), Refusal("x"), Ping(1), Pong(1), Dial(1), Start("", "1"), Started(), Failed("x"),
-    Sign(b"", b"", b""), Signed(b""), Unsigned("x"),
+    Sign(b"", b"", b""), Signed(b""), Unsigned("x"), Move(),
     VISIT, Moved(), Who("011"), Here(),
 ]  # fmt: skip
 Steps = list[tuple[Party, Frame]]
@@ -52,7 +53,7 @@ Steps = list[tuple[Party, Frame]]
 ROBOTS: dict[State, tuple[set[type], set[type]]] = {
     State.OPENING: ({Hello}, {Refusal}),
     State.GREETED: (set(), {Welcome, Refusal}),
-    State.OPEN: ({Ping, Pong, Sign}, {Ping, Pong, Dial, Signed, Unsigned, Refusal}),
+    State.OPEN: ({Ping, Pong, Sign}, {Ping, Pong, Dial, Signed, Unsigned, Move, Refusal}),
     State.STANDBY: (set(), {Start, Refusal}),
     State.STARTING: ({Started, Failed}, set()),
     State.RAW: (set(), set()),

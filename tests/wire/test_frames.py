@@ -18,6 +18,7 @@ from shadow.wire.frames import (
     Frame,
     Hello,
     Here,
+    Move,
     Moved,
     Ping,
     Sign,
@@ -67,6 +68,7 @@ any_frame = st.one_of(
     ),
     st.builds(Moved, server=names, revision=numbers),
     st.builds(Who, robot=names),
+    st.builds(Move),
     st.builds(Here, sid=names, boot=names, attempt=numbers, heard=st.floats(0, 2**53 - 1)),
 )
 
