@@ -79,6 +79,7 @@ def test_without_the_module_the_daemons_encrypt_and_say_so(without_module: Fleet
         assert all(connection["sends"] is None for connection in fleet.connections(unit))
 
 
+@pytest.mark.slow
 def test_an_operator_who_requires_the_kernel_gets_nothing_less(without_module: Fleet) -> None:
     fleet = without_module
     fleet.settings("client@011", ktls="require")
@@ -150,6 +151,7 @@ def test_a_renegotiation_attempt_ends_its_own_connection_only(fleet: Fleet) -> N
     assert said.endswith("the peer tried to renegotiate: TLS record of type 22"), said
 
 
+@pytest.mark.slow
 def test_records_of_length_zero_do_no_harm(fleet: Fleet) -> None:
     fleet.start("011")
     said = fleet.machine.run(["python3", "/srv/guest/empty_record.py"]).stdout

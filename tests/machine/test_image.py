@@ -216,6 +216,7 @@ def test_once_more_from_the_credstore(robot: bake.Robot, fleet: Fleet, release: 
     assert listing.splitlines() == ["644 012.crt", "600 012.key"]
 
 
+@pytest.mark.slow
 def test_half_of_the_credentials(robot: bake.Robot, fleet: Fleet, baked: bake.Baked) -> None:
     """One line says what to do; nothing waits for it, and nothing is left behind."""
     with fleet.robot(baked, "half") as other:

@@ -79,6 +79,7 @@ def test_a_robot_that_lost_power_takes_its_name_over(behind_nat: Fleet) -> None:
     assert_reachable(fleet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [SERVER, pytest.param(CLIENT, marks=pytest.mark.slow)])
 def test_a_peer_that_loses_power_in_the_gap_of_a_restart(behind_nat: Fleet, unit: str) -> None:
     """Sessions and streams go on at first, and are found dead as they would be without a restart."""

@@ -133,6 +133,7 @@ def test_a_watch_sees_a_robot_come(fleet: Fleet) -> None:
     fleet.machine.run("rm /tmp/seen")
 
 
+@pytest.mark.slow
 @pytest.mark.api
 def test_the_api_lives_as_long_as_the_server(fleet: Fleet) -> None:
     fleet.start("011")
@@ -169,6 +170,7 @@ def test_without_the_library_everything_else_works(fleet: Fleet, release: str) -
             fleet.machine.run(f"mv {folder}/away {folder}/varlink")
 
 
+@pytest.mark.slow
 def test_metrics_are_off_until_they_are_enabled(fleet: Fleet) -> None:
     fleet.start("011")
     scrape = "curl -sS --max-time 30 http://127.0.0.1:9722/metrics"

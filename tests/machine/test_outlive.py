@@ -119,6 +119,7 @@ def test_a_transfer_goes_on(data: Fleet, service: Background, unit: str, how: st
     assert_nothing_left(data)
 
 
+@pytest.mark.slow
 def test_without_the_store_a_transfer_is_lost(data: Fleet, service: Background) -> None:
     """The control: were the store not what saves streams, the other tests would show nothing."""
     data.drop_in(SERVER, "[Service]\nFileDescriptorStoreMax=0\nEnvironment=FDSTORE_MAX=0\n")
@@ -194,6 +195,7 @@ def disturb(fleet: Fleet, unit: str, number: int) -> None:
         kill(fleet, unit)
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_readme(data: Fleet) -> None:
     """As they stand there, but with less to send, and waiting for what a human's pauses are for."""
     lines = [command.text for command in commands.block("outlive").commands]
@@ -231,6 +233,7 @@ def test_an_interactive_session_survives_both(data: Fleet) -> None:
     assert_nothing_left(data)
 
 
+@pytest.mark.slow
 def test_stop_ends_streams_for_both_sides(data: Fleet, service: Background) -> None:
     with visitor(data, "--slow", MIB) as running:
         data.wait_for(SERVER, "NFileDescriptorStore", "^2$")
@@ -242,6 +245,7 @@ def test_stop_ends_streams_for_both_sides(data: Fleet, service: Background) -> N
     data.wait_for(CLIENT, "NFileDescriptorStore", "^1$")
 
 
+@pytest.mark.slow
 def test_a_visitor_who_leaves_in_the_gap_is_noticed(data: Fleet, service: Background) -> None:
     data.drop_in(SERVER, "[Service]\nRestartSec=5\nRestartSteps=0\n")
     with visitor(data, "--slow", MIB) as running:

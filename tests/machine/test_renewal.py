@@ -103,6 +103,7 @@ def test_what_is_no_request_is_turned_away(signer: Fleet) -> None:
     signer.machine.wait_until("! systemctl list-units --plain --no-legend 'shadow-ca-signer@*' | grep .")
 
 
+@pytest.mark.slow
 def test_a_signer_that_is_not_there(signer: Fleet) -> None:
     """The robot lives on, and gets its certificate when there is a signer."""
     short_lived(signer, 120, 80)
@@ -186,6 +187,7 @@ def test_a_folder_that_cannot_be_written_to_keeps_no_robot_away(signer: Fleet) -
         signer.machine.run("systemctl stop 'shadow-client@*'; umount /var/lib/shadow-tunnel")
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_missing_is_made(signer: Fleet) -> None:
     """An image whose /var starts out empty; the service manager makes it, as the place of a mount."""
     folder, away = "/var/lib/shadow-tunnel", "/var/lib/away"

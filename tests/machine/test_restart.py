@@ -17,7 +17,8 @@ def connections(fleet: Fleet) -> set[str]:
 
 def settled(fleet: Fleet, *robots: str) -> Fleet:
     """These robots are connected, and all their channels stand by."""
-    fleet.settings("server", keepalive=10)
+    # A machine under load is slow to start a daemon: nobody's patience is to end meanwhile.
+    fleet.settings("server", keepalive=10, start_timeout=120)
     fleet.start(*robots)
     count = PER_ROBOT * len(robots)
     fleet.machine.wait_until(f"(($(ss -tnH state established 'sport = {PORT}' | wc -l) == {count}))")
@@ -60,6 +61,7 @@ def test_nobody_notices(fleet: Fleet, unit: str) -> None:
     assert status.startswith("2 robots" if unit == SERVER else "Connected to "), status
 
 
+@pytest.mark.slow
 def test_both_at_once(fleet: Fleet) -> None:
     settled(fleet, "011")
     before = connections(fleet)
@@ -70,7 +72,7 @@ def test_both_at_once(fleet: Fleet) -> None:
     assert fleet.machine.run(fleet.ssh("echo here"), user=OPERATOR).stdout == "here\n"
 
 
-@pytest.mark.parametrize("unit", [SERVER, CLIENT])
+@pytest.mark.parametrize("unit", [SERVER, pytest.param(CLIENT, marks=pytest.mark.slow)])
 def test_who_comes_in_the_gap_waits(fleet: Fleet, unit: str) -> None:
     settled(fleet, "011")
     fleet.drop_in(unit, "[Service]\nExecStartPre=/bin/sleep 3\n")
@@ -95,6 +97,7 @@ def test_stop_is_an_end(fleet: Fleet) -> None:
     assert fleet.machine.run(fleet.ssh("echo here"), user=OPERATOR).stdout == "here\n"
 
 
+@pytest.mark.slow
 def test_changed_services_begin_a_session_anew(fleet: Fleet) -> None:
     settled(fleet, "011")
     fleet.settings("client@011", service="web=127.0.0.1:80")
@@ -104,6 +107,7 @@ def test_changed_services_begin_a_session_anew(fleet: Fleet) -> None:
     fleet.machine.wait_until("[[ -S /run/shadow-tunnel/web@011.sock ]]")
 
 
+@pytest.mark.slow
 def test_a_robot_that_is_not_trusted_any_more_is_not_kept(fleet: Fleet) -> None:
     """The end of a roll-over: the server has a certificate of the new CA, and the old one is taken out."""
     ca, etc = "shadow-ca --dir .", "/etc/shadow-tunnel"

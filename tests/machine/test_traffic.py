@@ -43,6 +43,7 @@ def assert_whole(here: dict[str, Any], there: dict[str, Any], sizes: tuple[int, 
     assert (here["received"], here["received_sha256"]) == (there["sent"], there["sent_sha256"])
 
 
+@pytest.mark.slow
 def test_200_mib_both_ways_at_once(data: Fleet) -> None:
     with serve(data, 200 * MIB) as service:
         visitor = data.traffic("visit", SOCKET, 200 * MIB)
@@ -55,6 +56,7 @@ def test_many_small_writes(data: Fleet) -> None:
         assert_whole(visitor, counted(service), (300_000, 100_000))
 
 
+@pytest.mark.slow
 def test_a_slow_reader_gets_everything_and_holds_up_nobody(data: Fleet) -> None:
     slow_words = ["python3", "/srv/guest/traffic.py", "visit", SOCKET, "1000", "--slow", str(4 * MIB)]
     with serve(data, 24 * MIB) as service:
@@ -110,6 +112,7 @@ MODULES = (
 )
 
 
+@pytest.mark.slow
 def test_the_modules_own_tests_on_kernel_tls(fleet: Fleet) -> None:
     from .package import CHECKOUT  # noqa: PLC0415
 

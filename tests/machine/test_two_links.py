@@ -19,8 +19,6 @@ NEAR, LINK = 9001, 9002
 STEPS = [
     "after shadow.relay.flow Flow end",
     "after shadow.transport.ktls - send_alert",
-]
-MORE_STEPS = [
     "after shadow.relay.durable DurableStreams keep",
     "after shadow.relay.splice LinkToLink drain",
     "before shadow.relay.flow Flow end",
@@ -84,6 +82,7 @@ def assert_nothing_left(fleet: Fleet) -> None:
     fleet.wait_for(UNIT, "NFileDescriptorStore", "^1$")
 
 
+@pytest.mark.slow
 def test_both_ways_at_once_and_one_half_after_the_other(relay: Fleet) -> None:
     cursor = relay.machine.cursor()
     start(relay)
@@ -112,6 +111,7 @@ def test_a_cut_is_passed_on_as_one(relay: Fleet) -> None:
         assert_nothing_left(relay)
 
 
+@pytest.mark.slow
 def test_it_outlives_its_daemon_again_and_again(relay: Fleet) -> None:
     """Killed and restarted in the middle, with full buffers both ways."""
     cursor = relay.machine.cursor()
@@ -130,9 +130,8 @@ def test_it_outlives_its_daemon_again_and_again(relay: Fleet) -> None:
     assert_nothing_left(relay)
 
 
-@pytest.mark.parametrize(
-    "step", [*STEPS, *(pytest.param(step, marks=pytest.mark.slow) for step in MORE_STEPS)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("step", STEPS)
 def test_a_kill_at_each_step(relay: Fleet, step: str) -> None:
     """Above all while the ends are passed on: twice close_notify, or none, would not be an orderly end."""
     relay.machine.run("rm -rf /run/shadow-steps; mkdir /run/shadow-steps")

@@ -118,7 +118,7 @@ def test_ipv4_and_ipv6(fleet: Fleet, host: str) -> None:
     assert fleet.machine.run(fleet.ssh("id -un"), user="alice").stdout == "alice\n"
 
 
-@pytest.mark.parametrize("unit", [SERVER, CLIENT])
+@pytest.mark.parametrize("unit", [SERVER, pytest.param(CLIENT, marks=pytest.mark.slow)])
 def test_a_daemon_that_hangs_is_shot_by_the_watchdog_and_cuts_nobody(fleet: Fleet, unit: str) -> None:
     fleet.drop_in(unit, "[Service]\nWatchdogSec=5\n")
     fleet.start("011")
@@ -135,7 +135,7 @@ def test_a_daemon_that_hangs_is_shot_by_the_watchdog_and_cuts_nobody(fleet: Flee
     assert fleet.machine.run(fleet.ssh("id -un"), user="alice").stdout == "alice\n"
 
 
-@pytest.mark.parametrize("unit", [SERVER, CLIENT])
+@pytest.mark.parametrize("unit", [SERVER, pytest.param(CLIENT, marks=pytest.mark.slow)])
 def test_a_daemon_that_is_killed_comes_back(fleet: Fleet, unit: str) -> None:
     fleet.start("011")
     for _ in range(3):
