@@ -114,6 +114,7 @@ def test_a_stream_across_both_outlives_restarts_and_crashes_of_either(servers: F
         servers.wait_for(unit, "NFileDescriptorStore", "^1$")
 
 
+@pytest.mark.slow
 def test_a_restart_of_the_visitors_server_keeps_who_waits_and_the_socket(servers: Fleet) -> None:
     """The robot is nowhere for the moment: whoever waits for it is served when it comes back."""
     inode = servers.machine.run(["stat", "-c", "%i", SOCKET]).stdout

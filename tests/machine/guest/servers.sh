@@ -24,9 +24,9 @@ files() {
     printf 'extendedKeyUsage=clientAuth\n' >uses
     issue client.crt
     for name in one two; do
-        shadow-ca --dir /srv/fleet peer $name
-        mv /srv/fleet/$name/peer.crt $name.crt
-        mv /srv/fleet/$name/peer.key $name.key
+        shadow-ca --dir /srv/fleet peer $name --out .
+        mv peer.crt $name.crt
+        mv peer.key $name.key
     done
 }
 
