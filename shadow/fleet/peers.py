@@ -97,13 +97,21 @@ class Peers:
             channel.close()
 
     @contextlib.asynccontextmanager
-    async def lend(self, server: str) -> AsyncIterator[Channel]:
+    async def lend(self, server: str, within: float) -> AsyncIterator[Channel]:
         """``take`` one, and give it back at the end of the block.
 
+        Args:
+            server: to which server.
+            within: seconds to wait for one: all may be lent.
+
         Raises:
-            Unreachable: see ``take``.
+            Unreachable: see ``take``; or it takes too long.
         """
-        channel = await self.take(server)
+        try:
+            async with asyncio.timeout(within):
+                channel = await self.take(server)
+        except TimeoutError:
+            raise Unreachable(f"no channel to server {server} within {within:g} s") from None
         try:
             yield channel
         finally:

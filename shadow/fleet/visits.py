@@ -21,7 +21,7 @@ from .foreign import Foreign
 from .news import News
 from .peers import Peers
 from .people import People
-from .whereabouts import Place, Whereabouts, ask, lend
+from .whereabouts import Place, Whereabouts, ask
 
 _AGAIN = 0.5  # seconds until a place that was tried in vain is tried again
 _LOOK = 0.25  # seconds between two looks for one, and at the visitor, if nobody tells us anything
@@ -167,7 +167,7 @@ class Visits(Alone):
             robot.name, visitor.service, visitor.stream, place.sid, place.revision,
             visitor.uid, visitor.user, visitor.pid,
         )  # fmt: skip
-        async with lend(self._peers, place.server, self._patience) as channel:
+        async with self._peers.lend(place.server, self._patience) as channel:
             answer = await ask(channel, visit, _ANSWERS * self._patience)
             if visitor not in robot.visitors.elsewhere:
                 raise Unreachable("the visitor was turned away meanwhile")

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..errors import ShadowError, Unreachable
@@ -108,26 +108,10 @@ class Whereabouts:
 
     async def _who(self, server: str, name: str) -> Here | None:
         with contextlib.suppress(ShadowError, TimeoutError):
-            async with asyncio.timeout(_WHO_WITHIN), self._peers.lend(server) as channel:
+            async with asyncio.timeout(_WHO_WITHIN), self._peers.lend(server, _WHO_WITHIN) as channel:
                 answer = await ask(channel, Who(name), _WHO_WITHIN)
                 return answer if isinstance(answer, Here) else None
         return None
-
-
-@contextlib.asynccontextmanager
-async def lend(peers: Peers, server: str, within: float) -> AsyncIterator[Channel]:
-    """See ``Peers.lend``; but if all channels to a server are lent, nobody waits for one for ever.
-
-    Raises:
-        Unreachable: also if there is none within so many seconds.
-    """
-    async with contextlib.AsyncExitStack() as stack:
-        try:
-            async with asyncio.timeout(within):
-                channel = await stack.enter_async_context(peers.lend(server))
-        except TimeoutError:
-            raise Unreachable(f"no channel to server {server} within {within:g} s") from None
-        yield channel
 
 
 async def ask(channel: Channel, frame: Frame, within: float) -> Frame:

@@ -486,6 +486,24 @@ def test_no_more_than_64_are_lent(authority: Authority, monkeypatch: pytest.Monk
     run(body, authority)
 
 
+def test_nobody_waits_for_ever_for_one_that_others_have(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LENT_MAX", 1)
+
+    async def body(peers: Peers, b: Answering) -> None:
+        peers.meet("b", b.endpoint)
+        async with peers.lend("b", DEADLINE) as channel:
+            assert await ask(channel) == Here()
+            with pytest.raises(Unreachable, match="no channel to server b within"):
+                async with peers.lend("b", 0.05):
+                    raise AssertionError
+        async with peers.lend("b", DEADLINE) as channel:  # it was given back
+            assert await ask(channel) == Here()
+
+    run(body, authority)
+
+
 def test_whoever_fails_or_leaves_makes_room(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LENT_MAX", 1)
 

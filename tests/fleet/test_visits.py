@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from shadow.daemon.config import ServerConfig
+from shadow.errors import Unreachable
 from shadow.fleet.visits import Visits
 from shadow.fleet.whereabouts import Whereabouts
 from shadow.server.visitor import Visitor, make_visitor
@@ -223,9 +224,10 @@ class Peers:
         self.all_lent = False
 
     @contextlib.asynccontextmanager
-    async def lend(self, _server: str) -> AsyncIterator[Channel]:
+    async def lend(self, server: str, within: float) -> AsyncIterator[Channel]:
         if self.all_lent:
-            await asyncio.get_running_loop().create_future()
+            await asyncio.sleep(within)
+            raise Unreachable(f"no channel to server {server} within {within:g} s")
         near, far = tcp_pair()
         near.setblocking(False)
         far.setblocking(False)

@@ -61,7 +61,7 @@ class Peers:
         return sorted(self.answers)
 
     @asynccontextmanager
-    async def lend(self, server: str) -> AsyncIterator[Channel]:
+    async def lend(self, server: str, _within: float) -> AsyncIterator[Channel]:
         self.asked[server] += 1
         self.lent += 1
         try:
