@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 def printable(text: str) -> str:
     """A peer's words, fit for a terminal and a log line: no control characters."""
+    if text.isprintable():  # mostly, and at once
+        return text
     return "".join(character if character.isprintable() else "?" for character in text)
 
 

@@ -57,8 +57,8 @@ def _make_api(server: Server) -> TaskServer:
     except ImportError:  # Debian 12 has it in backports only
         why = "the Python library varlink is missing (Debian: python3-varlink)"
         events.log(events.ApiUnavailable(), logging.WARNING, f"shadowctl cannot ask this server: {why}")
-        return varlink.Api(None)
-    return varlink.Api(make_service(Methods(server)))
+        return varlink.Api(None, server.robots.elsewhere.overview)
+    return varlink.Api(make_service(Methods(server)), server.robots.elsewhere.overview)
 
 
 def _make_metrics(server: Server) -> TaskServer:

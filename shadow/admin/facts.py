@@ -5,6 +5,7 @@ from typing import Any
 
 from ..pki.certificates import serial_of
 from ..relay.flow import Pump
+from ..server.overview import Companion, Remote
 from ..server.robot import Robot
 from ..server.visitor import Visitor
 from ..transport.link import Link
@@ -13,12 +14,13 @@ Facts = dict[str, Any]
 """Fit for JSON."""
 
 
-def robot_facts(robot: Robot, now: float) -> Facts:
+def robot_facts(robot: Robot, now: float, server: str = "") -> Facts:
     """A ``Robot`` of the interface.
 
     Args:
         robot: the robot.
         now: by CLOCK_MONOTONIC.
+        server: the name of our server in its fleet; empty if it is not in one.
     """
     session = robot.session
     facts: Facts = {
@@ -31,6 +33,8 @@ def robot_facts(robot: Robot, now: float) -> Facts:
     }
     if session is None:
         return facts
+    if server:
+        facts["server"] = server
     certificate = session.channel.link.certificate
     return facts | {
         "peer": session.peer,
@@ -43,6 +47,34 @@ def robot_facts(robot: Robot, now: float) -> Facts:
         "standbys": len(session.board.standbys),
         "waiting": len(session.board.visitors) + len(robot.visitors.starting),
     }
+
+
+def remote_facts(name: str, remote: Remote, robot: Robot | None, now: float) -> Facts:
+    """A ``Robot`` of the interface that is at another server.
+
+    Args:
+        name: its name.
+        remote: what is known of it.
+        robot: what we have of it: visitors who reach it through here, or wait for it.
+        now: by CLOCK_REALTIME.
+    """
+    return {
+        "name": name,
+        "connected": remote.live,
+        "server": remote.server,
+        "peer": remote.peer,
+        "seconds": round(max(0.0, now - remote.since), 3),
+        "services": list(remote.services),
+        "serial": remote.serial,
+        "standbys": 0,
+        "waiting": 0 if robot is None else len(robot.visitors.elsewhere),
+        "streams": 0 if robot is None else len(robot.streams),
+    }
+
+
+def server_facts(companion: Companion) -> Facts:
+    """A ``Server`` of the interface."""
+    return companion._asdict()
 
 
 def stream_facts(robot: str, pump: Pump, visitor: Visitor, now: float) -> Facts:

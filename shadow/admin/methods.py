@@ -7,6 +7,7 @@ times; ``_continues`` says that more is to come.
 import asyncio
 import datetime as dt
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -16,11 +17,12 @@ from .. import __version__
 from ..daemon import life
 from ..errors import LocalError, ShadowError
 from ..names import API, INTERFACE_FILE
+from ..server.overview import Overview
 from ..server.robot import Robot
 from ..server.server import Server
 from ..server.session import Cause
 from ..wire.frames import Refusal
-from .facts import Facts, find_stream, robot_facts, streams_of
+from .facts import Facts, find_stream, remote_facts, robot_facts, server_facts, streams_of
 from .varlink import Caller
 
 _BATCH = 100  # in one reply
@@ -33,6 +35,10 @@ class Methods:
     def __init__(self, server: Server) -> None:
         self._server = server
 
+    @property
+    def _overview(self) -> Overview:
+        return self._server.robots.elsewhere.overview
+
     def GetStatus(self) -> Facts:
         """The state of the server."""
         now = dt.datetime.now(dt.UTC)
@@ -42,28 +48,57 @@ class Methods:
         ]
         return {
             "version": __version__, "status": self._server.status, **self._server.counts, "terms": terms,
+            **self._fleet(),
         }  # fmt: skip
 
-    def List(self, *, _more: bool = False) -> Iterator[Facts]:
-        """All robots."""
-        now = _now()
-        robots = self._there(sorted(self._server.robots))
-        return _in_batches("robots", robots, lambda robot: robot_facts(robot, now), more=_more)
+    def _fleet(self) -> Facts:
+        overview = self._overview
+        return {"server": overview.server, **_age(overview)} if overview.server else {}
 
-    def _there(self, names: Iterable[str]) -> Iterator[Robot]:
-        """Those that are still there when it is their turn."""
-        return (robot for name in names if (robot := self._server.robots.get(name)) is not None)
+    def List(self, fleet: bool | None, *, _more: bool = False) -> Iterator[Facts]:  # noqa: FBT001 - the API's
+        """All robots of this server; with ``fleet`` of all servers, except those that are gone."""
+        overview, now = self._overview, _now()
+        # Robots that are not here may have sockets here.
+        here = sorted(robot.name for robot in self._server.robots.values() if robot.is_here)
+        others = itertools.filterfalse(set(here).__contains__, overview.names() if fleet else ())
+        names, age = itertools.chain(here, others), _age(overview) if fleet else {}
+        for reply in _in_batches("robots", names, lambda name: self._facts(name, now, fleet), more=_more):
+            yield {**reply, **age}
 
-    def Describe(self, name: str) -> Facts:
-        """One robot."""
-        robot, now = self._find(name), _now()
-        return {"robot": robot_facts(robot, now), "streams": streams_of(robot, now)}
+    def _facts(self, name: str, now: float, fleet: bool | None) -> Facts | None:  # noqa: FBT001 - the API's
+        """A robot here, or with ``fleet`` anywhere; None if it is not there any more."""
+        overview, robot = self._overview, self._server.robots.get(name)
+        if fleet and (robot is None or robot.session is None):
+            remote = overview.find(name)
+            if remote is not None and remote.live:
+                return remote_facts(name, remote, robot, time.time())
+        return robot_facts(robot, now, overview.server) if robot is not None and robot.is_here else None
+
+    def Describe(self, name: str, fleet: bool | None) -> Facts:  # noqa: FBT001 - the API's
+        """One robot here, or with ``fleet`` anywhere, if only because it was there last."""
+        overview, robot, now = self._overview, self._server.robots.get(name), _now()
+        facts = self._facts(name, now, fleet)
+        if facts is None and fleet and (remote := overview.find(name)) is not None:
+            facts = remote_facts(name, remote, robot, time.time())
+        if facts is None:
+            raise self._no_such_robot(name)
+        streams = [] if robot is None else streams_of(robot, now)
+        age = {} if facts.get("server") == overview.server else _age(overview)  # here, we know better
+        return {"robot": facts, "streams": streams, **age}
+
+    def Servers(self) -> Facts:
+        """All servers of the fleet."""
+        overview = self._overview
+        return {"servers": list(map(server_facts, overview.servers)), **_age(overview)}
 
     def ListStreams(self, robot: str | None, *, _more: bool = False) -> Iterator[Facts]:
         """The streams of one robot, or of all."""
-        names = list(self._server.robots) if robot is None else [self._find(robot).name]
-        now = _now()
-        streams = itertools.chain.from_iterable(streams_of(one, now) for one in self._there(names))
+        names = list(self._server.robots) if robot is None else [robot]
+        if robot is not None and robot not in self._server.robots and not self._overview.find(robot):
+            raise self._no_such_robot(robot)
+        now, robots = _now(), self._server.robots
+        there = (found for name in names if (found := robots.get(name)) is not None)  # when it is their turn
+        streams = itertools.chain.from_iterable(streams_of(one, now) for one in there)
         return _in_batches("streams", streams, lambda facts: facts, more=_more)
 
     def Watch(self, *, _request: Caller, _more: bool = False) -> Iterator[Facts]:
@@ -79,7 +114,9 @@ class Methods:
         _check_may_steer(_request)
         why = f"uid {_request.uid} has ended it"
         if robot is not None and stream is None:
-            found = self._find(robot)
+            found = self._server.robots.get(robot)
+            if found is None or not self._is_ours(found):
+                raise self._no_such_robot(robot)
             ended = found.session is not None
             found.end_session(
                 why, Cause.OPERATOR, Refusal("disconnected", "an operator has ended the session")
@@ -91,6 +128,13 @@ class Methods:
         if owner is None:
             raise _error("NoSuchStream", id=stream)
         return {"ended": owner.streams.cut(lambda _pump, visitor: visitor.stream == stream, why)}
+
+    def _is_ours(self, robot: Robot) -> bool:
+        """Whether it is here, or at least no other server has it: then its streams here can be ended."""
+        if robot.session is not None:
+            return True
+        remote = self._overview.find(robot.name)
+        return robot.is_here and (remote is None or not remote.live)
 
     def Reload(self, *, _request: Caller) -> Facts:
         """Read files again."""
@@ -111,18 +155,25 @@ class Methods:
             raise _error("DrainFailed", reason=str(error)) from error
         return {"robots": self._server.robots.connected}
 
-    def _find(self, name: str) -> Robot:
-        robot = self._server.robots.get(name)
-        if robot is None:
-            # Let the caller look for similar names: among many thousands that takes a second.
-            raise _error("NoSuchRobot", name=name)
-        return robot
+    def _no_such_robot(self, name: str) -> Exception:
+        # Let the caller look for similar names: among many thousands that takes a second.
+        remote = self._overview.find(name)
+        where = {} if remote is None or not remote.live else {"server": remote.server}
+        return _error("NoSuchRobot", name=name, **where)
 
 
 def make_service(handler: object) -> Any:
     """What reads and answers calls, one at a time; ``handler`` has the interface's methods."""
     service = varlink.Service("Shadow", "shadow-server", __version__, "", str(INTERFACE_FILE.parent))
     service.interface(API)(lambda: handler)
+    interface = service.interfaces[API]
+    check = interface.filter_params
+
+    def check_call(part: str, kind: Any, namespaced: bool, given: Any, named: Any) -> Any:  # noqa: FBT001
+        # What we reply is as it should be, and the library takes longer to look at it than we to make it.
+        return given if part == "server.reply" else check(part, kind, namespaced, given, named)
+
+    interface.filter_params = check_call
     return service
 
 
@@ -131,25 +182,33 @@ def _now() -> float:
 
 
 def _in_batches(
-    name: str, found: Iterable[Any], describe: Callable[[Any], Facts], *, more: bool
+    name: str, found: Iterable[Any], describe: Callable[[Any], Facts | None], *, more: bool
 ) -> Iterator[Facts]:
     """In batches for callers that ask for more; all at once for others, if they are not too many.
 
-    ``found`` is read and described only when the reply is taken.
+    ``found`` is read and described only when the reply is taken; what is not there any more is None.
     """
     rest = iter(found)
     if not more:
         all_of_it = list(itertools.islice(rest, _ONE_REPLY_MAX + 1))
         if len(all_of_it) > _ONE_REPLY_MAX:
             raise _error("org.varlink.service.ExpectedMore")
-        yield {name: [describe(one) for one in all_of_it]}
+        yield {name: _present(map(describe, all_of_it))}
         return
     batch, more = list(itertools.islice(rest, _BATCH)), True
     while more:
         following = list(itertools.islice(rest, _BATCH))
         more = bool(following)
-        yield {name: [describe(one) for one in batch], "_continues": more}
+        yield {name: _present(map(describe, batch)), "_continues": more}
         batch = following
+
+
+def _present(facts: Iterable[Facts | None]) -> list[Facts]:
+    return [one for one in facts if one is not None]
+
+
+def _age(overview: Overview) -> Facts:
+    return {} if overview.age is None else {"age": round(overview.age, 3)}
 
 
 def _check_may_steer(caller: Caller) -> None:

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from ..net.unix import peer_credentials
+from ..server.overview import Overview
 from .seats import Guest
 from .task_server import TaskServer
 from .watching import Feed, Watcher
@@ -37,10 +38,15 @@ _SO_PEERGROUPS = 59  # <asm-generic/socket.h>
 class Api(TaskServer):
     """Answers calls."""
 
-    def __init__(self, service: Any) -> None:
-        """``service`` is the library's, see ``methods.make_service``; without it we answer nobody."""
+    def __init__(self, service: Any, overview: Overview) -> None:
+        """Answer calls.
+
+        Args:
+            service: the library's, see ``methods.make_service``; without it we answer nobody.
+            overview: what happens at other servers, those who watch are told, too.
+        """
         super().__init__("callers of the API", _CALLERS_MAX if service else 0)
-        self.feed = Feed()
+        self.feed = Feed(overview)
         self._service = service
         self._turn = asyncio.Lock()
 

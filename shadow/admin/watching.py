@@ -1,4 +1,7 @@
-"""Watching what is logged, for any number of watchers: each line is recorded once, however many watch."""
+"""Watching what is logged, for any number of watchers: each line is recorded once, however many watch.
+
+In a fleet they also see which robots come and go at other servers, which no log here has.
+"""
 
 import asyncio
 import collections
@@ -7,6 +10,7 @@ import logging
 from typing import Any
 
 from .. import events
+from ..server.overview import Happening, Overview
 from ..text import printable
 
 _EVENTS_MAX = 1000  # by which a watcher may lag behind
@@ -22,8 +26,10 @@ class Feed(logging.Handler):
         count: how many there have been.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, overview: Overview) -> None:
+        """Begin without anybody who watches; ``overview`` says what happens at other servers."""
         super().__init__(logging.INFO)
+        self._overview = overview
         self.lines: collections.deque[dict[str, Any]] = collections.deque(maxlen=_EVENTS_MAX)
         self.count = 0
         self._loop = asyncio.get_running_loop()
@@ -35,6 +41,7 @@ class Feed(logging.Handler):
         watcher = Watcher(self)
         self._watchers.add(watcher)
         events.LOGGER.addHandler(self)
+        self._overview.watch(self._happened)
         return watcher
 
     def forget(self, watcher: "Watcher") -> None:
@@ -42,13 +49,22 @@ class Feed(logging.Handler):
         self._watchers.discard(watcher)
         if not self._watchers:
             events.LOGGER.removeHandler(self)
+            self._overview.watch(None)
             self.lines.clear()
 
     def emit(self, record: logging.LogRecord) -> None:
         """A line of the log; it may come from any thread, but one at a time (``logging`` has a lock)."""
         if isinstance(events.event_of(record), events.Described):
             return  # a page of who debugs, of many lines; it is in the log
-        self._coming.append(_event(record))
+        self._come(_event(record))
+
+    def _happened(self, happening: Happening) -> None:
+        """Something at another server."""
+        said = {"event": happening.kind, "priority": 6, "message": printable(happening.text)}
+        self._come({**said, "fields": dict(happening.fields)})
+
+    def _come(self, line: dict[str, Any]) -> None:
+        self._coming.append(line)
         if len(self._coming) == 1:  # else the loop knows already
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._take_in)

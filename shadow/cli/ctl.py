@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ _FOLDER_VARIABLE = "SHADOW_LDIR"
 _SUFFIX = ".robot"  # of the names that users give ssh; see etc/ssh/ssh_config.d
 _LOG_LINES = 10
 _JSON = "--json"
+_EVERYWHERE = {"fleet": True}  # whichever server of the fleet it is at
+_WITH_ITS_ROBOTS = "server-joined"  # the event when another server is there again
 _LOOK_AGAIN = 0.5  # seconds, while waiting for a robot whose server is not there either
 _STATUSES = """\
 Exit status: 0 done, 2 usage error, 69 the robot or the server is not there, 71 system error, 74 output
@@ -60,9 +63,31 @@ def _main(arguments: Sequence[str] | None) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
+    robots: list[Facts] = []
+    age = 0.0
     with Answers(options.dir) as answers:
-        robots = [robot for reply in answers.more("List") for robot in reply["robots"]]
-    _show(options, robots, tables.robots)
+        for reply in answers.more("List", **({} if options.local else _EVERYWHERE)):
+            robots += reply["robots"]
+            age = reply.get("age", age)
+    _tell_age(age)
+    # Others than those here come in no order.
+    _show(options, sorted(robots, key=itemgetter("name")), tables.robots)
+
+
+def _servers(options: argparse.Namespace) -> None:
+    with Answers(options.dir) as answers:
+        answer = answers.call("Servers")
+    _tell_age(answer.get("age", 0.0))
+    if "age" in answer or options.json:
+        _show(options, answer["servers"], tables.servers)
+    else:
+        print("the server is not one of a fleet")
+
+
+def _tell_age(age: float) -> None:
+    """What is known of other servers may be old: say so to people and programs alike, beside it."""
+    if age > 0:
+        print(f"shadowctl: view is {age:.0f} s old: the fleet's engine is away", file=sys.stderr)
 
 
 def _streams(options: argparse.Namespace) -> None:
@@ -79,9 +104,13 @@ def _show(options: argparse.Namespace, facts: Any, text: Callable[[Any], str]) -
 def _status(options: argparse.Namespace) -> None:
     with Answers(options.dir) as answers:
         if options.robot is None:
-            _show(options, answers.call("GetStatus"), tables.server)
+            facts = answers.call("GetStatus")
+            companions = answers.call("Servers")["servers"] if "server" in facts else []
+            _tell_age(facts.get("age", 0.0))
+            _show(options, facts, lambda _facts: tables.server(facts, companions))
             return
-        answer = answers.call("Describe", name=options.robot)
+        answer = answers.call("Describe", name=options.robot, **_EVERYWHERE)
+    _tell_age(answer.get("age", 0.0))
     _show(options, answer, tables.robot)
     if not options.json:
         sys.stdout.flush()
@@ -177,14 +206,15 @@ def _see_come(folder: Path, robot: str, until: float) -> None:
             event = reply.get("event") or {"event": "", "fields": {}}
             if event["event"] == "robot-connected" and event["fields"].get("ROBOT") == robot:
                 return
-            if (reply.get("ready") or reply.get("lost")) and _is_connected(folder, robot, until):
+            look = reply.get("ready") or reply.get("lost") or event["event"] == _WITH_ITS_ROBOTS
+            if look and _is_connected(folder, robot, until):
                 return
 
 
 def _is_connected(folder: Path, robot: str, until: float) -> bool:
     with Answers(folder, until) as answers:
         try:
-            return bool(answers.call("Describe", name=robot)["robot"]["connected"])
+            return bool(answers.call("Describe", name=robot, **_EVERYWHERE)["robot"]["connected"])
         except NotConnected:
             return False
 
@@ -228,7 +258,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_global(parser, Path(os.environ.get(_FOLDER_VARIABLE) or _FOLDER), json_too=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    _command(commands, "list", _list, "list the robots that are connected", "list", "list --json")
+    robots = _command(
+        commands, "list", _list, "list the robots that are connected",
+        "list", "list --local", "list --json",
+    )  # fmt: skip
+    robots.add_argument("--local", action="store_true", help="in a fleet: only those of this server")
 
     status = _command(
         commands, "status", _status, "show details of a robot, or of the server", "status", "status 011"
@@ -237,6 +271,8 @@ def _parser() -> argparse.ArgumentParser:
 
     streams = _command(commands, "streams", _streams, "list who visits whom", "streams", "streams 011")
     streams.add_argument("robot", nargs="?", metavar="NAME", help="only the visitors of this robot")
+
+    _command(commands, "servers", _servers, "list the servers of the fleet", "servers", "servers --json")
 
     watch = _command(commands, "watch", _watch, "show what happens, until you stop it", "watch", "watch 011")
     watch.add_argument("robot", nargs="?", metavar="NAME", help="only what concerns this robot")

@@ -64,6 +64,13 @@ def not_connected(robot: str, near: Iterable[str]) -> NotConnected:
     return NotConnected(f"robot {shorten(robot)} is not connected{hint}")
 
 
+def elsewhere(robot: str, server: str) -> NotConnected:
+    """The error for a robot that is connected to another server of the fleet, which must be asked."""
+    return NotConnected(
+        f"robot {shorten(robot)} is connected to server {printable(server)}, not to this one: ask there"
+    )
+
+
 def _explained(
     error: OSError, folder: Path, robot: str, service: str
 ) -> ConfigError | Unreachable | NotPermitted | LocalError:

@@ -11,9 +11,12 @@ from typing import Any
 from ..errors import ConfigError, LocalError, NotPermitted, PeerError, ShadowError, Unreachable, reason
 from ..names import API, INTERFACE_FILE
 from ..text import printable
-from .connect import dial, not_connected, robots_like
+from .connect import dial, elsewhere, not_connected, robots_like
 
 Facts = dict[str, Any]
+
+_FLEET = "fleet"
+"""A parameter that servers of before there were fleets refuse; without it they answer the same."""
 
 
 class Answers:
@@ -46,7 +49,15 @@ class Answers:
         except OSError as error:
             raise _explained(error, self._path) from error
         text = INTERFACE_FILE.read_text("ascii")
-        self._calls = varlink.SimpleClientInterfaceHandler(varlink.Interface(text), _Line(sock, until))
+        interface = varlink.Interface(text)
+        check = interface.filter_params
+
+        def check_call(part: str, kind: Any, namespaced: bool, given: Any, named: Any) -> Any:  # noqa: FBT001
+            # Servers reply what they should; with 100,000 robots the library would look at that for seconds.
+            return given if part == "client.reply" else check(part, kind, namespaced, given, named)
+
+        interface.filter_params = check_call
+        self._calls = varlink.SimpleClientInterfaceHandler(interface, _Line(sock, until))
 
     def close(self) -> None:
         """Hang up."""
@@ -65,7 +76,11 @@ class Answers:
             ShadowError: the server refuses, or hangs up.
         """
         with self._errors():
-            reply: Facts = getattr(self._calls, method)(**parameters)
+            reply: Facts
+            try:
+                reply = getattr(self._calls, method)(**parameters)
+            except self._error as error:
+                reply = getattr(self._calls, method)(**_without_fleet(parameters, error))
             return reply
 
     def more(self, method: str, **parameters: Any) -> Iterator[Facts]:
@@ -75,7 +90,11 @@ class Answers:
             ShadowError: the server refuses, or hangs up.
         """
         with self._errors():
-            yield from getattr(self._calls, method)(_more=True, **parameters)
+            try:
+                yield from getattr(self._calls, method)(_more=True, **parameters)
+            except self._error as error:
+                without = _without_fleet(parameters, error)
+                yield from getattr(self._calls, method)(_more=True, **without)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -95,8 +114,9 @@ class Answers:
         name, parameters = str(error.error()), error.parameters() or {}
         kind = name.rpartition(".")[2]
         if kind == "NoSuchRobot":
-            robot = str(parameters.get("name"))
-            return not_connected(robot, robots_like(robot, self._folder))
+            robot, server = str(parameters.get("name")), str(parameters.get("server") or "")
+            near = () if server else robots_like(robot, self._folder)
+            return elsewhere(robot, server) if server else not_connected(robot, near)
         if kind == "NoSuchStream":
             return Unreachable(f"there is no stream {parameters.get('id')!r}")
         if kind == "PermissionDenied":
@@ -106,6 +126,17 @@ class Answers:
         if kind == "DrainFailed":
             return LocalError(f"nothing has changed: {printable(str(parameters.get('reason')))}")
         return PeerError(f"the server is of another version: {printable(name)} {printable(str(parameters))}")
+
+
+def _without_fleet(parameters: Facts, error: Any) -> Facts:
+    """The parameters without those that a server of before there were fleets refuses.
+
+    Raises:
+        Exception: ``error``, if that is not what it complains of.
+    """
+    if _FLEET not in parameters or not str(error.error()).endswith(".InvalidParameter"):
+        raise error
+    return {name: value for name, value in parameters.items() if name != _FLEET}
 
 
 class _Line:

@@ -17,10 +17,12 @@ _SIZES = "BKMGT"
 
 
 def robots(found: Sequence[Facts]) -> str:
-    """A line for each robot."""
+    """A line for each robot; in a fleet with its server."""
+    fleet = any("server" in robot for robot in found)
     rows = [
         (
             robot["name"],
+            *([robot.get("server", "-")] if fleet else []),
             robot.get("peer", "-"),
             _ago(robot.get("seconds")),
             ",".join(service or "default" for service in robot["services"]) or "-",
@@ -30,7 +32,24 @@ def robots(found: Sequence[Facts]) -> str:
         for robot in found
     ]
     connected = sum(robot["connected"] for robot in found)
-    return _table(("ROBOT", "FROM", "FOR", "SERVICES", "STREAMS", "TLS"), rows, many(connected, "robot"))
+    heads = ("ROBOT", *(["SERVER"] if fleet else []), "FROM", "FOR", "SERVICES", "STREAMS", "TLS")
+    return _table(heads, rows, many(connected, "robot"))
+
+
+def servers(found: Sequence[Facts]) -> str:
+    """A line for each server of a fleet."""
+    rows = [
+        (
+            one["name"],
+            "gone" if not one["live"] else "draining" if one["draining"] else "live",
+            str(one["robots"]),
+            one["peer"] or "-",
+            (one["software"] or "-") + (", this one" if one["here"] else ""),
+        )
+        for one in found
+    ]
+    live = sum(one["live"] for one in found)
+    return _table(("SERVER", "STATE", "ROBOTS", "PEER", "SOFTWARE"), rows, many(live, "server"))
 
 
 def streams(found: Sequence[Facts]) -> str:
@@ -72,13 +91,19 @@ def robot(answer: Facts) -> str:
     """A paragraph about one robot, and its streams."""
     facts = answer["robot"]
     lines = [_headline(facts)]
-    if facts["connected"]:
+    if facts["connected"] and "certificateEnds" not in facts:
+        lines += [
+            f"     Services: {_services(facts)}",
+            f"  Certificate: {facts['serial']}",
+            f"         More: ask server {printable(facts['server'])}; these are its visitors from here",
+        ]
+    elif facts["connected"]:
         until = dt.datetime.fromisoformat(facts["certificateEnds"])
         days = (until - dt.datetime.now(dt.UTC)).days
         rest = "EXPIRED: no visitor gets through" if _expired(facts) else f"{many(days, 'day')} from now"
         lines += [
             f"     Software: {printable(facts.get('software') or 'unknown')}",
-            f"     Services: {', '.join(service or 'default' for service in facts['services'])}",
+            f"     Services: {_services(facts)}",
             f"  Certificate: {facts['serial']}",
             f"               until {until:%Y-%m-%d}, {rest}",
             f"          TLS: {facts['suite']}, by {'the kernel' if facts['kernelTls'] else 'the daemon'}",
@@ -87,7 +112,17 @@ def robot(answer: Facts) -> str:
     return "\n".join([*lines, "", streams(answer["streams"])])
 
 
+def _services(facts: Facts) -> str:
+    return ", ".join(service or "default" for service in facts["services"])
+
+
 def _headline(facts: Facts) -> str:
+    name, server = facts["name"], printable(facts.get("server", ""))
+    if "certificateEnds" not in facts and "peer" in facts:  # somebody else's word
+        if not facts["connected"]:
+            return f"{_dot(good=False)} {name} - not connected; it was at server {server}, which is gone"
+        peer, since = printable(facts["peer"]), _ago(facts["seconds"])
+        return f"{_dot(good=True)} {name} - connected to server {server} from {peer} for {since}"
     if not facts["connected"]:
         return f"{_dot(good=False)} {facts['name']} - not connected, but some streams of it go on"
     good = not _expired(facts)
@@ -100,8 +135,8 @@ def _expired(facts: Facts) -> bool:
     return until is not None and dt.datetime.fromisoformat(until) <= dt.datetime.now(dt.UTC)
 
 
-def server(facts: Facts) -> str:
-    """A paragraph about the server."""
+def server(facts: Facts, companions: Sequence[Facts] = ()) -> str:
+    """A paragraph about the server, and a line for each of its fleet."""
     lines = [
         f"{_dot(good=True)} shadow-server {facts['version']}",
         f"     Status: {printable(facts['status'])}",
@@ -112,6 +147,13 @@ def server(facts: Facts) -> str:
         f"       Ends: {term['until'][:10]}, in {many(term['days'], 'day')}: {printable(term['what'])}"
         for term in facts["terms"]
     ]
+    if companions:
+        robots = many(sum(one["robots"] for one in companions if one["live"]), "robot")
+        lines += [
+            f"      Fleet: server {printable(facts['server'])}, {robots} in all",
+            "",
+            servers(companions),
+        ]
     return "\n".join(lines)
 
 

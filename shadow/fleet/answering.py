@@ -23,11 +23,16 @@ from .doors import PeerDoor
 from .peer_trust import PeerTrust
 from .registrar import Registrar
 
+_TAKEN, _MOVED, _REFUSED = "taken", "moved", "refused"
 _WORD_MAX = 64  # characters of a user's name, of a stream's number, or of a service that is not there
 
 
 class Answering:
-    """Answers the other servers, from ``open`` on."""
+    """Answers the other servers, from ``open`` on.
+
+    Attributes:
+        count: how many visitors of theirs were taken, were refused, or have to look elsewhere, by that word.
+    """
 
     def __init__(
         self, server: Server, config: ServerConfig, fleet: str, trust: PeerTrust, registrar: Registrar
@@ -41,6 +46,7 @@ class Answering:
             trust: whom we take for one of them.
             registrar: knows what the directory says.
         """
+        self.count = Counter({_TAKEN: 0, _MOVED: 0, _REFUSED: 0})
         self._robots = server.robots
         self._callers = Callers(fleet, trust)
         self._trust = trust
@@ -110,19 +116,25 @@ class Answering:
         robot = self._robots.get(visit.robot)
         session = None if robot is None else robot.session
         if robot is None or session is None or not self._is_current(session.sid, visit):
+            self.count[_MOVED] += 1
             channel.send(self._registrar.moved(visit.robot))
         elif visit.service not in session.services:
             service = printable(visit.service[:_WORD_MAX])
-            channel.send(Failed("no-such-service", f"the robot has no service {service}"))
+            self._refuse(channel, "no-such-service", f"the robot has no service {service}")
         elif not self._robots.descriptors.for_visitor():
-            channel.send(Failed("limit", "the robot's server has too few descriptors left"))
+            self._refuse(channel, "limit", "the robot's server has too few descriptors left")
         else:
+            self.count[_TAKEN] += 1
             door = PeerDoor(channel, lambda: self._channels.pop(channel, None))
             number, now = robot.visitors.next_number(), self._loop.time()
             visitor = Visitor(door, visit.service, number, visit.uid, visit.pid, now)
             visitor.user, visitor.there = visit.user[:_WORD_MAX], visit.stream[:_WORD_MAX]
             visitor.host = self._channels[channel]
             robot.visitors.take(visitor)
+
+    def _refuse(self, channel: Channel, code: str, text: str) -> None:
+        self.count[_REFUSED] += 1
+        channel.send(Failed(code, text))
 
     def _is_current(self, sid: str, visit: Visit) -> bool:
         """Whether the session here is the one that is meant, or we know all that the visitor's server knows.

@@ -13,6 +13,7 @@ class Arriving(Alone):
 
     def __init__(self, trust: PeerTrust) -> None:
         """Begin without any; ``trust`` says whom we take for another server."""
+        super().__init__()
         self._trust = trust
         self._names: list[str] = []
         self._visitors: list[tuple[Robot, Visitor]] = []

@@ -12,6 +12,7 @@ from .foreign import Foreign
 from .peer_trust import PeerTrust
 from .peers import Peers
 from .registrar import Registrar
+from .survey import Survey
 from .visits import Visits
 from .whereabouts import Whereabouts
 
@@ -44,7 +45,9 @@ class Between:
         )
         self._answering = Answering(server, config, hello.fleet, trust, registrar)
         self._acquaintances = Acquaintances(self._peers, view)
-        registrar.audience.extend([self._acquaintances, self.foreign, self._visits.news])
+        visits = {"out": self._visits.count, "in": self._answering.count}
+        self._visits.overview = survey = Survey(robots, registrar, visits)
+        registrar.audience.extend([self._acquaintances, self.foreign, self._visits.news, survey])
         robots.elsewhere = self._visits
 
     def open(self, sockets: Sequence[socket.socket]) -> None:

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
-from .keys import Entry, parse_entry
+from .keys import Entry, reread_entry
 
 _HEAD = struct.Struct("<QI")  # revision, number of the holder
 
@@ -22,9 +22,14 @@ class Holder(NamedTuple):
 
 
 class Entries(Mapping[str, Entry]):
-    """Entries by the robots' names, and the names by who has them."""
+    """Entries by the robots' names, and the names by who has them.
+
+    Attributes:
+        before: who had the robot whose entry changed last, until then.
+    """
 
     def __init__(self) -> None:
+        self.before: Holder | None = None
         self._packed: dict[str, bytes] = {}
         self._holders: list[Holder] = []
         self._names: list[set[str]] = []  # of the robots of each of them
@@ -32,7 +37,7 @@ class Entries(Mapping[str, Entry]):
 
     def __getitem__(self, name: str) -> Entry:
         packed = self._packed[name]
-        return parse_entry(packed[_HEAD.size :], _HEAD.unpack_from(packed)[0])
+        return reread_entry(packed[_HEAD.size :], _HEAD.unpack_from(packed)[0])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._packed)
@@ -57,9 +62,12 @@ class Entries(Mapping[str, Entry]):
     def remove(self, name: str) -> bool:
         """The robot has no entry; whether that is new."""
         packed = self._packed.pop(name, None)
+        self.before = None
         if packed is None:
             return False
-        self._names[_HEAD.unpack_from(packed)[1]].discard(name)
+        number = _HEAD.unpack_from(packed)[1]
+        self.before = self._holders[number]
+        self._names[number].discard(name)
         return True
 
     def revision(self, name: str) -> int:

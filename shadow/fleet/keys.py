@@ -173,6 +173,15 @@ def parse_entry(value: bytes, revision: int) -> Entry:
         raise Stranger(Strange.FIELD) from error
 
 
+def reread_entry(value: bytes, revision: int) -> Entry:
+    """The same, of a value that has been parsed before: nothing is wrong with it, and it takes less time."""
+    said = json.loads(value)
+    return Entry(
+        said["s"], said["i"], said["sid"], said["b"], said["n"], tuple(said.get("o", ())), said.get("p", ""),
+        float(said.get("t", 0)), said.get("c", ""), revision,
+    )  # fmt: skip
+
+
 def parse_live(value: bytes) -> Live:
     """What a server says about itself, from its key's value.
 

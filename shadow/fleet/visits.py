@@ -7,6 +7,7 @@ waits, as it does for a channel of a robot that is here.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ from .peers import Peers
 from .people import People
 from .whereabouts import Place, Whereabouts, ask
 
+_CONNECTED, _TURNED_AWAY = "connected", "turned away"
 _AGAIN = 0.5  # seconds until a place that was tried in vain is tried again
 _LOOK = 0.25  # seconds between two looks for one, and at the visitor, if nobody tells us anything
 _ANSWERS = 4  # times the patience that we have with a robot, until its server must have answered
@@ -33,6 +35,7 @@ class Visits(Alone):
 
     Attributes:
         news: is to hear what the view is told.
+        count: how many visitors were connected to other servers, or turned away, by that word.
     """
 
     def __init__(self, whereabouts: Whereabouts, peers: Peers, foreign: Foreign, patience: float) -> None:
@@ -44,7 +47,9 @@ class Visits(Alone):
             foreign: has the sockets of robots that are there.
             patience: seconds that a visitor waits for its robot.
         """
+        super().__init__()
         self.news = News()
+        self.count = Counter({_CONNECTED: 0, _TURNED_AWAY: 0})
         self._whereabouts = whereabouts
         self._peers = peers
         self._foreign = foreign
@@ -98,8 +103,12 @@ class Visits(Alone):
         if not task.cancelled() and task.exception() is not None:
             text = "unexpected error: a visitor of robot %s could not be passed on (please report)"
             logging.getLogger("shadow").error(text, robot.name, exc_info=task.exception())
-            robot.visitors.turn_away(visitor, "internal error of the server")
+            self._turn_away(robot, visitor, "internal error of the server")
         robot.report_if_empty()
+
+    def _turn_away(self, robot: Robot, visitor: Visitor, why: str) -> None:
+        self.count[_TURNED_AWAY] += 1
+        robot.visitors.turn_away(visitor, why)
 
     # One visitor
 
@@ -116,7 +125,7 @@ class Visits(Alone):
                 return
             now = self._loop.time()
             if now >= until:
-                robot.visitors.turn_away(visitor, why)
+                self._turn_away(robot, visitor, why)
                 return
             recently = {place for place, when in tried.items() if now < when}
             place = await self._whereabouts.find(robot.name, hint, recently)
@@ -175,12 +184,13 @@ class Visits(Alone):
                 if why := self._peers.revocation(channel):
                     raise Unreachable(f"server {place.server}: {why}")
                 visitor.server = place.server
+                self.count[_CONNECTED] += 1
                 robot.visitors.begin_stream(visitor, channel)
                 return None
         if isinstance(answer, Moved):
             return Place(answer.server, "", answer.revision) if answer.server else place
         if isinstance(answer, Failed):
-            robot.visitors.turn_away(visitor, f"server {place.server} says: {texts.printable(answer.text)}")
+            self._turn_away(robot, visitor, f"server {place.server} says: {texts.printable(answer.text)}")
             return None
         raise Unreachable(f"server {place.server} gave no answer that makes sense")
 

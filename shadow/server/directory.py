@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ..errors import LocalError, Refused
 from ..transport.link import Link
+from .overview import Overview
 from .robot import Robot
 from .session import Session
 from .visitor import Visitor
@@ -49,6 +50,10 @@ class Directory(Protocol):
 
 class Elsewhere(Protocol):
     """The other servers, where a robot may be that is not here."""
+
+    @property
+    def overview(self) -> Overview:
+        """What is known of them, for those who look after this server."""
 
     def take_over(self, name: str) -> bool:
         """A robot is not here any more: whether its sockets stay, because it may be elsewhere.
@@ -96,6 +101,9 @@ class Alone:
 
     def stop(self) -> None:
         """See ``Drainer``."""
+
+    def __init__(self) -> None:
+        self.overview = Overview()
 
     def came(self, candidate: Candidate) -> None:
         """See ``Directory``."""

@@ -16,6 +16,7 @@ from shadow import __version__
 from shadow.admin import methods
 from shadow.admin.methods import Methods
 from shadow.pki.certificates import load_certificates, validity
+from shadow.server.directory import Alone
 from shadow.transport import ktls
 from tests.support import Authority, Daemon, Service, Tunnel, echo, make_list, serving, wait_for
 from tests.support.call import INTERFACE, Call
@@ -88,6 +89,16 @@ def test_robots_in_order(tunnel: Tunnel, call: Call, service: Service) -> None:
     assert ":" in first["peer"]
     assert 0 <= first["seconds"] < 60
     assert (first["waiting"], first["streams"]) == (0, 0)
+
+
+def test_without_a_fleet_there_is_nothing_of_one(tunnel: Tunnel, call: Call, service: Service) -> None:
+    start(tunnel, service, "011")
+    (robot,) = call.get("List", {"fleet": True})["robots"]
+    assert "server" not in robot
+    assert set(call.get("List", {"fleet": True})) == {"robots"}
+    assert set(call.get("Describe", {"name": "011", "fleet": True})) == {"robot", "streams"}
+    assert call.get("Servers") == {"servers": []}
+    assert not {"server", "age"} & set(call.get("GetStatus"))
 
 
 def test_one_robot_and_its_streams(tunnel: Tunnel, call: Call, service: Service) -> None:
@@ -238,20 +249,28 @@ def test_of_a_long_list_only_what_is_asked_for_is_looked_at() -> None:
     assert described == list(range(100))
 
 
+class Robots(dict[str, Any]):
+    """Those of a server that is alone."""
+
+    elsewhere = Alone()
+
+
 def test_a_robot_that_leaves_while_it_is_listed() -> None:
-    robots = {
-        f"{number:03}": SimpleNamespace(name=f"{number:03}", session=None, streams={})
-        for number in range(250)
-    }
+    robots = Robots(
+        {
+            f"{number:03}": SimpleNamespace(name=f"{number:03}", session=None, streams={}, is_here=True)
+            for number in range(250)
+        }
+    )
     made = Methods(cast("Any", SimpleNamespace(robots=robots)))
 
     async def scenario() -> list[str]:
-        replies = made.List(_more=True)
+        replies = made.List(None, _more=True)
         names = [robot["name"] for robot in next(replies)["robots"]]
         robots.clear()
         return [*names, *(robot["name"] for reply in replies for robot in reply["robots"])]
 
-    assert len(asyncio.run(scenario())) == 200  # who had been looked at
+    assert len(asyncio.run(scenario())) == 100  # the others had left
 
 
 def test_a_list_too_long_for_one_reply() -> None:

@@ -20,6 +20,7 @@ from shadow import events
 from shadow.admin import varlink
 from shadow.admin.methods import make_service
 from shadow.admin.varlink import Api
+from shadow.server.overview import Overview
 from tests.support import CHECKOUT, PLENTY, Daemon, Tunnel, echo, serving, wait_for
 from tests.support.call import INTERFACE, Call
 
@@ -197,7 +198,7 @@ def test_a_turn_at_a_time(tmp_path: Path) -> None:
     order = []
 
     async def scenario() -> None:
-        made = Api(None)
+        made = Api(None, Overview())
 
         async def work(number: int) -> None:
             for _ in range(3):
@@ -285,7 +286,7 @@ def answered(path: Path, handler: object, talk: Callable[[], T]) -> T:
     """Run ``talk``, which blocks, with somebody who answers at ``path``."""
 
     async def scenario() -> T:
-        made = Api(make_service(handler))
+        made = Api(make_service(handler), Overview())
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(str(path))
         listening.listen()

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from shadow import events
 from shadow.admin import watching
 from shadow.admin.watching import Feed, Watcher
+from shadow.server.overview import Happening, Overview
 from tests.support import DEADLINE
 
 
@@ -29,7 +30,7 @@ def test_a_watcher_who_does_not_keep_up_hears_how_much_it_missed(monkeypatch: py
     monkeypatch.setattr(watching, "_EVENTS_MAX", 3)
 
     async def scenario() -> list[dict[str, Any]]:
-        watcher = Feed().watch()
+        watcher = Feed(Overview()).watch()
         assert watcher.take() == {"ready": True}
         assert not watcher.news.is_set()
         for number in range(8):
@@ -55,7 +56,7 @@ def test_a_watcher_who_does_not_keep_up_hears_how_much_it_missed(monkeypatch: py
 @pytest.mark.usefixtures("lines")
 def test_a_line_without_an_event_and_a_peers_own_words() -> None:
     async def scenario() -> list[dict[str, Any]]:
-        watcher = Feed().watch()
+        watcher = Feed(Overview()).watch()
         watcher.take()
         logging.getLogger("shadow").error("a bug %s", "\x1b[2J")
         events.log(events.SocketRestored(robot="\x1b"), logging.WARNING, "x")
@@ -84,7 +85,7 @@ def test_many_watchers_are_one_handler_and_each_goes_at_its_own_pace(
     monkeypatch.setattr(watching, "_event", take_note)
 
     async def scenario() -> None:
-        feed = Feed()
+        feed = Feed(Overview())
         before = len(events.LOGGER.handlers)
         watchers = [feed.watch() for _ in range(60)]
         assert len(events.LOGGER.handlers) == before + 1
@@ -121,7 +122,7 @@ def messages(watcher: Watcher) -> list[str]:
 @pytest.mark.usefixtures("lines")
 def test_lines_from_other_threads() -> None:
     async def scenario() -> None:
-        watcher = Feed().watch()
+        watcher = Feed(Overview()).watch()
         watcher.take()
 
         def shout() -> None:
@@ -136,5 +137,37 @@ def test_lines_from_other_threads() -> None:
         await shouting
         watcher.close()
         assert seen == [str(number) for number in range(500)]
+
+    asyncio.run(scenario())
+
+
+class Neighbours(Overview):
+    """Others, at which things happen."""
+
+    def __init__(self) -> None:
+        self.told: list[Callable[[Happening], None]] = []
+
+    def watch(self, tell: Callable[[Happening], None] | None) -> None:
+        self.told = [tell] if tell is not None else []
+
+
+@pytest.mark.usefixtures("lines")
+def test_what_happens_elsewhere_is_asked_for_only_while_somebody_watches() -> None:
+    async def scenario() -> None:
+        neighbours = Neighbours()
+        feed = Feed(neighbours)
+        assert neighbours.told == []
+        first, second = feed.watch(), feed.watch()
+        assert first.take() == second.take() == {"ready": True}
+        assert len(neighbours.told) == 1
+        neighbours.told[0](Happening("robot-connected", "robot\n011", {"ROBOT": "011", "SERVER": "s2"}))
+        said = {"event": "robot-connected", "priority": 6, "message": "robot?011"}
+        for watcher in (first, second):
+            await watcher.news.wait()
+            assert watcher.take() == {"event": {**said, "fields": {"ROBOT": "011", "SERVER": "s2"}}}
+        first.close()
+        assert len(neighbours.told) == 1
+        second.close()
+        assert neighbours.told == []
 
     asyncio.run(scenario())

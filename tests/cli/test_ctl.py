@@ -71,6 +71,14 @@ def test_list(run: Run, server: Daemon, tunnel: Tunnel) -> None:
 
 
 @pytest.mark.usefixtures("robot")
+def test_a_server_that_is_in_no_fleet(run: Run) -> None:
+    assert good(run("servers")) == "the server is not one of a fleet\n"
+    assert json.loads(good(run("servers", "--json"))) == []
+    assert good(run("list", "--local")).splitlines()[0].split()[:2] == ["ROBOT", "FROM"]
+    assert "Fleet" not in good(run("status"))
+
+
+@pytest.mark.usefixtures("robot")
 def test_status(run: Run, tunnel: Tunnel) -> None:
     with tunnel.visit() as visitor:
         visitor.sendall(b"x")
@@ -284,10 +292,12 @@ def test_who_waits_looks_again_when_it_may_have_missed_something(tunnel: Tunnel)
         wait_for(lambda: server.calls["Describe"] == 1, "the first look")
         server.hang_up()
         wait_for(lambda: server.calls["Describe"] == 2, "a look after the server was lost")
+        server.happens("server-joined", "")  # its robots come with it
+        wait_for(lambda: server.calls["Describe"] == 3, "a look at those")
         server.connected = True
         server.happens("robot-connected", "012", lost=7)
         assert waiting.communicate(timeout=DEADLINE) == (b"", b"")
-        assert (waiting.returncode, server.calls["Describe"]) == (0, 3)
+        assert (waiting.returncode, server.calls["Describe"]) == (0, 4)
 
 
 def test_waiting_ends_in_time_whoever_does_not_answer(run: Run, tunnel: Tunnel) -> None:

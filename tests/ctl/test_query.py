@@ -1,12 +1,15 @@
 """Asking a server that is not there, is another one, or says no."""
 
+import json
 import socket
 import sys
 import threading
 from pathlib import Path
+from typing import Any, BinaryIO, Self
 
 import pytest
 
+from shadow.ctl.connect import NotConnected
 from shadow.ctl.query import Answers
 from shadow.errors import LocalError, NotPermitted, PeerError, Unreachable
 from tests.support import Tunnel
@@ -40,6 +43,69 @@ def test_it_answers(tunnel: Tunnel) -> None:
             answers.call("Describe", name="011")
         with pytest.raises(Unreachable, match="there is no stream '1f'"):
             answers.call("Disconnect", stream="1f")
+
+
+def test_a_robot_at_another_server_is_to_be_asked_for_there(tmp_path: Path) -> None:
+    where = b'{"name": "011", "server": "s2"}'
+    error = b'{"error": "io.shadowtunnel.Server.NoSuchRobot", "parameters": %s}\0' % where
+    thread = serve_once(tmp_path / INTERFACE, error)
+    with Answers(tmp_path) as answers, pytest.raises(NotConnected) as caught:
+        answers.call("Disconnect", robot="011")
+    assert str(caught.value) == "robot '011' is connected to server s2, not to this one: ask there"
+    thread.join()
+
+
+class Old:
+    """A server of before there were fleets: it refuses parameters that it does not know."""
+
+    def __init__(self, path: Path) -> None:
+        self.heard: list[dict[str, Any]] = []
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(path))
+        self._listening.listen()
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        connection, _address = self._listening.accept()
+        with connection, connection.makefile("rb") as heard:
+            for message in iter(lambda: _message(heard), b""):
+                call = json.loads(message)
+                self.heard.append(call.get("parameters", {}))
+                answer: dict[str, Any] = {"parameters": {"robots": []}}
+                if "fleet" in self.heard[-1]:
+                    name = "org.varlink.service.InvalidParameter"
+                    answer = {"error": name, "parameters": {"parameter": "fleet"}}
+                connection.sendall(json.dumps(answer).encode() + b"\0")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        self._listening.close()
+
+
+def _message(heard: BinaryIO) -> bytes:
+    """The next one, without its end."""
+    return b"".join(iter(lambda: heard.read(1).rstrip(b"\0"), b""))
+
+
+def test_a_server_of_before_there_were_fleets(tmp_path: Path) -> None:
+    with Old(tmp_path / INTERFACE) as old, Answers(tmp_path) as answers:
+        assert list(answers.more("List", fleet=True)) == [{"robots": []}]
+        assert answers.call("Describe", name="011", fleet=True) == {"robots": []}
+        answers.close()
+    assert old.heard == [{"fleet": True}, {}, {"name": "011", "fleet": True}, {"name": "011"}]
+
+
+def test_another_wrong_parameter_is_no_matter_of_fleets(tmp_path: Path) -> None:
+    thread = serve_once(
+        tmp_path / INTERFACE, b'{"error": "org.varlink.service.InvalidParameter", "parameters": {}}\0'
+    )
+    with Answers(tmp_path) as answers, pytest.raises(PeerError, match="InvalidParameter"):
+        list(answers.more("ListStreams"))
+    thread.join()
 
 
 def test_it_hangs_up(tunnel: Tunnel) -> None:

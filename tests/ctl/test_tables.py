@@ -16,6 +16,17 @@ ROBOT: dict[str, Any] = {
 GONE = {
     "name": "robot-2", "connected": False, "services": [], "standbys": 0, "waiting": 0, "streams": 1,
 }  # fmt: skip
+ELSEWHERE: dict[str, Any] = {
+    "name": "012", "connected": True, "server": "s2", "peer": "192.0.2.7:3", "seconds": 61, "services": [""],
+    "serial": "0c", "standbys": 0, "waiting": 0, "streams": 2,
+}  # fmt: skip
+SERVERS: list[dict[str, Any]] = [
+    {
+        "name": f"s{number}", "here": number == 2, "live": number < 4, "draining": number == 3,
+        "software": "crab 1" if number < 4 else "", "peer": "h:2223" if number < 4 else "", "robots": number,
+    }
+    for number in (1, 2, 3, 4)
+]  # fmt: skip
 STREAM: dict[str, Any] = {
     "id": "1f", "robot": "011", "service": "", "uid": 0, "pid": 4711, "seconds": 61, "bytesToRobot": 1000,
     "bytesFromRobot": 1234567890, "suite": "ECDHE-ECDSA-AES128-GCM-SHA256", "kernelTls": True,
@@ -31,6 +42,47 @@ def test_robots() -> None:
         "",
         "1 robot",
     ]
+
+
+def test_robots_of_a_fleet() -> None:
+    here = {**ROBOT, "server": "s1"}
+    assert tables.robots([here, ELSEWHERE, GONE]).splitlines() == [
+        "ROBOT    SERVER  FROM         FOR      SERVICES     STREAMS  TLS",
+        "011      s1      [::1]:40312  2h 5min  default,web  1        kernel",
+        "012      s2      192.0.2.7:3  1min 1s  default      2        -",
+        "robot-2  -       -            -        -            1        -",
+        "",
+        "2 robots",
+    ]
+
+
+def test_a_robot_at_another_server() -> None:
+    assert tables.robot({"robot": ELSEWHERE, "streams": [STREAM]}).splitlines()[:5] == [
+        "● 012 - connected to server s2 from 192.0.2.7:3 for 1min 1s",
+        "     Services: default",
+        "  Certificate: 0c",
+        "         More: ask server s2; these are its visitors from here",
+        "",
+    ]
+    gone = tables.robot({"robot": {**ELSEWHERE, "connected": False}, "streams": []})
+    assert gone == "○ 012 - not connected; it was at server s2, which is gone\n\n0 streams"
+
+
+def test_servers() -> None:
+    table = [
+        "SERVER  STATE     ROBOTS  PEER    SOFTWARE",
+        "s1      live      1       h:2223  crab 1",
+        "s2      live      2       h:2223  crab 1, this one",
+        "s3      draining  3       h:2223  crab 1",
+        "s4      gone      4       -       -",
+        "",
+        "3 servers",
+    ]
+    assert tables.servers(SERVERS).splitlines() == table
+    facts = {"version": "1", "status": "", "streams": 0, "protected": 0, "revoked": 0, "terms": []}
+    text = tables.server({**facts, "server": "s2"}, SERVERS).splitlines()
+    assert text[-8:] == ["", *table]
+    assert text[-9] == "      Fleet: server s2, 6 robots in all"
 
 
 def test_nobody() -> None:

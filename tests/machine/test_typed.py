@@ -96,8 +96,8 @@ def test_looking(ready: Fleet) -> None:
         assert listed.split() == [
             "011.sock", "012.sock", "io.shadowtunnel.Server", "web@011.sock", "web@012.sock",
         ]  # fmt: skip
-    assert by(ready, "shadowctl list --json |") == ""  # nobody's certificate ends so soon
-    soon = typed("shadowctl list --json |").replace("+60 days", "+900 days")
+    assert by(ready, "shadowctl list --local --json |") == ""  # nobody's certificate ends so soon
+    soon = typed("shadowctl list --local --json |").replace("+60 days", "+900 days")
     assert hands.type_in(ready, "~", soon, user=OPERATOR).split() == ["011", "012"]
     wrong = ready.machine.run(typed("shadowctl status 0112"), user=OPERATOR, check=False)
     assert wrong.stderr == "shadowctl: robot '0112' is not connected; did you mean 012, 011?\n"

@@ -3,11 +3,13 @@
 import base64
 import contextlib
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
 from bench.processes import free_port
 from tests.support import Authority, Daemon, Tunnel, wait_for
+from tests.support.call import INTERFACE
 from tests.support.engine import Members, b64
 from tests.support.peer import Peer, connect
 
@@ -27,6 +29,17 @@ class Site:
 
     def start(self, *more: str) -> None:
         self.daemon = self.tunnel.start_server(*self.fleet.options(self.name, self.peer), *more)
+
+    def start_with_api(self, *more: str) -> None:
+        """The same; `shadowctl` can ask it."""
+        (self.tunnel.ldir / INTERFACE).unlink(missing_ok=True)
+        self.daemon = self.tunnel.start_server_with_api(*self.fleet.options(self.name, self.peer), *more)
+
+    def start_with(self, passed: tuple[str, socket.socket]) -> None:
+        """The same, with a socket as systemd passes one."""
+        words = self.tunnel.server_arguments(*self.fleet.options(self.name, self.peer))
+        self.daemon = self.tunnel.daemon(words, passed=passed)
+        self.daemon.wait_for_log("accepting robots")
 
     def follow(self) -> None:
         self.daemon.wait_for_log("following the fleet's engine")
