@@ -45,7 +45,7 @@ def test_the_figures_follow_its_conventions(target: str) -> None:
 
 
 def test_the_rules_are_rules() -> None:
-    assert "11 rules found" in promtool("check", "rules", RULES)
+    assert "14 rules found" in promtool("check", "rules", RULES)
 
 
 def series(name: str, values: str) -> str:
@@ -143,6 +143,28 @@ DAY = 86400
             + series('shadow_streams{tls="kernel"}', "1x90"),
             "80m", ["severity: info, tls: userspace"],
         ),
+        ("ShadowFleetViewOld", series("shadow_fleet_view_age_seconds", "0x5 15 30 0x9"), "8m", []),
+        (
+            "ShadowFleetViewOld", series("shadow_fleet_view_age_seconds", "0x5 15+60x9"), "9m",
+            ["severity: warning"],
+        ),
+        ("ShadowFleetUnclaimed", series("shadow_fleet_unclaimed_sessions", "0x5 9x3 0x9"), "12m", []),
+        (
+            "ShadowFleetUnclaimed", series("shadow_fleet_unclaimed_sessions", "0x5 9x9"), "12m",
+            ["severity: warning"],
+        ),
+        (
+            "ShadowFleetServerMissing",  # one that is drained is no less there
+            series('shadow_fleet_servers{state="live"}', "3x9 2x20")
+            + series('shadow_fleet_servers{state="draining"}', "0x9 1x20"),
+            "20m", [],
+        ),
+        (
+            "ShadowFleetServerMissing",
+            series('shadow_fleet_servers{state="live"}', "3x9 2x20")
+            + series('shadow_fleet_servers{state="draining"}', "0x30"),
+            "20m", ["severity: critical"],
+        ),
     ],
 )  # fmt: skip
 def test_when_an_alert_fires(tmp_path: Path, alert: str, given: str, at: str, labels: list[str]) -> None:
@@ -185,7 +207,7 @@ def test_it_scrapes_and_evaluates(target: str, tmp_path: Path) -> None:
             assert value('up{job="shadow"}') == 1
             groups = get("rules")["groups"]
             rules = [rule for group in groups for rule in group["rules"]]
-            assert len(rules) == 11
+            assert len(rules) == 14
 
             def healthy() -> bool:
                 return all(

@@ -196,6 +196,7 @@ class Metrics(logging.Handler):
             "shadow_handshakes", "Connections that have not said yet who they are.", stages, "stage"
         )
         yield from self._streams()
+        yield from self._fleet()
         ends = {term.what: term.until.timestamp() for term in self._server.terms}
         text = "When what we use expires, in seconds since 1970."
         yield self._gauge("shadow_expiry_timestamp_seconds", text, ends, "what")
@@ -244,6 +245,30 @@ class Metrics(logging.Handler):
             family.add_metric([direction], count)
         yield family
 
+    def _fleet(self) -> Iterator[Any]:
+        """What a server of a fleet sees of it; nothing of one that is alone."""
+        overview = self._server.robots.elsewhere.overview
+        age, figures = overview.age, overview.figures
+        if figures is None or age is None:
+            return
+        live = [one for one in overview.servers if one.live]
+        draining = sum(one.draining for one in live)
+        states = {"live": len(live) - draining, "draining": draining}
+        yield self._gauge("shadow_fleet_servers", "Servers of the fleet that are alive.", states, "state")
+        text = "Robots of all servers that are alive."
+        yield self._gauge("shadow_fleet_robots", text, {"": figures.robots})
+        text = "1 while the fleet's engine answers, and we follow it."
+        yield self._gauge("shadow_fleet_engine_up", text, {"": age == 0})
+        text = "For how long we have learnt nothing of other servers; 0 while we follow the engine."
+        yield self._gauge("shadow_fleet_view_age_seconds", text, {"": age})
+        text = "Sessions of robots here of which the other servers do not know."
+        yield self._gauge("shadow_fleet_unclaimed_sessions", text, {"": figures.unclaimed})
+        text = "What was written to the engine about robots, by what came of it."
+        claims = {(result,): count for result, count in figures.claims.items()}
+        yield _counts("shadow_fleet_claims", text, claims, "result")
+        text = "Visitors passed on to other servers (out) or taken from there (in), by what came of it."
+        yield _counts("shadow_fleet_visits", text, figures.visits, "path", "result")
+
     @staticmethod
     def _gauge(name: str, text: str, values: Mapping[str, float], label: str = "") -> Any:
         """A gauge, or one for each value of a label."""
@@ -251,6 +276,14 @@ class Metrics(logging.Handler):
         for which, value in values.items():
             family.add_metric([which] if label else [], value)
         return family
+
+
+def _counts(name: str, text: str, values: Mapping[Any, int], *labels: str) -> Any:
+    """A counter for each combination of labels, counted elsewhere."""
+    family = CounterMetricFamily(name, text, labels=labels)
+    for which, value in values.items():
+        family.add_metric(which, value)
+    return family
 
 
 def _most_common(software: collections.Counter[str], named: set[str]) -> dict[str, float]:

@@ -25,7 +25,9 @@ from shadow.pki.expiry import Term
 from shadow.pki.request import CODES
 from shadow.relay.pool import TURN_BUCKETS
 from shadow.server import signer
+from shadow.server.directory import Alone
 from shadow.server.newcomer import Failure
+from shadow.server.overview import Companion, Tally
 from shadow.server.session import Cause
 from shadow.transport import ktls
 from shadow.wire.frames import Unsigned
@@ -271,7 +273,15 @@ def test_robots_are_named_only_when_their_certificates_end_soon(
     assert scrape()["shadow_robots_expired"] == 0
 
 
-class Fleet:
+class Robots(dict[str, Any]):
+    """Those of a server that may be one of a fleet."""
+
+    def __init__(self, robots: dict[str, Any]) -> None:
+        super().__init__(robots)
+        self.elsewhere: Any = Alone()
+
+
+class Server:
     """A server, as far as the figures ask for it, with many robots whose certificates end soon."""
 
     handshakes = SimpleNamespace(passed=0, dropped=0, running=0, waiting=0)
@@ -283,7 +293,7 @@ class Fleet:
     )
 
     def __init__(self, number: int) -> None:
-        self.robots = {f"{one:05}": self._robot(f"{one:05}", one) for one in range(number)}
+        self.robots = Robots({f"{one:05}": self._robot(f"{one:05}", one) for one in range(number)})
 
     @staticmethod
     def _robot(name: str, seconds: int) -> SimpleNamespace:
@@ -308,7 +318,7 @@ def log() -> Iterator[None]:
 
 @pytest.mark.usefixtures("log")
 def test_a_large_fleet_is_counted_in_slices_and_few_of_it_are_named() -> None:
-    fleet = Fleet(2000)
+    fleet = Server(2000)
     turns = 0
 
     async def others() -> None:
@@ -337,7 +347,7 @@ def test_a_large_fleet_is_counted_in_slices_and_few_of_it_are_named() -> None:
 
 @pytest.mark.usefixtures("log")
 def test_bytes_never_go_back_though_a_stream_ends_while_it_is_counted() -> None:
-    fleet = Fleet(2)
+    fleet = Server(2)
 
     async def scenario() -> tuple[list[bytes], list[bytes], list[bytes]]:
         metrics = Metrics(cast("Any", fleet))
@@ -357,7 +367,7 @@ def test_bytes_never_go_back_though_a_stream_ends_while_it_is_counted() -> None:
 @pytest.mark.usefixtures("log")
 def test_no_signer_chooses_what_there_are_figures_of() -> None:
     """Each label is a series for ever: a signer in the wrong hands must not fill somebody's disk."""
-    fleet = Fleet(0)
+    fleet = Server(0)
 
     async def scenario() -> list[bytes]:
         metrics = Metrics(cast("Any", fleet))
@@ -372,18 +382,64 @@ def test_no_signer_chooses_what_there_are_figures_of() -> None:
     assert len(found) == len(CODES) + 2  # and ok
 
 
+def fleet_page(age: float = 7.5) -> str:
+    """Of a server that knows others."""
+
+    async def scenario() -> bytes:
+        server = Server(0)
+        server.robots.elsewhere = SimpleNamespace(overview=SimpleNamespace(
+            age=age,
+            servers=[
+                Companion("s1", here=True, live=True, draining=False, software="", peer="", robots=2),
+                Companion("s2", here=False, live=True, draining=True, software="", peer="", robots=3),
+                Companion("s3", here=False, live=False, draining=False, software="", peer="", robots=9),
+            ],
+            figures=Tally(
+                robots=5, unclaimed=1, claims={"written": 11, "overtaken": 0},
+                visits={("out", "connected"): 4, ("in", "taken"): 2},
+            ),
+        ))  # fmt: skip
+        return (await Metrics(cast("Any", server)).page(""))[1]
+
+    return asyncio.run(scenario()).decode()
+
+
+@pytest.mark.usefixtures("log")
+def test_what_a_server_of_a_fleet_sees_of_it() -> None:
+    page = fleet_page()
+    assert [line for line in page.splitlines() if line.startswith("shadow_fleet")] == [
+        'shadow_fleet_servers{state="live"} 1.0',
+        'shadow_fleet_servers{state="draining"} 1.0',
+        "shadow_fleet_robots 5.0",
+        "shadow_fleet_engine_up 0.0",
+        "shadow_fleet_view_age_seconds 7.5",
+        "shadow_fleet_unclaimed_sessions 1.0",
+        'shadow_fleet_claims_total{result="written"} 11.0',
+        'shadow_fleet_claims_total{result="overtaken"} 0.0',
+        'shadow_fleet_visits_total{path="out",result="connected"} 4.0',
+        'shadow_fleet_visits_total{path="in",result="taken"} 2.0',
+    ]
+    assert "\nshadow_fleet_engine_up 1.0\n" in fleet_page(0.0)
+
+
+def test_a_server_without_a_fleet_has_no_figures_of_one(scrape: Scraper) -> None:
+    assert "shadow_fleet" not in scrape.text()
+
+
 def used_in(path: Path) -> set[str]:
     return set(re.findall(r"\bshadow_\w+", path.read_text()))
 
 
 @pytest.mark.parametrize("name", ["prometheus/shadow-alerts.yaml", "grafana/shadow-dashboard.json"])
+@pytest.mark.usefixtures("log")
 def test_rules_and_dashboard_ask_for_figures_that_there_are(scrape: Scraper, name: str) -> None:
-    there = set(re.findall(r"^(shadow_\w+)", scrape.text(), re.MULTILINE))
-    there |= set(re.findall(r"^# TYPE (shadow_\w+)", scrape.text(), re.MULTILINE))
+    page = scrape.text() + fleet_page()
+    there = set(re.findall(r"^(shadow_\w+)", page, re.MULTILINE))
+    there |= set(re.findall(r"^# TYPE (shadow_\w+)", page, re.MULTILINE))
     assert used_in(CONTRIB / name)
     assert used_in(CONTRIB / name) - there - {"shadow_robots_refused_total"} == set()  # none so far
 
 
 def test_the_dashboard_is_json_with_panels() -> None:
     panels = json.loads((CONTRIB / "grafana" / "shadow-dashboard.json").read_text())["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels) == 12
+    assert len({panel["id"] for panel in panels}) == len(panels) == 15

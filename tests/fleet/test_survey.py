@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -247,6 +248,41 @@ def test_how_old_it_is_what_it_says(authority: Authority, tmp_path: Path) -> Non
         good(one, "status", NAME)
         members.start(members.members[0])
         wait_for(lambda: get(two, "List", fleet=True)["age"] == 0, "the engine")
+
+
+def test_visits_are_counted_on_both_sides(fleet: Fleet) -> None:
+    one, two = fleet.sites
+    with contextlib.ExitStack() as stack:
+        service = stack.enter_context(serving(echo))
+        urls = []
+        for site in fleet.sites:
+            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            site.start_with(("shadow-metrics", listening))
+            urls.append(f"http://127.0.0.1:{listening.getsockname()[1]}/metrics")
+
+        def figures(url: str) -> dict[str, float]:
+            with urllib.request.urlopen(url, timeout=DEADLINE) as answer:  # noqa: S310
+                lines = answer.read().decode().splitlines()
+            found = (line.rpartition(" ") for line in lines if line.startswith("shadow_fleet_"))
+            return {name.removeprefix("shadow_fleet_"): float(value) for name, _space, value in found}
+
+        one.tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1", "--service=dead=127.0.0.1:9")
+        wait_for(two.tunnel.socket_path(f"dead@{NAME}").exists, "the robot's sockets at the other server")
+        with two.tunnel.visit() as visitor:
+            say(visitor)
+        with two.tunnel.visit(f"dead@{NAME}") as visitor:
+            assert visitor.recv(1) == b""
+        here, there = map(figures, urls)
+        for found in (here, there):
+            assert found['servers{state="live"}'] == 2
+            assert found["robots"] == found["engine_up"] == 1
+            assert found["view_age_seconds"] == found["unclaimed_sessions"] == 0
+        assert here['claims_total{result="written"}'] == 1
+        assert here['visits_total{path="in",result="taken"}'] == 2
+        assert there['visits_total{path="out",result="connected"}'] == 1
+        assert there['visits_total{path="out",result="turned away"}'] == 1
+        assert sum(value for name, value in here.items() if "visits_total" in name) == 2
+        assert sum(value for name, value in there.items() if "visits_total" in name) == 2
 
 
 class Known:
