@@ -31,6 +31,9 @@ follows. No robot can have such a name: it has a colon."""
 DEFAULT_SERVICE = ""
 """The service that a robot offers without a name: the one behind ``NAME.sock``."""
 
+GATE = "gate"
+"""The name of the socket where visitors first say which robot they want, if the server is one of a fleet."""
+
 API = "io.shadowtunnel.Server"
 """The API's interface, and the name of its socket."""
 INTERFACE_FILE = Path(__file__).with_name(f"{API}.varlink")
@@ -91,9 +94,24 @@ def _check(name: str, pattern: re.Pattern[str], what: str, most: int) -> str:
     return name
 
 
+def full_name(robot: str, service: str = DEFAULT_SERVICE) -> str:
+    """A robot's service in a word, e.g. ``011`` for the default one, or ``web@011``."""
+    return f"{service}@{robot}" if service else robot
+
+
+def parse_full_name(text: str) -> tuple[str, str]:
+    """Robot and service of a ``full_name``.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    service, at, robot = text.rpartition("@")
+    return check_robot_name(robot), check_service_name(service) if at else DEFAULT_SERVICE
+
+
 def socket_name(robot: str, service: str = DEFAULT_SERVICE) -> str:
     """File name of the unix socket of a robot's service, e.g. ``011.sock`` or ``web@011.sock``."""
-    return f"{service}@{robot}.sock" if service else f"{robot}.sock"
+    return f"{full_name(robot, service)}.sock"
 
 
 def clean_software(text: str) -> str:

@@ -11,6 +11,8 @@ from shadow.names import (
     check_robot_name,
     check_server_name,
     check_service_name,
+    full_name,
+    parse_full_name,
     socket_name,
 )
 
@@ -75,6 +77,22 @@ def test_what_is_accepted_makes_a_plain_file_name(robot: str, service: str) -> N
 def test_no_two_pairs_share_a_file() -> None:
     assert socket_name("011") == "011.sock"
     assert socket_name("011", "web") == "web@011.sock"
+
+
+@pytest.mark.parametrize(("robot", "service"), [("011", ""), ("011", "web"), ("r" * 64, "s" * 32)])
+def test_a_word_for_both(robot: str, service: str) -> None:
+    assert socket_name(robot, service) == f"{full_name(robot, service)}.sock"
+    assert parse_full_name(full_name(robot, service)) == (robot, service)
+
+
+@given(st.text("a0@./-\n\0 ", max_size=8))
+def test_what_is_taken_for_both_is_such_a_word(text: str) -> None:
+    try:
+        robot, service = parse_full_name(text)
+    except ConfigError:
+        return
+    assert full_name(check_robot_name(robot), service) == text
+    assert service == "" or check_service_name(service)
 
 
 def test_names_of_servers_and_fleets() -> None:

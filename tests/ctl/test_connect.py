@@ -1,11 +1,13 @@
 """Opening a robot's socket: what is said when that does not work, and what moves the bytes when it does."""
 
 import array
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,8 @@ _open: list[socket.socket] = []
 
 
 @pytest.fixture(autouse=True)
-def _closed() -> None:
+def _closed() -> Iterator[None]:
+    yield
     while _open:
         _open.pop().close()
 
@@ -62,6 +65,61 @@ def test_it_is_not_reached(
     with pytest.raises(kind) as caught:
         reach(folder, robot, service)
     assert complaint in str(caught.value)
+
+
+@pytest.fixture
+def gate(folder: Path) -> Iterator[socket.socket]:
+    """The server is one of a fleet."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(folder / "gate"))
+        sock.listen()
+        sock.settimeout(DEADLINE)
+        yield sock
+
+
+@pytest.mark.parametrize(("service", "line"), [("", b"0111\n"), ("web", b"web@0111\n")])
+def test_a_robot_without_sockets_is_asked_for_at_the_gate(
+    folder: Path, gate: socket.socket, service: str, line: bytes
+) -> None:
+    with reach(folder, "0111", service):
+        connection, _address = gate.accept()
+        with connection:
+            assert connection.recv(100) == line
+
+
+@pytest.mark.parametrize(
+    ("robot", "service", "complaint"),
+    [
+        ("011", "wbe", "does not offer wbe; it offers default, web"),
+        ("012", "", "does not offer default; it offers web"),
+        ("013", "", "its socket is there, and nobody listens"),
+        ("../011", "", "robot name '../011' is not allowed"),
+    ],
+)
+def test_what_can_be_seen_without_is_not_asked_for_at_the_gate(
+    folder: Path, gate: socket.socket, robot: str, service: str, complaint: str
+) -> None:
+    with pytest.raises(ShadowError, match=complaint):
+        reach(folder, robot, service)
+    reach(folder, "011", "").close()
+    gate.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        gate.accept()
+
+
+def test_a_gate_at_which_nobody_is(folder: Path, gate: socket.socket) -> None:
+    gate.close()
+    with pytest.raises(Unreachable, match="robot '0111' is not connected; did you mean 011"):
+        reach(folder, "0111", "")
+
+
+def test_a_gate_for_others_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_sock: socket.socket, path: str) -> None:
+        raise PermissionError(13, "x") if path.endswith("/gate") else FileNotFoundError(2, "x")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.raises(NotPermitted, match="you need to be in the group shadow-tunnel"):
+        reach(folder, "0111", "")
 
 
 def test_no_server_here(tmp_path: Path) -> None:
@@ -124,6 +182,16 @@ def joined(theirs: socket.socket) -> subprocess.Popen[bytes]:
         )  # fmt: skip
 
 
+@contextlib.contextmanager
+def no_thread_left() -> Iterator[None]:
+    """Whoever still reads from a descriptor would read from the next one with that number."""
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+
+
 def echo_and_close(connection: socket.socket) -> None:
     with connection:
         echo(connection)
@@ -156,7 +224,73 @@ def test_a_connection_that_breaks() -> None:
     reader, writer = os.pipe()
     theirs.sendall(b"never read")
     ours.close()  # unread bytes: that is a reset
-    with theirs, pytest.raises(Unreachable, match="the connection to the robot broke"):
-        join(theirs, reader, writer)
-    os.close(writer)
+    with no_thread_left():
+        with theirs, pytest.raises(Unreachable, match="the connection to the robot broke"):
+            join(theirs, reader, writer)
+        os.close(writer)
     os.close(reader)
+
+
+class Hall:
+    """Beyond the gate: what a server does with somebody who has named a robot."""
+
+    def __init__(self, folder: Path, gate: socket.socket) -> None:
+        self.mine = reach(folder, "0111", "")
+        self.servers, _address = gate.accept()
+        self.servers.recv(len("0111\n"))
+        self.source, self.stdin = os.pipe()
+        self.stdout, self.sink = os.pipe()
+
+    def join(self) -> None:
+        join(self.mine, self.source, self.sink)
+
+    def close(self) -> None:
+        for sock in (self.mine, self.servers):
+            sock.close()
+        for descriptor in (self.source, self.stdout, self.sink):
+            os.close(descriptor)
+
+
+@pytest.fixture
+def hall(folder: Path, gate: socket.socket) -> Iterator[Hall]:
+    made = Hall(folder, gate)
+    with no_thread_left():
+        yield made
+        os.close(made.stdin)
+    made.close()
+
+
+def test_who_was_turned_away_at_the_gate_is_told_where_the_reason_is(hall: Hall) -> None:
+    hall.servers.close()
+    why = (
+        "hung up before anything came from the robot; the server's log says why: journalctl -u shadow-server"
+    )
+    with pytest.raises(Unreachable, match=why):
+        hall.join()
+
+
+def test_who_had_begun_to_speak_is_told_so_too(hall: Hall) -> None:
+    hall.mine.sendall(b"SSH-2.0-x")  # nobody reads that any more: a reset
+    hall.servers.close()
+    with pytest.raises(Unreachable, match=r"broke; if it was never there, .*journalctl -u shadow-server"):
+        hall.join()
+
+
+def test_a_service_that_hears_and_says_nothing_is_no_error(hall: Hall) -> None:
+    os.write(hall.stdin, b"for the record")
+
+    def swallow() -> None:
+        hall.servers.recv(100)
+        hall.servers.close()
+
+    thread = threading.Thread(target=swallow)
+    thread.start()
+    hall.join()
+    thread.join()
+
+
+def test_a_robot_that_has_spoken_ends_as_any_other(hall: Hall) -> None:
+    hall.servers.sendall(b"bye")
+    hall.servers.close()
+    hall.join()
+    assert os.read(hall.stdout, 100) == b"bye"
