@@ -243,6 +243,13 @@ class VisitorFailed(Event, message_id="622b825f2940457589df9c73926ea027"):
     visitor_stream: str | None = None
 
 
+class GateFailed(Event, message_id="9444d95ce779671b17674f9909bd1215"):
+    """Somebody at the gate has not said which robot to visit."""
+
+    visitor_uid: int
+    visitor_pid: int
+
+
 class ServiceFailed(Event, message_id="d2b23739173b4988b0a05f53701b2754"):
     """The robot could not connect to a local service."""
 

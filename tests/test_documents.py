@@ -25,7 +25,7 @@ PAGES = (
     "shadow-server.service.8", "shadow-client@.service.8", "shadow-ca-signer.socket.8",
 )  # fmt: skip
 LINKS = (  # made by the package
-    *(f"shadow-server{one}.socket.8" for one in ("", "-api", "-metrics", "-health", "-peer")),
+    *(f"shadow-server{one}.socket.8" for one in ("", "-api", "-metrics", "-health", "-peer", "-gate")),
     "shadow-ca-signer@.service.8", "shadow-ca-signer.8",
 )  # fmt: skip
 PAGE_OF = {
@@ -51,6 +51,7 @@ MODULES = {
         "fleet.registrar",
         "fleet.peers",
         "fleet.callers",
+        "fleet.gate",
         "server.trust",
         "server.handshakes",
         "server.newcomer",

@@ -14,6 +14,8 @@ from shadow.admin.varlink import SOCKET_NAME
 from shadow.daemon.config import SERVER_SOCKET
 from shadow.daemon.membership import PEER_SOCKET
 from shadow.errors import ConfigError, UsageError
+from shadow.fleet import gate
+from shadow.names import API, GATE
 from shadow.options import variable_name
 from shadow.pki.presence import NOT_THERE
 from tests.support import CHECKOUT
@@ -30,7 +32,7 @@ def read(name: str) -> str:
 
 def parse(name: str) -> configparser.ConfigParser:
     """A unit in which no setting is there twice."""
-    parser = configparser.ConfigParser(strict=False)
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string(read(name))
     return parser
@@ -42,6 +44,7 @@ SOCKETS = {
     "shadow-server-metrics.socket": METRICS_NAME,
     "shadow-server-health.socket": HEALTH_NAME,
     "shadow-server-peer.socket": PEER_SOCKET,
+    "shadow-server-gate.socket": gate.SOCKET_NAME,
 }
 
 
@@ -131,6 +134,23 @@ def test_the_port_for_other_servers_is_kept_as_that_of_the_robots() -> None:
     assert kept[0] == kept[1]
     assert peers["Socket"]["Service"] == "shadow-server.service"
     assert peers["Unit"]["PartOf"] == "shadow-server.socket"
+
+
+def test_the_gate_is_kept_as_the_apis_socket_and_comes_with_the_port_for_other_servers() -> None:
+    """Its mode says who may visit; a server that is in no fleet has none."""
+    api, ours = parse("shadow-server-api.socket"), parse("shadow-server-gate.socket")
+    own = {"ListenStream", "FileDescriptorName"}
+    kept = [
+        {name: value for name, value in unit["Socket"].items() if name not in own} for unit in (api, ours)
+    ]
+    assert kept[0] == kept[1]
+    assert kept[1]["SocketMode"] == "0660"
+    for unit, name in (api, API), (ours, GATE):
+        assert unit["Socket"]["ListenStream"] == f"%t/shadow-tunnel/{name}"
+        assert unit["Unit"]["PartOf"] == "shadow-server.service"
+    assert ours["Install"]["WantedBy"] == "shadow-server.service"
+    assert parse("shadow-server-peer.socket")["Install"]["Also"] == "shadow-server-gate.socket"
+    assert "gate" not in read("shadow-server.service")
 
 
 @pytest.mark.parametrize("name", SERVICES)

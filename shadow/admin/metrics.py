@@ -154,7 +154,7 @@ class Metrics(logging.Handler):
             case events.StreamAborted():
                 self._streams_ended.labels(_CUT_OFF).inc()
                 self._count_bytes(event.bytes_to_robot, event.bytes_from_robot)
-            case events.VisitorFailed():
+            case events.VisitorFailed() | events.GateFailed():
                 self._turned_away.labels(_BY_SERVER).inc()
             case events.ServiceFailed():
                 self._turned_away.labels(_BY_ROBOT).inc()

@@ -1,6 +1,7 @@
 """How a server joins its fleet: what has to be right before it starts, and what it leaves when it stops."""
 
 import datetime as dt
+import socket
 from collections.abc import Iterator
 
 from ..daemon.config import ServerConfig
@@ -8,10 +9,11 @@ from ..daemon.membership import Membership
 from ..pki.expiry import Term
 from ..server.server import Extra, Server
 from ..server.surroundings import SOFTWARE
-from . import incarnation
+from . import gate, incarnation
 from .credentials import Identity, load_identity
 from .etcd import Engine
 from .fleet import Fleet
+from .gate import Gate
 from .keys import Live
 from .peering import Peering
 
@@ -32,18 +34,21 @@ class Member(Extra):
         self._identity = self._load()
         self._server: Server | None = None
         self._fleet: Fleet | None = None
+        self._gate: Gate | None = None
+        self._gate_sockets: list[socket.socket] = []
 
     def _load(self) -> Identity:
         files, login = self._membership.files, self._membership.login
         return load_identity(files, login, self._peering.ca, dt.datetime.now(dt.UTC))
 
     def prepare(self, server: Server) -> None:
-        """Take the port for the other servers.
+        """Take the gate and the port for the other servers.
 
         Raises:
-            ConfigError: what systemd passed is not a listening socket.
-            LocalError: it passed none, and the port is taken.
+            ConfigError: what systemd passed is not a listening socket of that kind.
+            LocalError: it passed no port, and ours is taken.
         """
+        self._gate_sockets = gate.listen(server.durable.store)
         self._peering.prepare(server)
 
     def open(self, server: Server) -> None:
@@ -56,6 +61,7 @@ class Member(Extra):
         engine = Engine(membership.engine, self._identity)
         self._server = server
         self._fleet = Fleet(server, membership, self._peering, engine, live)
+        self._gate = Gate(self._gate_sockets, server.robots)
 
     def reload(self) -> None:
         """Read our files again.
@@ -87,6 +93,8 @@ class Member(Extra):
         """Lines for debugging."""
         if self._fleet is not None:
             yield from self._fleet.describe()
+        if self._gate is not None:
+            yield from self._gate.describe()
 
     async def close(self) -> None:
         """Leave the fleet to the next daemon of this server, or for good."""
@@ -95,4 +103,8 @@ class Member(Extra):
             await self._fleet.close(leaving=not store.limit)
             if store.limit:
                 incarnation.leave(store, self._fleet.inc)
+        if self._gate is not None:  # who has come by it meanwhile is left to the next daemon, too
+            self._gate.close()
+        for sock in self._gate_sockets:
+            sock.close()
         self._peering.close()  # nobody accepts there any more

@@ -104,6 +104,8 @@ class Visits(Alone):
             text = "unexpected error: a visitor of robot %s could not be passed on (please report)"
             logging.getLogger("shadow").error(text, robot.name, exc_info=task.exception())
             self._turn_away(robot, visitor, "internal error of the server")
+        if not robot.visitors.elsewhere:
+            self.news.tell(robot.name)  # nobody waits for that any more: it need not be remembered
         robot.report_if_empty()
 
     def _turn_away(self, robot: Robot, visitor: Visitor, why: str) -> None:

@@ -108,7 +108,7 @@ _STRANGERS = Rate(60, 1.0)
 _BY_ROBOT: dict[type[Event | None], Rate] = {
     events.RobotConnected: _OFTEN, events.RobotDisconnected: _OFTEN, events.RobotTakenOver: _OFTEN,
     events.SocketFailed: _OFTEN, events.Renewed: _OFTEN, events.RenewalFailed: _OFTEN,
-    events.VisitorFailed: _OFTEN, events.ServiceFailed: _OFTEN, events.SessionStarted: _OFTEN,
+    events.ServiceFailed: _OFTEN, events.GateFailed: _OFTEN, events.SessionStarted: _OFTEN,
     events.SessionLost: _OFTEN, events.StreamStarted: _STREAMS, events.StreamEnded: _STREAMS,
     events.StreamAborted: _STREAMS, events.StoreFull: _OFTEN,
 }  # fmt: skip
@@ -121,6 +121,8 @@ def limits_of(record: logging.LogRecord) -> list[tuple[Hashable, Rate]]:
     if isinstance(event, events.HandshakeFailed | events.RobotRefused):
         address = event.peer.rpartition(":")[0]  # a stranger may have many, so we also limit all together
         return [((kind, address), _OFTEN), ((kind,), _STRANGERS)]
+    if isinstance(event, events.VisitorFailed):  # a visitor at the gate of a fleet may make up names
+        return [((kind, event.robot), _OFTEN), ((kind,), _STREAMS)]
     if kind in _BY_ROBOT:
         return [((kind, getattr(event, "robot", None)), _BY_ROBOT[kind])]
     if event is None and record.levelno > logging.DEBUG:  # a bug, which may happen again and again

@@ -5,6 +5,7 @@ import collections
 import contextlib
 import datetime as dt
 import json
+import logging
 import re
 import signal
 import socket
@@ -314,6 +315,18 @@ def log() -> Iterator[None]:
     handlers = events.LOGGER.handlers[:]
     yield
     events.LOGGER.handlers[:] = handlers
+
+
+@pytest.mark.usefixtures("log")
+def test_who_was_turned_away_at_the_gate_counts_as_any_visitor() -> None:
+    async def scenario() -> bytes:
+        server = Server(1)
+        metrics = Metrics(cast("Any", server))
+        events.log(events.GateFailed(visitor_uid=1000, visitor_pid=7), logging.WARNING, "turned away")
+        _kind, page = await metrics.page("")
+        return b"\n".join(server.figures(page, "shadow_visitors_turned_away_total"))
+
+    assert b'{by="server"} 1.0' in asyncio.run(scenario())
 
 
 @pytest.mark.usefixtures("log")

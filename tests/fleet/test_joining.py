@@ -136,10 +136,29 @@ def test_the_port_is_open_until_we_leave(setup: Setup) -> None:
         socket.create_connection(("127.0.0.1", setup.port), 30)
 
 
+def test_the_gate_closes_last(setup: Setup) -> None:
+    """Who comes by it while we leave the fleet waits for the next daemon, as at a robot's socket."""
+    closed: list[str] = []
+
+    async def leave(*, leaving: bool) -> None:
+        closed.append(f"fleet, leaving: {leaving}")
+
+    _, member = setup.member()
+    parts: dict[str, Any] = {
+        "_gate": SimpleNamespace(close=lambda: closed.append("gate")),
+        "_fleet": SimpleNamespace(close=leave),
+        "_server": SimpleNamespace(durable=SimpleNamespace(store=Store())),
+    }
+    vars(member).update(parts)
+    asyncio.run(member.close())
+    assert closed == ["fleet, leaving: True", "gate"]
+
+
 @pytest.mark.parametrize(
     ("names", "error", "why"),
     [
         (["shadow-peer"], ConfigError, "socket 'shadow-peer' from systemd does not listen"),
+        (["shadow-gate"], ConfigError, "socket 'shadow-gate' from systemd does not listen"),
         ([], LocalError, "Address already in use; is another server running"),
     ],
 )

@@ -14,7 +14,7 @@ from .qemu import Machine
 UNITS = (
     "shadow-server.socket", "shadow-server.service", "shadow-client@.service", "shadow-server-api.socket",
     "shadow-server-metrics.socket", "shadow-server-health.socket", "shadow-server-peer.socket",
-    "shadow-ca-signer.socket",
+    "shadow-server-gate.socket", "shadow-ca-signer.socket",
 )  # fmt: skip
 CA_KEY = "/var/lib/shadow-ca/ca.key"
 COMMANDS = ("shadow-ca", "shadow-client", "shadow-server", "shadowctl")
@@ -22,8 +22,8 @@ PAGES = (
     "shadow-ca.1", "shadowctl.1", "shadow-tunnel.5", "shadow-server.8", "shadow-client.8",
     "shadow-server.service.8", "shadow-server.socket.8", "shadow-server-api.socket.8",
     "shadow-server-metrics.socket.8", "shadow-server-health.socket.8", "shadow-server-peer.socket.8",
-    "shadow-client@.service.8", "shadow-ca-signer.socket.8", "shadow-ca-signer@.service.8",
-    "shadow-ca-signer.8",
+    "shadow-server-gate.socket.8", "shadow-client@.service.8", "shadow-ca-signer.socket.8",
+    "shadow-ca-signer@.service.8", "shadow-ca-signer.8",
 )  # fmt: skip
 
 # Directories whose content an installation and a removal change as they like.
@@ -45,7 +45,7 @@ CHANGING = r"^/(var/lib/systemd|var/tmp|etc/(passwd|group|shadow|gshadow|subuid|
 
 def test_nothing_runs_and_nothing_is_enabled_after_installation(fleet: Fleet) -> None:
     for unit, state in zip(
-        UNITS, ("disabled", "indirect", "disabled", "static", *["disabled"] * 4), strict=True
+        UNITS, ("disabled", "indirect", "disabled", "static", *["disabled"] * 5), strict=True
     ):
         assert fleet.machine.run(["systemctl", "is-enabled", unit], check=False).stdout.strip() == state
     active = fleet.machine.run("systemctl list-units --plain --no-legend --state=active 'shadow*'").stdout

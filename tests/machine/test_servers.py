@@ -44,7 +44,8 @@ def servers(fleet: Fleet) -> Iterator[Fleet]:
         fleet.machine.wait_until(f"[[ -S {SOCKET} ]]")
         yield fleet
     finally:
-        run("systemctl stop 'shadow-server-two*' 'shadow-server-peer.socket'", check=False)
+        run("systemctl stop 'shadow-server-two*'", check=False)
+        run("systemctl disable --now shadow-server-peer.socket shadow-server-gate.socket", check=False)
         run(
             "systemctl stop etcd-test 'shadow-client@*'; rm -f /etc/systemd/system/shadow-server-two*",
             check=False,

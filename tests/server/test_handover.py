@@ -725,6 +725,32 @@ def test_visitors_and_sockets_of_robots_elsewhere_are_left_to_the_next_daemon(
     play(authority, tmp_path, body)
 
 
+def test_a_visitor_of_a_robot_without_sockets_is_left_to_the_next_daemon(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """As one is who has named a robot at the gate, which nobody has at the moment."""
+
+    async def body(scene: Scene) -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with ours:
+            scene.before.robots.elsewhere = Others()
+            robot = scene.before.robot = scene.before.robots.provide(NAME)
+            robot.visitors.came("web", theirs)
+            scene.before.leave(scene.store)
+            others = scene.after.robots.elsewhere = Others()
+            assert scene.after.take_up(scene.store) == 0
+            (visitor,) = others.visitors
+            assert visitor.service == "web"
+            ours.sendall(b"still there")
+            assert visitor.sock.recv(100) == b"still there"
+            scene.after.robots[NAME].dismiss("nobody has it")
+            assert ours.recv(1) == b""
+            assert not scene.after.robots
+
+    play(authority, tmp_path, body)
+
+
 def test_without_a_fleet_nobody_waits_for_robots_elsewhere(authority: Authority, tmp_path: Path) -> None:
     """The next daemon has other settings: what was left is cleared away."""
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
@@ -352,11 +352,26 @@ class Tunnel:
         self, *more: str, environment: dict[str, str] | None = None, limit: int | None = None
     ) -> Daemon:
         """The API's socket is among those of the robots."""
-        with socket.socket(socket.AF_UNIX) as api:
-            api.bind(str(self.ldir / "io.shadowtunnel.Server"))
-            api.listen()
-            passed = "shadow-api", api
-            daemon = self.daemon(self.server_arguments(*more), environment, passed, limit)
+        return self._start_server_with("io.shadowtunnel.Server", "shadow-api", more, environment, limit)
+
+    def start_server_with_gate(self, *more: str) -> Daemon:
+        """The gate's socket is among those of the robots; for a server of a fleet."""
+        return self._start_server_with("gate", "shadow-gate", more, None, None)
+
+    def _start_server_with(
+        self,
+        file: str,
+        name: str,
+        more: Sequence[str],
+        environment: dict[str, str] | None,
+        limit: int | None,
+    ) -> Daemon:
+        path = self.ldir / file
+        path.unlink(missing_ok=True)  # as systemd does
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(path))
+            sock.listen()
+            daemon = self.daemon(self.server_arguments(*more), environment, (name, sock), limit)
         daemon.wait_for_log("accepting robots")
         return daemon
 

@@ -41,6 +41,10 @@ class Site:
         self.daemon = self.tunnel.daemon(words, passed=passed)
         self.daemon.wait_for_log("accepting robots")
 
+    def start_with_gate(self, *more: str) -> None:
+        options = self.fleet.options(self.name, self.peer)
+        self.daemon = self.tunnel.start_server_with_gate(*options, *more)
+
     def follow(self) -> None:
         self.daemon.wait_for_log("following the fleet's engine")
 

@@ -100,6 +100,14 @@ def test_who_is_limited_by_what() -> None:
     assert one == again
     assert one[0] != other[0]
     assert one[1] == other[1], "whoever has many addresses has no more"
+    one, other = (
+        limits_of(
+            record(events.VisitorFailed(robot=name, service="", stream="1", visitor_uid=1, visitor_pid=1))
+        )
+        for name in "ab"
+    )
+    assert one[0] != other[0]
+    assert one[1] == other[1], "whoever makes up names of robots has no more"
     assert limits_of(record(None)) == limits_of(record(None)), "a bug"
 
 
