@@ -85,6 +85,7 @@ def test_who_knows_more_than_we_is_sent_where_we_take_the_robot_to_be(
             "the channel stands by again"
         )
         assert not waits(asked)
+        assert asked.answering.count == {"moved": 2, "taken": 0, "refused": 0}
 
     play(authority, tmp_path, body)
 
@@ -110,6 +111,7 @@ def test_a_service_that_the_robot_has_not(authority: Authority, tmp_path: Path) 
         assert answer == Failed("no-such-service", "the robot has no service db?")
         answer = await asked.answer(a_visit(asked.session.sid, service="x" * 512))
         assert answer == Failed("no-such-service", f"the robot has no service {'x' * 64}")
+        assert asked.answering.count == {"moved": 0, "taken": 0, "refused": 2}
 
     play(authority, tmp_path, body)
 
