@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,6 +69,14 @@ def test_list(run: Run, server: Daemon, tunnel: Tunnel) -> None:
         assert good(run("list")).splitlines()[1].startswith("011 ")
         assert json.loads(good(run("--json", "list")))[0]["name"] == "011"
     assert server.process.poll() is None
+
+
+def test_robots_are_listed_in_order_wherever_they_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    robots = [{"name": name, "connected": True, "services": [], "streams": 0} for name in "cab"]
+    replies = iter([{"robots": robots[:1]}, {"robots": robots[1:]}])
+    answers = SimpleNamespace(more=lambda _method, **_parameters: replies)
+    monkeypatch.setattr(ctl, "Answers", lambda _folder: contextlib.nullcontext(answers))
+    assert [robot["name"] for robot in json.loads(good(run("list", "--json")))] == ["a", "b", "c"]
 
 
 @pytest.mark.usefixtures("robot")
