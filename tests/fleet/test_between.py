@@ -14,6 +14,7 @@ from shadow.fleet.acquaintances import Acquaintances
 from shadow.fleet.between import Between
 from shadow.fleet.foreign import Foreign
 from shadow.fleet.news import News
+from shadow.fleet.survey import Survey
 from shadow.fleet.view import Subscriber
 from shadow.server.robots import Robots
 from shadow.server.visitor import Visitor, make_visitor
@@ -75,7 +76,7 @@ def play(authority: Authority, folder: Path, body: Callable[[Scene], Awaitable[N
 def test_whoever_needs_it_is_told_of_changes(authority: Authority, tmp_path: Path) -> None:
     async def body(scene: Scene) -> None:
         told: list[Any] = scene.directory.audience
-        assert [type(one) for one in told] == [Acquaintances, Foreign, News]
+        assert [type(one) for one in told] == [Acquaintances, Foreign, News, Survey]
         subscribers: list[Subscriber] = told
         assert subscribers[1] is scene.between.foreign
 

@@ -82,7 +82,7 @@ def test_who_comes_late_has_to_prove_that_it_is_there(fleet: Fleet, members: Mem
         stack.enter_context(one.robot(boot="dead"))  # it never says anything more
         assert one.answer[0] == WELCOME
         stopped.close()
-        wait_for(lambda: not one.tunnel.socket_path().exists(), "the dead one to be given up")
+        one.daemon.wait_for_log("robot 011 disconnected: ")
         wait_for(lambda: (fleet.home() or "")[0] == "s2", "the living one's entry")
         assert two.tunnel.socket_path().exists()
         assert "superseded" not in two.daemon.log

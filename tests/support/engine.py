@@ -117,10 +117,18 @@ class Member:
     def stopped(self) -> Iterator[None]:
         """It hangs: the kernel goes on accepting connections to it."""
         self.signal(signal.SIGSTOP)
+        # Each of its threads stops for itself; until the last has, it may still answer.
+        wait_for(self._stands_still, f"member {self.name} to stand still")
         try:
             yield
         finally:
             self.signal(signal.SIGCONT)
+
+    def _stands_still(self) -> bool:
+        """See proc_pid_stat(5): the state is behind the name, which is in parentheses."""
+        assert self.process is not None
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/stat")
+        return all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
 
 
 class Members:
