@@ -276,8 +276,7 @@ class Robot:
         for visitor, channel in list(self.visitors.starting.items()):
             if why := revocation(channel.link):
                 self.visitors.take_back(visitor, channel, why)
-        revoked = "a certificate on its way was revoked"
-        return count + self.streams.cut(lambda pump, _visitor: any(map(revocation, pump.links)), revoked)
+        return count + self.streams.cut_off_revoked(revocation)
 
     def report_if_empty(self) -> None:
         """Tell the registry if there is neither a session nor a stream any more, and none is about to be."""

@@ -348,6 +348,7 @@ class Opened:
     def __init__(self, settings: Settings) -> None:
         self.certificate = settings.fingerprint
         self.lost: asyncio.Future[PeerError] = asyncio.get_running_loop().create_future()
+        self.unwanted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.closed = False
         self.used = settings
 

@@ -22,8 +22,8 @@ from .test_handover import SUITE, Scene, play
 
 SESSION = """
 {"version": 1, "session": "an id", "services": ["", "web"], "interval": 30.0, "peer": "198.51.100.7:1234",
-"since": 1.5, "software": "shadow-client 1.0", "boot": "b007", "attempt": 3, "suite": "$SUITE",
-"chain": ["$CHAIN"], "role": "control", "state": "open",
+"since": 1.5, "software": "shadow-client 1.0", "boot": "b007", "attempt": 3, "moves": false,
+"suite": "$SUITE", "chain": ["$CHAIN"], "role": "control", "state": "open",
 "terms": {"certificate": "c0ffee", "keepalive": 30.0}, "kind": "session", "robot": "011"}
 """
 SOCKET = '{"version": 1, "service": "$SERVICE", "identity": $IDENTITY, "kind": "socket", "robot": "011"}'
