@@ -6,11 +6,8 @@ refused, and come back elsewhere in a moment. Streams go on where they are until
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator
 
-from .. import text as texts
 from ..errors import LocalError
-from ..server.robot import Robot
 from ..server.robots import Robots
 from ..server.session import Cause
 from ..wire.frames import Move, Refusal
@@ -60,10 +57,7 @@ class Draining:
     @property
     def remark(self) -> str:
         """What the status line should say; usually nothing."""
-        if not self._on:
-            return ""
-        streams = texts.many(sum(len(robot.streams) for robot in self._leaving), "stream")
-        return f", draining: {streams} left"
+        return ", draining" if self._on else ""
 
     async def run(self) -> None:
         """Send robots away while we drain, for ever."""
@@ -98,7 +92,3 @@ class Draining:
                 session.channel.send(Move())
             else:
                 robot.end_session(_WHY, Cause.DRAINING, Refusal("draining", _WHY))
-
-    @property
-    def _leaving(self) -> Iterator[Robot]:
-        return (robot for robot in self._robots.values() if robot.streams)
