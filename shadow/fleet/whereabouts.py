@@ -11,6 +11,7 @@ from ..wire.frames import Frame, Here, Moved, Who
 from .peers import Peers
 from .registrar import Registrar
 
+_NAMES_MAX = 16  # asked for at once: visitors may make up names, and others need the channels
 _WHO_WITHIN = 1.0  # seconds that each server has to say whether a robot is there
 
 
@@ -49,6 +50,7 @@ class Whereabouts:
         self._peers = peers
         self._loop = asyncio.get_running_loop()
         self._asking: dict[str, asyncio.Task[Place | None]] = {}
+        self._turns = asyncio.Semaphore(_NAMES_MAX)
 
     async def close(self) -> None:
         """Ask no more."""
@@ -95,8 +97,9 @@ class Whereabouts:
         return await asyncio.shield(asking)
 
     async def _who_has(self, name: str) -> Place | None:
-        servers = self._peers.names
-        answers = await asyncio.gather(*(self._who(server, name) for server in servers))
+        async with self._turns:
+            servers = self._peers.names
+            answers = await asyncio.gather(*(self._who(server, name) for server in servers))
         found = [(server, here) for server, here in zip(servers, answers, strict=True) if here and here.sid]
         if not found:
             return None

@@ -48,13 +48,13 @@ class Peers:
     Attributes:
         answers: what each server says.
         asked: how often each was asked.
-        lent: how many channels are.
+        lent: how many channels are; ``most``: at once.
     """
 
     def __init__(self, **answers: Frame | Exception | None) -> None:
         self.answers = dict(answers)
         self.asked: Counter[str] = Counter()
-        self.lent = 0
+        self.lent = self.most = 0
 
     @property
     def names(self) -> list[str]:
@@ -64,6 +64,7 @@ class Peers:
     async def lend(self, server: str, _within: float) -> AsyncIterator[Channel]:
         self.asked[server] += 1
         self.lent += 1
+        self.most = max(self.most, self.lent)
         try:
             if server == "away":
                 await asyncio.get_running_loop().create_future()
@@ -191,6 +192,18 @@ def test_many_who_want_the_same_ask_once() -> None:
         assert scene.peers.asked == {"b": 2}, "an answer is not kept: the robot may move"
 
     play(body, b=Here("sid"))
+
+
+def test_made_up_names_do_not_take_all_channels() -> None:
+    async def body(scene: Scene) -> None:
+        scene.directory.up = False
+        names = [f"made-up-{number}" for number in range(100)]
+        found = await asyncio.gather(*(scene.whereabouts.find(name, None, ()) for name in names))
+        assert set(found) == {None}
+        assert scene.peers.asked == {"b": 100}
+        assert scene.peers.most == 16
+
+    play(body, b=Here())
 
 
 def test_one_that_does_not_answer_is_passed_over() -> None:
