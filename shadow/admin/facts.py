@@ -85,6 +85,7 @@ def stream_facts(robot: str, pump: Pump, visitor: Visitor, now: float) -> Facts:
         "service": visitor.service,
         "uid": visitor.uid,
         "pid": visitor.pid,
+        **({"user": visitor.user, "server": visitor.host} if visitor.there else {}),
         "seconds": round(now - visitor.since, 3),
         "bytesToRobot": pump.up.moved,
         "bytesFromRobot": pump.down.moved,

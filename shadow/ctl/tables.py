@@ -59,7 +59,7 @@ def streams(found: Sequence[Facts]) -> str:
             stream["id"],
             stream["robot"],
             stream["service"] or "default",
-            _user(stream["uid"]),
+            _visitor(stream),
             str(stream["pid"]),
             _ago(stream["seconds"]),
             _size(stream["bytesToRobot"]),
@@ -207,6 +207,13 @@ def _takes(text: str) -> bool:
 def _how(facts: Facts) -> str:
     """Who encrypts."""
     return "-" if "kernelTls" not in facts else "kernel" if facts["kernelTls"] else "userspace"
+
+
+def _visitor(stream: Facts) -> str:
+    """The user: of another server's, only that one knows the name of a uid."""
+    if stream.get("server"):
+        return f"{stream.get('user') or stream['uid']}@{stream['server']}"
+    return _user(stream["uid"])
 
 
 def _user(uid: int) -> str:

@@ -101,6 +101,13 @@ def test_streams() -> None:
     assert head.index("TLS") == line.index("kernel")
 
 
+@pytest.mark.parametrize(("user", "shown"), [("alice", "alice@server2"), ("", "0@server2")])
+def test_a_visitor_at_another_server_is_no_user_of_this_one(user: str, shown: str) -> None:
+    """Here, uid 0 would be root."""
+    line = tables.streams([{**STREAM, "user": user, "server": "server2"}]).splitlines()[1]
+    assert line.split()[3] == shown
+
+
 def test_one_robot() -> None:
     until = dt.datetime.now(dt.UTC) + dt.timedelta(days=12, hours=1)
     robot = {**ROBOT, "certificateEnds": until.isoformat()}

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import os
+import pwd
 import re
 import socket
 import subprocess
@@ -124,6 +126,10 @@ def test_the_status_of_a_robot_elsewhere(asked: Fleet) -> None:
         (found,) = json.loads(good(two, "list", "--json"))
         assert found["streams"] == 1
         assert good(two, "streams", NAME).endswith("\n1 stream\n")
+        # Whose uid is whose: that of a visitor at another server is no user's here.
+        user = pwd.getpwuid(os.getuid()).pw_name
+        assert good(two, "streams").splitlines()[1].split()[3] == user
+        assert good(one, "streams").splitlines()[1].split()[3] == f"{user}@s2"
         (local,) = json.loads(good(two, "list", "--local", "--json"))
         assert (local["connected"], local["streams"], local.get("server")) == (False, 1, None)
     assert " connected from " in good(one, "status", NAME)
