@@ -15,6 +15,13 @@ from tests.support.sites import Fleet
 _numbers = itertools.count(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever starts real servers, which meet in a real engine, takes some seconds."""
+    for item in items:
+        if "fleet" in getattr(item, "fixturenames", ()) and Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(scope="session")
 def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
     """Three members. Who stops or kills one starts it again."""
