@@ -300,3 +300,21 @@ def test_an_upgrade_makes_the_folders_of_robots_that_go_on_with_the_old_version(
     assert upgrade(tmp_path, state, owner=0, running=units) == [f"chown -h shadow-tunnel: {state}/011"]
     assert (state / "011").stat().st_mode & 0o7777 == 0o700
     assert not (tmp_path / "missing").exists()
+
+
+def test_the_package_installs_what_a_unit_also_enables_before_that_unit() -> None:
+    """dh_installsystemd(1) looks for what ``Also=`` names among what is installed already, or fails."""
+    rules = (CHECKOUT / "debian" / "rules").read_text()
+    order = re.findall(r"^\tdh_installsystemd --name=(\S+)", rules, re.MULTILINE)
+    named = {
+        path.stem: re.findall(r"^Also=(\S+)\.\w+$", path.read_text(), re.MULTILINE)
+        for path in (CHECKOUT / "units").iterdir()
+    }
+    assert any(named.values())
+    late = [
+        (unit, other)
+        for unit, others in named.items()
+        for other in others
+        if other != unit and order.index(other) > order.index(unit)
+    ]
+    assert late == []
