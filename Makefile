@@ -74,7 +74,7 @@ types: setup ## type checker, strict
 	$(call phase,types,$(VENV)/mypy; $(VENV)/mypy $(SCRIPTS))
 
 .PHONY: unit
-unit: setup ## the tests alone, in two minutes: without those that wait for a clock
+unit: setup ## the tests alone, in three minutes: without those that wait for a clock
 	$(call phase,unit,$(VENV)/python $(PYTEST) -m 'not long and not slow')
 
 # COVERAGE_PROCESS_START: the daemons that tests start are measured too, some of which run as somebody else.
