@@ -1,7 +1,6 @@
 """The server's view of one robot's streams: who visits, since when, and how each ends."""
 
 import asyncio
-import functools
 import logging
 from collections.abc import Callable, ItemsView, Iterator, Mapping
 from typing import Any
@@ -103,17 +102,17 @@ class Streams:
 
     def cut_off_revoked(self, revocation: Callable[[Link], str | None]) -> int:
         """Cut off streams over links with revoked certificates; return how many."""
-
-        def whose(pump: Pump, visitor: Visitor) -> str:
-            *nearer, link = pump.links
-            if revocation(link):
-                return "robot's server's" if visitor.server else "robot's"
-            return "visitor's server's" if any(map(revocation, nearer)) else ""
-
         count = 0
-        for found in {whose(pump, visitor) for pump, visitor in self._roster.items()} - {""}:
-            wanted = functools.partial(lambda found, *stream: whose(*stream) == found, found)
-            count += self.cut(wanted, f"the {found} certificate was revoked")
+        for pump, visitor in list(self._roster.items()):
+            *nearer, link = pump.links
+            whose = ""
+            if revocation(link):
+                whose = "robot's server's" if visitor.server else "robot's"
+            elif any(map(revocation, nearer)):
+                whose = "visitor's server's"
+            if whose:
+                self._roster.durable.relay.cut(pump, f"the {whose} certificate was revoked")
+                count += 1
         return count
 
     def _ended(self, pump: Pump, visitor: Visitor) -> None:
