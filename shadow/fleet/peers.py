@@ -18,7 +18,6 @@ from .. import text as texts
 from ..errors import Refused, ShadowError, Unreachable, brief
 from ..net.address import Endpoint
 from ..transport.channel import Channel
-from ..wire.conversation import State
 from ..wire.frames import Frame, Hello, Refusal
 from ..wire.timing import Backoff
 from .peer_trust import PeerTrust
@@ -209,7 +208,7 @@ class _Peer:
             return False
         self._lent.remove(channel)
         self._turns.release()
-        if channel.live and channel.conversation.state is State.STANDBY:
+        if channel.stands_by:
             self._stand_by(channel)
         else:
             channel.close()

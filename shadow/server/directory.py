@@ -95,15 +95,15 @@ class Drainer(Protocol):
 class Alone:
     """All that for a server that is no part of a fleet: its robots are here or nowhere."""
 
+    def __init__(self) -> None:
+        self.overview = Overview()
+
     def start(self) -> None:
         """See ``Drainer``."""
         raise LocalError("this server is not one of a fleet (--fleet): there is no other for its robots")
 
     def stop(self) -> None:
         """See ``Drainer``."""
-
-    def __init__(self) -> None:
-        self.overview = Overview()
 
     def came(self, candidate: Candidate) -> None:
         """See ``Directory``."""
