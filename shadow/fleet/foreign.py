@@ -68,17 +68,21 @@ class Foreign:
 
     def on_live(self, server: str) -> None:
         """See ``view.Subscriber``."""
-        for holder in self._view.entries.holders:
-            if holder.server == server:
-                self._look_at(self._view.entries.held_by(holder))
+        self._look_at_others(server)
 
     def on_reset(self) -> None:
         """See ``view.Subscriber``."""
         self._look_at(self._open)
-        self._look_at(self._view.entries)
+        self._look_at_others()
 
     def on_engine(self, *, up: bool) -> None:
         """See ``view.Subscriber``: what was there stays."""
+
+    def _look_at_others(self, server: str = "") -> None:
+        """Look at the robots of another server, or of all others: our own have sockets by themselves."""
+        for holder in self._view.entries.holders:
+            if holder.server != self._name and server in {"", holder.server}:
+                self._look_at(self._view.entries.held_by(holder))
 
     def _look_at(self, names: Iterable[str]) -> None:
         self._due.update(dict.fromkeys(names))
