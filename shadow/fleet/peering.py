@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from cryptography import x509
 
 from ..daemon.config import ServerConfig
-from ..daemon.membership import Membership
+from ..daemon.membership import PEER_SOCKET, Membership
 from ..pki.expiry import Term
+from ..server.listening import listen_at
 from ..server.server import Server
 from ..server.surroundings import SOFTWARE
 from ..wire.conversation import PEER
 from ..wire.frames import PROTOCOL_VERSION, Hello
-from . import peer_port
 from .arriving import Arriving
 from .between import Between
 from .peer_trust import PeerTrust
@@ -63,7 +63,7 @@ class Peering:
             LocalError: it passed none, and the port is taken.
         """
         port, families = self._membership.peer.port, self._config.families
-        self._sockets = peer_port.listen(port, families, server.durable.store)
+        self._sockets = listen_at(PEER_SOCKET, port, families, server.durable.store)
         self._trust.revocation = server.trust.revocation
         server.robots.elsewhere = self._arriving
 
