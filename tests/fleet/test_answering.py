@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,23 +14,9 @@ from shadow.transport.link import Link
 from shadow.wire.conversation import State
 from shadow.wire.frames import Failed, Here, Moved, Refusal, Start, Started, Who
 from tests.support import DEADLINE, Authority
-from tests.support.asked import NAME, NOWHERE, Asked, a_visit
+from tests.support.asked import NAME, NOWHERE, Asked, a_visit, play
 from tests.support.fleet import until
 from tests.support.log import Said
-
-
-def play(
-    authority: Authority, folder: Path, body: Callable[[Asked], Awaitable[None]], **settings: Any
-) -> None:
-    async def run() -> None:
-        asked = Asked(authority, folder, **settings)
-        try:
-            async with asyncio.timeout(DEADLINE):
-                await body(asked)
-        finally:
-            await asked.close()
-
-    asyncio.run(run())
 
 
 def waits(asked: Asked) -> bool:

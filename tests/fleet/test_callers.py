@@ -1,8 +1,6 @@
 """Which servers may ask this one, over real TLS; who may not is told why, and the log says it."""
 
-import asyncio
 import socket
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -13,23 +11,11 @@ from shadow.fleet import callers
 from shadow.transport.handshake import handshake
 from shadow.wire.conversation import CONTROL, DATA, PEER
 from shadow.wire.frames import Hello, Here, Who, encode
-from tests.support import DEADLINE, Authority
+from tests.support import Authority
 from tests.support.answering import peer_trust
-from tests.support.asked import Asked
+from tests.support.asked import Asked, play
 from tests.support.fleet import until
 from tests.support.log import Said
-
-
-def play(authority: Authority, folder: Path, body: Callable[[Asked], Awaitable[None]]) -> None:
-    async def run() -> None:
-        asked = Asked(authority, folder)
-        try:
-            async with asyncio.timeout(DEADLINE):
-                await body(asked)
-        finally:
-            await asked.close()
-
-    asyncio.run(run())
 
 
 def hello(server: str = "a", fleet: str = "robots", version: int = 1) -> Hello:

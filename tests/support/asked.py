@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -181,3 +182,19 @@ def a_visit(sid: str, revision: int = 0, service: str = "") -> Visit:
 
 
 NOWHERE = Moved()
+
+
+def play(
+    authority: Authority, folder: Path, body: Callable[[Asked], Awaitable[None]], **settings: Any
+) -> None:
+    """Ask a server; ``settings`` are its own."""
+
+    async def run() -> None:
+        asked = Asked(authority, folder, **settings)
+        try:
+            async with asyncio.timeout(DEADLINE):
+                await body(asked)
+        finally:
+            await asked.close()
+
+    asyncio.run(run())
