@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -24,6 +25,10 @@ def page_of(daemon: Daemon) -> str:
     return daemon.log[daemon.log.rindex("INFO: pid ") :]
 
 
+def relay_rests(daemon: Daemon) -> bool:
+    return re.search(r"^thread relay-0 at pool.py:\d+ in \w+$", page_of(daemon), re.M) is not None
+
+
 def test_a_page_shows_everything(tunnel: Tunnel) -> None:
     with serving(echo) as service:
         server = tunnel.start_server()
@@ -37,7 +42,8 @@ def test_a_page_shows_everything(tunnel: Tunnel) -> None:
                 assert re.search("INFO: (server: 1 robot|client: Connected to .*), 1 stream", page)
                 assert re.search(r"INFO: \d+ timers, the next:\n  in \d+\.\d s \w+", page)
                 assert re.search(r"^task Task-\d+: \S+ at \S+:\d+ in \w+$", page, re.M)
-                assert re.search(r"^thread relay-0 at pool.py:\d+ in \w+$", page, re.M)
+                # It rests there; if it was just at work, in another module, the next page says so.
+                wait_for(functools.partial(relay_rests, daemon), "the relay's thread to rest")
 
 
 def test_where_each_thread_is_whatever_the_event_loop_does(tunnel: Tunnel) -> None:
