@@ -63,6 +63,8 @@ def test_from_nothing(tunnel: Tunnel, tmp_path: Path) -> None:
         server = tunnel.daemon(tunnel.server_arguments(*files), environment)
         server.wait_for_log("following the fleet's engine: 0 robots of")
         socket.create_connection(("127.0.0.1", port), DEADLINE).close()
+        type_in(commands.block("fleet: revoke"))
+        assert (ca / "ca.crl").exists()
     finally:
         etcd.kill()
         etcd.wait(DEADLINE)
