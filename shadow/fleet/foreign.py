@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from .. import text as texts
 from ..server.robots import Robots
 from .keys import Entry
-from .view import View, in_turns
+from .turns import in_turns
+from .view import View
 
 _TURN = 200  # sockets made or removed before everybody else has a turn: some five milliseconds
 _STAY = 60.0  # seconds for which sockets stay when nobody has their robot

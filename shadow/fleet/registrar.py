@@ -17,7 +17,8 @@ from ..wire.frames import Moved, Ping, Refusal
 from .claims import WELCOME_WITHIN, Ask, Claim, Claims, Delete, End, Order, Put, Settle
 from .etcd import Engine
 from .keys import Entry, Keys
-from .view import Audience, View, in_turns
+from .turns import in_turns
+from .view import Audience, View
 from .writer import Command, Writer
 
 _TICK = 0.25  # seconds

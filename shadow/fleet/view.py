@@ -2,9 +2,9 @@
 
 A watch that ends is taken up at another member, where it ended. Everything is read again only if that cannot
 work: the engine has forgotten the changes in between (compaction), it is another engine, it was restored from
-a backup, or what we have turned out to be wrong (``audit``).
+a backup (``history``), or what we have turned out to be wrong (``audit``).
 
-However many changes come at once, everybody else has a turn after each ``_TURN`` of them.
+However many changes come at once, everybody else has a turn in between (``turns``).
 """
 
 import asyncio
@@ -13,8 +13,8 @@ import logging
 import math
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from .. import events
 from .. import text as texts
@@ -22,16 +22,15 @@ from ..errors import Compacted, EngineRefused, Unavailable, brief
 from ..text import printable
 from .entries import Entries, Holder
 from .etcd import Batch, Engine, Header, after
+from .history import History
 from .keys import Entry, Family, Keys, Live, Strange, Stranger, parse_entry, parse_live
+from .turns import in_turns
 
-_TURN = 100  # changes: some two milliseconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts
 _REFUSED_PAUSE = 10.0  # seconds: somebody has to change a setting first
 _HEALTHY = 1.0  # seconds after which a watch that ends has been a good one
 _KEY_SHOWN = 80  # characters of a key, in the log
 _REASON_MAX = 400  # characters: each member may have its own
-
-T = TypeVar("T")
 
 
 class Subscriber(Protocol):
@@ -100,7 +99,7 @@ class View:
         self._keys = keys
         self._subscriber = subscriber
         self._servers: dict[str, tuple[int, Live]] = {}
-        self._seen: Header | None = None
+        self._history = History(engine, keys)
         self._wanted = True  # to read everything
         self._failures = 0
         self._lost_by: type[Exception] | None = None
@@ -197,13 +196,10 @@ class View:
                     return
 
     async def _check(self) -> None:
-        """See whether the engine is still the one that we have followed, and has not gone back."""
-        header = await self._engine.header(self._keys.prefix)
-        if self._seen is not None and header.cluster != self._seen.cluster:
-            self.doubt("it is another engine")
-        elif header.revision < self.revision or (self._seen is not None and header.term < self._seen.term):
-            self.doubt("it has gone back: was it restored from a backup?")
-        self._seen = header
+        """See whether the engine is still the one that we have followed, with all that we have seen."""
+        fault = await self._history.check(self.entries, self.revision)
+        if fault is not None:
+            self.doubt(fault)
 
     async def _read_all(self) -> None:
         """Read the keys as of one revision, page by page; others look at the view meanwhile."""
@@ -212,7 +208,8 @@ class View:
         try:
             robots, servers, header = await self._read_pages()
             await self._forget_all_but(robots, servers, header.revision)
-            self._seen, self.revision, complete = header, header.revision, True
+            self._history.begin(header)
+            self.revision, complete = header.revision, True
         finally:
             self._wanted |= not complete
             self.busy = False
@@ -337,11 +334,3 @@ def _tell(told: Callable[..., None], *what: object, **how: object) -> None:
         logging.getLogger("shadow").exception(
             "unexpected error: a change in the fleet was not taken in (please report)"
         )
-
-
-async def in_turns(items: Sequence[T]) -> AsyncIterator[T]:
-    """Each of them; everybody else has a turn in between."""
-    for number, item in enumerate(items, 1):
-        yield item
-        if number % _TURN == 0:
-            await asyncio.sleep(0)
