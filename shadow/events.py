@@ -349,6 +349,18 @@ class AnnouncedAgain(Event, message_id="5b53b2c389fb032e82f9779717fc4d41"):
     """The engine took this server for dead; it has announced itself again."""
 
 
+class DrainBegun(Event, message_id="55badb86a4894e29af63efdbe5f037bb"):
+    """The server's robots are to go to other servers."""
+
+
+class Drained(Event, message_id="a20546ea09e44a0fbded29640e2eb342"):
+    """The server that is drained has no robot any more, and no stream of one."""
+
+
+class DrainOver(Event, message_id="1e69452e289a444383b8516b6a14fbff"):
+    """The server takes robots again."""
+
+
 class EntriesCleared(Event, message_id="9ee7913077e39e4255914f5bbbea7f0e"):
     """Entries of robots whose server is gone for good were removed."""
 

@@ -74,7 +74,7 @@ def remote_facts(name: str, remote: Remote, robot: Robot | None, now: float) -> 
 
 def server_facts(companion: Companion) -> Facts:
     """A ``Server`` of the interface."""
-    return companion._asdict()
+    return {name: value for name, value in companion._asdict().items() if value is not None}
 
 
 def stream_facts(robot: str, pump: Pump, visitor: Visitor, now: float) -> Facts:

@@ -7,6 +7,7 @@ times; ``_continues`` says that more is to come.
 import asyncio
 import datetime as dt
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -145,12 +146,17 @@ class Methods:
             raise _error("ReloadFailed", reason=str(error)) from error
         return {}
 
-    def Drain(self, draining: bool, *, _request: Caller) -> Facts:  # noqa: FBT001
+    def Drain(self, draining: bool, timeout: float | None, *, _request: Caller) -> Facts:  # noqa: FBT001
         """Have the robots go to other servers, or take robots again."""
         _check_may_steer(_request)
+        if timeout is not None and not 0 < timeout < math.inf:
+            raise varlink.InvalidParameter("timeout")
+        drainer = self._server.robots.drainer
         try:
-            drainer = self._server.robots.drainer
-            (drainer.start if draining else drainer.stop)()
+            if draining:
+                drainer.start(timeout)
+            else:
+                drainer.stop()
         except LocalError as error:
             raise _error("DrainFailed", reason=str(error)) from error
         return {"robots": self._server.robots.connected}

@@ -268,6 +268,8 @@ class Metrics(logging.Handler):
         yield _counts("shadow_fleet_claims", text, claims, "result")
         text = "Visitors passed on to other servers (out) or taken from there (in), by what came of it."
         yield _counts("shadow_fleet_visits", text, figures.visits, "path", "result")
+        text = "Robots that were told to go to other servers, by why, and by what came of it."
+        yield _counts("shadow_fleet_moves", text, figures.moves, "cause", "result")
 
     @staticmethod
     def _gauge(name: str, text: str, values: Mapping[str, float], label: str = "") -> Any:

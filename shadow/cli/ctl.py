@@ -241,9 +241,14 @@ def _reload(options: argparse.Namespace) -> None:
 
 
 def _drain(options: argparse.Namespace) -> None:
+    timeout: float | None = options.timeout
     with Answers(options.dir) as answers:
-        robots = answers.call("Drain", draining=True)["robots"]
-    _show(options, {"robots": robots}, lambda _facts: f"{many(robots, 'robot')} to go to other servers")
+        limit = {} if timeout is None else {"timeout": timeout}
+        robots = answers.call("Drain", draining=True, **limit)["robots"]
+    text = f"{many(robots, 'robot')} to go to other servers"
+    if timeout is not None:
+        text += f"; streams that are left then are ended after {timeout:g} s"
+    _show(options, {"robots": robots}, lambda _facts: text)
 
 
 def _undrain(options: argparse.Namespace) -> None:
@@ -314,13 +319,14 @@ def _parser() -> argparse.ArgumentParser:
     disconnect.add_argument("which", metavar="NAME", help="the robot, or with --stream a stream's number")
     disconnect.add_argument("--stream", action="store_true", help="end one stream, and nothing else")
 
-    _command(
-        commands,
-        "drain",
-        _drain,
-        "have the robots go to other servers of the fleet, and take no more",
-        "drain",
-    )
+    drain = _command(
+        commands, "drain", _drain, "have the robots go to other servers of the fleet, and take no more",
+        "drain", "drain --timeout=600",
+    )  # fmt: skip
+    drain.add_argument(
+        "--timeout", type=_seconds, metavar="SECONDS",
+        help="then end streams of robots that have gone (default: never)",
+    )  # fmt: skip
     _command(commands, "undrain", _undrain, "take robots again", "undrain")
     _command(commands, "reload", _reload, "make the server read certificates and revocations again", "reload")
     return parser

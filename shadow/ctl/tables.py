@@ -41,7 +41,7 @@ def servers(found: Sequence[Facts]) -> str:
     rows = [
         (
             one["name"],
-            "gone" if not one["live"] else "draining" if one["draining"] else "live",
+            _state(one),
             str(one["robots"]),
             one["peer"] or "-",
             (one["software"] or "-") + (", this one" if one["here"] else ""),
@@ -50,6 +50,19 @@ def servers(found: Sequence[Facts]) -> str:
     ]
     live = sum(one["live"] for one in found)
     return _table(("SERVER", "STATE", "ROBOTS", "PEER", "SOFTWARE"), rows, many(live, "server"))
+
+
+def _state(server: Facts) -> str:
+    """What a server of a fleet is doing."""
+    if not server["live"]:
+        return "gone"
+    if not server["draining"]:
+        return "live"
+    visited, ends = server.get("visited"), server.get("ends")
+    if not visited:
+        return "draining" if server["robots"] or visited is None else "drained"
+    left = f"draining, {many(visited, 'robot')} with streams left"
+    return left if ends is None else f"{left}, ends in {_ago(ends)}"
 
 
 def streams(found: Sequence[Facts]) -> str:

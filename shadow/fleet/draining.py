@@ -1,21 +1,31 @@
 """A server that is to be stopped for longer has its robots go to others first, and takes no more of them.
 
 Robots that understand MOVE begin a session elsewhere before they end the one here: nobody notices. Others are
-refused, and come back elsewhere in a moment. Streams go on where they are until they end.
+refused, and come back elsewhere in a moment. Streams go on where they are until they end, or until the time
+that somebody has given them is up. Even then streams of a robot that no other server takes go on: to end them
+would help nobody.
 """
 
 import asyncio
 import dataclasses
+import logging
+import math
+from collections.abc import Mapping
 
+from .. import events
 from ..errors import LocalError
+from ..server.robot import Robot
 from ..server.robots import Robots
 from ..server.session import Cause
-from ..wire.frames import Move, Refusal
-from .live import Announcement
+from ..text import many
+from ..wire.frames import Refusal
+from .keys import Progress
+from .live import BEAT, Announcement
+from .moves import Moves
 from .view import View
 
-_RATE = 100  # robots a second: as many handshakes for the others, three each
-_AGAIN = 60.0  # seconds until a robot is asked again that has stayed
+_TICK = 1.0  # seconds
+_RATE = 100  # robots in a tick: as many handshakes for the others, three each
 _WHY = "the server is being drained"
 
 
@@ -36,10 +46,12 @@ class Draining:
         self._view = view
         self._announcement = announcement
         self._loop = asyncio.get_running_loop()
-        self._on = False
-        self._asked: dict[str, float] = {}
+        self._moves = Moves(robots)
+        self._on = self._done = False
+        self._begun, self._timeout = 0.0, math.inf  # by the loop's clock; seconds
+        self._announced = -math.inf
 
-    def start(self) -> None:
+    def start(self, timeout: float | None = None) -> None:
         """See ``Drainer``.
 
         Raises:
@@ -47,32 +59,52 @@ class Draining:
         """
         if not self._others:
             raise LocalError("no other server of the fleet is alive and takes robots")
+        self._begun, self._timeout = self._loop.time(), timeout or math.inf
+        self._done = False
         self._set(on=True)
+        text = f"draining: {many(self._robots.connected, 'robot')} to go to other servers"
+        if timeout is not None:
+            text += f"; streams that are left then are ended after {timeout:g} s"
+        events.log(events.DrainBegun(), logging.INFO, text)
 
     def stop(self) -> None:
         """See ``Drainer``."""
         if self._on:
             self._set(on=False)
+            events.log(events.DrainOver(), logging.INFO, "draining is over: robots are taken again")
+
+    def close(self) -> None:
+        """The server is about to stop; the next daemon does not drain."""
+        self._on = self._robots.draining = False
+
+    @property
+    def moves(self) -> Mapping[tuple[str, str], int]:
+        """See ``Drainer``."""
+        return {("draining", result): count for result, count in self._moves.count.items()}
 
     @property
     def remark(self) -> str:
         """What the status line should say; usually nothing."""
-        return ", draining" if self._on else ""
+        return "" if not self._on else ", drained" if self._done else ", draining"
 
     async def run(self) -> None:
         """Send robots away while we drain, for ever."""
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(_TICK)
             if self._on:
+                self._moves.look()
                 # If the others have gone meanwhile, a robot is better here than nowhere.
                 self._robots.draining = bool(self._others)
                 if self._robots.draining:
                     self._send_away()
+                    self._end_streams()
+                self._tell()
 
     def _set(self, *, on: bool) -> None:
         self._on = self._robots.draining = on
-        self._asked.clear()
-        self._announcement.say(dataclasses.replace(self._announcement.live, draining=on))
+        self._moves.forget()
+        progress = self._progress(len(self._visited)) if on else Progress()
+        self._announcement.say(dataclasses.replace(self._announcement.live, draining=on, progress=progress))
 
     @property
     def _others(self) -> list[str]:
@@ -81,14 +113,45 @@ class Draining:
         return [name for name, live in found if live is not None and not live.draining and name != self._name]
 
     def _send_away(self) -> None:
-        now = self._loop.time()
         here = [robot for robot in self._robots.values() if robot.session is not None]
-        waiting = [robot for robot in here if now >= self._asked.get(robot.name, now)]
+        waiting = [robot for robot in here if robot.name not in self._moves]
         waiting.sort(key=lambda robot: len(robot.streams))  # those that are visited come last
         for robot in waiting[:_RATE]:
-            self._asked[robot.name] = now + _AGAIN
             session = robot.session
-            if session is not None and session.moves:
-                session.channel.send(Move())
-            else:
+            if session is not None and not self._moves.tell(robot, session):
                 robot.end_session(_WHY, Cause.DRAINING, Refusal("draining", _WHY))
+
+    # Streams
+
+    @property
+    def _visited(self) -> list[Robot]:
+        """Robots whose streams go directly to them from here: others are at other servers anyway."""
+        return [robot for robot in self._robots.values() if robot.streams.direct]
+
+    def _end_streams(self) -> None:
+        """End those whose time is up, and whose robots are elsewhere."""
+        if self._loop.time() - self._begun < self._timeout:
+            return
+        gone = [robot for robot in self._visited if robot.session is None]
+        for robot in gone[:_RATE]:
+            why = f"{_WHY}, and the {self._timeout:g} s are over that streams were given"
+            robot.streams.cut(lambda _pump, visitor: visitor.is_direct, why)
+
+    # What people are told
+
+    def _tell(self) -> None:
+        now, visited = self._loop.time(), len(self._visited)
+        if now - self._announced >= BEAT:
+            self._announced = now
+            self._announcement.add(
+                dataclasses.replace(self._announcement.live, progress=self._progress(visited))
+            )
+        done = not self._robots.connected and not visited
+        if done and not self._done:
+            text = f"drained: no robot and no stream of one is left, after {now - self._begun:.0f} s"
+            events.log(events.Drained(), logging.INFO, text)
+        self._done = done
+
+    def _progress(self, visited: int) -> Progress:
+        left = max(0.0, self._begun + self._timeout - self._loop.time())
+        return Progress(visited, None if math.isinf(left) else math.ceil(left))

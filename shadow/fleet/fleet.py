@@ -66,7 +66,7 @@ class Fleet:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._draining.stop()
+        self._draining.close()
         await self._between.close()
         await self.registrar.close()
         if leaving:

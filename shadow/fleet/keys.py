@@ -13,8 +13,8 @@ other versions: what is not of this form is no entry, and why is a ``Stranger``.
 import enum
 import json
 import re
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeGuard
 
 from ..errors import ConfigError
 from ..names import check_robot_name, check_server_name, check_service_name, clean_software, is_id
@@ -56,6 +56,18 @@ class Stranger(Exception):
         self.why = why
 
 
+class Progress(NamedTuple):
+    """How far a server is that sends robots away. It is for people.
+
+    Attributes:
+        visited: robots with streams that are left there while it is drained; None: it does not say.
+        ends: seconds until these are ended; None: they end by themselves.
+    """
+
+    visited: int | None = None
+    ends: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Live:
     """A server that is alive.
@@ -66,6 +78,7 @@ class Live:
         dial: where robots dial their data channels; None: the address that they used for the control channel.
         draining: it wants to be rid of its robots.
         software: its program and version.
+        progress: how far it is with that; it makes no difference to other servers.
     """
 
     inc: str
@@ -73,11 +86,15 @@ class Live:
     dial: Endpoint | None = None
     draining: bool = False
     software: str = ""
+    progress: Progress = field(default=Progress(), compare=False)
 
     def encode(self) -> bytes:
         """As a value."""
         peer, dial = (None if one is None else str(one) for one in (self.peer, self.dial))
-        return _encode(inc=self.inc, peer=peer, dial=dial, draining=self.draining, software=self.software)
+        progress = {name: value for name, value in self.progress._asdict().items() if value is not None}
+        return _encode(
+            inc=self.inc, peer=peer, dial=dial, draining=self.draining, software=self.software, **progress
+        )
 
 
 class Entry(NamedTuple):
@@ -194,9 +211,16 @@ def parse_live(value: bytes) -> Live:
         return Live(
             _id(said["inc"]), _endpoint(said.get("peer")), _endpoint(said.get("dial")),
             said.get("draining") is True, clean_software(software) if isinstance(software, str) else "",
+            _progress(said),
         )  # fmt: skip
     except _WRONG as error:
         raise Stranger(Strange.FIELD) from error
+
+
+def _progress(said: dict[str, Any]) -> Progress:
+    """It is for people: nonsense is none, rather than that the server is."""
+    found = {name: said.get(name) for name in Progress._fields}
+    return Progress(**{name: value for name, value in found.items() if _is_number(value)})
 
 
 def _encode(**fields: Any) -> bytes:
@@ -224,9 +248,13 @@ def _id(said: str) -> str:
 
 
 def _number(said: object) -> int:
-    if type(said) is not int or not 0 <= said <= INTEGER_MAX:
+    if not _is_number(said):
         raise ValueError(said)
     return said
+
+
+def _is_number(said: object) -> TypeGuard[int]:
+    return type(said) is int and 0 <= said <= INTEGER_MAX
 
 
 def _since(said: object) -> float:

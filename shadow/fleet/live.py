@@ -56,6 +56,10 @@ class Announcement:
         self._live = live
         self._news.set()
 
+    def add(self, live: Live) -> None:
+        """Say something else from the next beat on."""
+        self._live = live
+
     async def run(self) -> None:
         """Be alive.
 

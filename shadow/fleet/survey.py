@@ -58,7 +58,7 @@ class Survey(Overview):
         if live is None:  # we are here, whatever the engine has
             return Companion(name, here, here, False, "", "", robots)
         peer = "" if live.peer is None else str(live.peer)
-        return Companion(name, here, True, live.draining, live.software, peer, robots)
+        return Companion(name, here, True, live.draining, live.software, peer, robots, *live.progress)
 
     @property
     def figures(self) -> Tally:
@@ -69,7 +69,7 @@ class Survey(Overview):
             (path, result): count for path, counts in self._visits.items() for result, count in counts.items()
         }
         robots = sum(companion.robots for companion in self.servers if companion.live)
-        return Tally(robots, claims.unclaimed, made, visits)
+        return Tally(robots, claims.unclaimed, made, visits, self._robots.drainer.moves)
 
     def names(self) -> list[str]:
         """See ``Overview``; of 300,000 robots it takes some ten milliseconds."""

@@ -3,6 +3,7 @@
 A server by itself asks nobody (``Alone``). One of a fleet asks the others, which takes a moment.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from ..errors import LocalError, Refused
@@ -81,8 +82,8 @@ class Elsewhere(Protocol):
 class Drainer(Protocol):
     """Has a server's robots go to others, and takes no more of them."""
 
-    def start(self) -> None:
-        """Begin.
+    def start(self, timeout: float | None = None) -> None:
+        """Begin; streams that are left after ``timeout`` seconds are ended. None: they end by themselves.
 
         Raises:
             LocalError: there is no other server for them.
@@ -91,6 +92,10 @@ class Drainer(Protocol):
     def stop(self) -> None:
         """Take robots again."""
 
+    @property
+    def moves(self) -> Mapping[tuple[str, str], int]:
+        """How many robots were told to go, by a word for why, and by ``gone`` or ``stayed``."""
+
 
 class Alone:
     """All that for a server that is no part of a fleet: its robots are here or nowhere."""
@@ -98,8 +103,14 @@ class Alone:
     def __init__(self) -> None:
         self.overview = Overview()
 
-    def start(self) -> None:
+    @property
+    def moves(self) -> Mapping[tuple[str, str], int]:
         """See ``Drainer``."""
+        return {}
+
+    def start(self, timeout: float | None = None) -> None:
+        """See ``Drainer``."""
+        del timeout
         raise LocalError("this server is not one of a fleet (--fleet): there is no other for its robots")
 
     def stop(self) -> None:

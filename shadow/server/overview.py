@@ -38,6 +38,8 @@ class Companion(NamedTuple):
         software: its program and version; empty if it is gone.
         peer: where other servers reach it; empty: nowhere.
         robots: how many it has.
+        visited: while it is drained, how many robots have streams left there; None: it does not say.
+        ends: in how many seconds these are ended; None: they end by themselves.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Companion(NamedTuple):
     software: str
     peer: str
     robots: int
+    visited: int | None = None
+    ends: int | None = None
 
 
 class Happening(NamedTuple):
@@ -72,12 +76,14 @@ class Tally(NamedTuple):
         claims: how many were made, by what came of it.
         visits: how many visitors went to other servers (``out``) or came from there (``in``), by that and by
             what came of it.
+        moves: how many robots were told to go to other servers, by why, and by what came of it.
     """
 
     robots: int
     unclaimed: int
     claims: Mapping[str, int]
     visits: Mapping[tuple[str, str], int]
+    moves: Mapping[tuple[str, str], int]
 
 
 class Overview:

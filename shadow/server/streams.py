@@ -41,6 +41,11 @@ class Streams:
         """Their pumps."""
         return iter(self._roster)
 
+    @property
+    def direct(self) -> int:
+        """How many of them lead to the robot itself, not to another server that has it."""
+        return sum(visitor.is_direct for _pump, visitor in self._roster.items())
+
     def items(self) -> ItemsView[Pump, Visitor]:
         """The streams and their visitors."""
         return self._roster.items()

@@ -115,6 +115,11 @@ class Visitor:
         )
 
     @property
+    def is_direct(self) -> bool:
+        """The robot is at this server, or its stream began when it was."""
+        return not self.server
+
+    @property
     def offered(self) -> str:
         """The service's name where it must have one."""
         return self.service or "default"

@@ -216,7 +216,12 @@ def test_reload(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "parameters"), [("Disconnect", {"robot": "011", "stream": None}), ("Reload", {})]
+    ("method", "parameters"),
+    [
+        ("Disconnect", {"robot": "011", "stream": None}),
+        ("Reload", {}),
+        ("Drain", {"draining": True, "timeout": None}),
+    ],
 )
 def test_steering_is_for_administrators(method: str, parameters: dict[str, Any]) -> None:
     made = Methods(cast("Any", SimpleNamespace(robots={"011": None})))

@@ -410,6 +410,7 @@ def fleet_page(age: float = 7.5) -> str:
             figures=Tally(
                 robots=5, unclaimed=1, claims={"written": 11, "overtaken": 0},
                 visits={("out", "connected"): 4, ("in", "taken"): 2},
+                moves={("draining", "gone"): 6},
             ),
         ))  # fmt: skip
         return (await Metrics(cast("Any", server)).page(""))[1]
@@ -431,6 +432,7 @@ def test_what_a_server_of_a_fleet_sees_of_it() -> None:
         'shadow_fleet_claims_total{result="overtaken"} 0.0',
         'shadow_fleet_visits_total{path="out",result="connected"} 4.0',
         'shadow_fleet_visits_total{path="in",result="taken"} 2.0',
+        'shadow_fleet_moves_total{cause="draining",result="gone"} 6.0',
     ]
     assert "\nshadow_fleet_engine_up 1.0\n" in fleet_page(0.0)
 

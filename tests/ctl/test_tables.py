@@ -85,6 +85,24 @@ def test_servers() -> None:
     assert text[-9] == "      Fleet: server s2, 6 robots in all"
 
 
+@pytest.mark.parametrize(
+    ("progress", "state"),
+    [
+        ({}, "draining"),
+        ({"visited": 0}, "draining"),
+        ({"visited": 0, "ends": 61}, "draining"),
+        ({"visited": 0, "ends": 61, "robots": 0}, "drained"),
+        ({"robots": 0}, "draining"),
+        ({"visited": 3}, "draining, 3 robots with streams left"),
+        ({"visited": 3, "robots": 0}, "draining, 3 robots with streams left"),
+        ({"visited": 1, "ends": 725}, "draining, 1 robot with streams left, ends in 12min 5s"),
+    ],
+)
+def test_a_server_that_is_drained(progress: dict[str, Any], state: str) -> None:
+    line = tables.servers([{**SERVERS[2], **progress}]).splitlines()[1]
+    assert line.split("  ")[3].strip() == state
+
+
 def test_nobody() -> None:
     assert tables.robots([]) == "0 robots"
     assert tables.streams([]) == "0 streams"

@@ -1,5 +1,6 @@
 """A server that is drained: its robots go to others, and nobody notices."""
 
+import contextlib
 import json
 import re
 import socket
@@ -46,10 +47,19 @@ def says(visitor: socket.socket, words: bytes) -> bytes:
     return visitor.recv(100)
 
 
-def drain(site: Site) -> str:
+def drain(site: Site, *words: str) -> str:
     """Drain it, as soon as it knows that there is another one."""
-    done = wait_for(lambda: (done := control(site, "drain")).returncode == 0 and done, "it to be drained")
+    line = "drain", *words
+    done = wait_for(lambda: (done := control(site, *line)).returncode == 0 and done, "it to be drained")
     return str(done.stdout)
+
+
+def wait_for_state(site: Site, name: str, pattern: str) -> None:
+    """Until a server says that another one, or itself, is doing something."""
+    wait_for(
+        lambda: re.search(rf"^{name} +{pattern} ", control(site, "servers").stdout, re.MULTILINE),
+        f"server {name} to be shown as {pattern!r}",
+    )
 
 
 def start_robot(site: Site, service: Service, rhost: str = "127.0.0.1,::1") -> Daemon:
@@ -78,6 +88,10 @@ def test_robots_go_before_they_leave_and_streams_stay(families: Fleet, service: 
                 assert exchange(other, b"x") == b"x"
         status = json.loads(control(here, "status", "--json").stdout)["status"]
         assert re.search("^0 robots, 1 stream, .*, draining$", status), status
+        for site in families.sites:
+            wait_for_state(site, here.name, "draining, 1 robot with streams left  +0")
+    wait_for_state(there, here.name, "drained  +0")
+    here.daemon.wait_for_log("drained: no robot and no stream of one is left, after [0-9]+ s")
     assert "no session with" not in robot.log
     here.daemon.wait_for_log("robot 011 disconnected: .*(hung up|is connected to server)")
     assert (families.value(f"live/{here.name}") or {})["draining"] is True
@@ -85,6 +99,32 @@ def test_robots_go_before_they_leave_and_streams_stay(families: Fleet, service: 
     wait_for(
         lambda: (families.value(f"live/{here.name}") or {}).get("draining") is False, "it to be announced"
     )
+
+
+def test_streams_that_are_left_are_ended_when_their_time_is_up(families: Fleet, service: Service) -> None:
+    start_robot(families.sites[0], service)
+    here = home(families)
+    (there,) = [site for site in families.sites if site is not here]
+    wait_for(there.tunnel.socket_path().exists, "the robot's socket at the other server")
+    with here.tunnel.visit() as visitor, there.tunnel.visit() as from_afar:
+        assert says(visitor, b"before") == says(from_afar, b"before") == b"before"
+        text = "1 robot to go to other servers; streams that are left then are ended after 600 s\n"
+        assert drain(here, "--timeout=600") == text
+        families.wait_for_home((there.name, 2))
+        wait_for_state(there, here.name, "draining, 1 robot with streams left, ends in [0-9]+min( [0-9]+s)?")
+        assert says(visitor, b"after") == says(from_afar, b"after") == b"after"
+        # A visitor here of a robot that is elsewhere is no reason to wait, and is left alone.
+        with here.tunnel.visit() as other:
+            assert says(other, b"by way of the other server") == b"by way of the other server"
+            assert drain(here, "--timeout=0.1").startswith("0 robots to go"), "the last word counts"
+            for ended in (visitor, from_afar):
+                with contextlib.suppress(ConnectionResetError):
+                    assert ended.recv(1) == b""
+            here.daemon.wait_for_log("drained: no robot and no stream of one is left")
+            assert says(other, b"goes on") == b"goes on"
+    why = r"the server is being drained, and the 0\.1 s are over that streams were given"
+    here.daemon.wait_for_log(rf"robot 011: stream \w+ cut off \({why}\)", 2)
+    wait_for_state(there, here.name, "drained")
 
 
 def test_no_more_robots_are_taken_until_it_is_over(families: Fleet) -> None:
@@ -114,10 +154,14 @@ def test_a_robot_that_nobody_else_takes_stays(families: Fleet, service: Service)
     one, two = families.sites
     robot = start_robot(one, service, "127.0.0.1")  # it knows of no other
     wait_for(two.tunnel.socket_path().exists, "the robot's socket at the other server")
-    drain(one)
-    robot.wait_for_log("wants us at another server, and none takes us: refused .draining.*; staying")
     with one.tunnel.visit() as visitor:
-        assert exchange(visitor, b"still here") == b"still here"
+        assert says(visitor, b"before") == b"before"
+        drain(one, "--timeout=0.1")
+        robot.wait_for_log("wants us at another server, and none takes us: refused .draining.*; staying")
+        wait_for(lambda: (families.value("live/s1") or {}).get("ends") == 0, "the time of streams to be up")
+        assert says(visitor, b"still here") == b"still here"
+    with one.tunnel.visit() as visitor:
+        assert exchange(visitor, b"and here") == b"and here"
     assert families.home() == ("s1", 1)
 
 

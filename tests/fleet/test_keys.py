@@ -1,6 +1,7 @@
 """The directory's keys and values, and what is none of them."""
 
 import contextlib
+import dataclasses
 import json
 from typing import Any
 
@@ -8,20 +9,41 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shadow.fleet.keys import Entry, Family, Keys, Live, Strange, Stranger, parse_entry, parse_live
+from shadow.fleet.keys import (
+    Entry,
+    Family,
+    Keys,
+    Live,
+    Progress,
+    Strange,
+    Stranger,
+    parse_entry,
+    parse_live,
+)
 from shadow.net.address import Endpoint
 
 KEYS = Keys("main")
 ENTRY = Entry("a", "1f", "2e", "3d", 4, ("", "web"), "[::1]:5", 6.5, "7c", 8)
 LIVE = Live("1f", Endpoint("::1", 2223), Endpoint("a.example", 2222), draining=True, software="shadow 1")
+BUSY = dataclasses.replace(LIVE, progress=Progress(3, 600))
 
 
 def test_there_and_back() -> None:
     assert parse_entry(ENTRY.encode(), 8) == ENTRY
     assert parse_live(LIVE.encode()) == LIVE
     assert parse_live(Live("1f").encode()) == Live("1f")
+    assert parse_live(BUSY.encode()).progress == (3, 600)
+    assert parse_live(dataclasses.replace(LIVE, progress=Progress(0)).encode()).progress == (0, None)
     small = Entry("a", "1f", "2e", "3d", 0)
     assert parse_entry(small.encode(), 0) == small
+
+
+def test_progress_makes_no_difference() -> None:
+    """The others need not look at a server's robots again because it is a second further."""
+    assert parse_live(BUSY.encode()) == LIVE
+    for nonsense in ("3", -1, 2.5, True, [3], 2**63):
+        found = parse_live(json.dumps({**json.loads(BUSY.encode()), "visited": nonsense}).encode())
+        assert (found, found.progress) == (LIVE, (None, 600))
 
 
 def test_unknown_fields_are_ignored() -> None:

@@ -18,10 +18,10 @@ from typing import Any, cast
 import pytest
 
 from shadow.admin.methods import Methods
-from shadow.fleet.keys import Family, Keys, Live
+from shadow.fleet.keys import Family, Keys, Live, Progress
 from shadow.fleet.survey import Survey
 from shadow.fleet.view import View
-from shadow.server.overview import Happening
+from shadow.server.overview import Companion, Happening
 from tests.support import CHECKOUT, DEADLINE, Authority, echo, serving, wait_for
 from tests.support.call import INTERFACE, Call
 from tests.support.engine import Members, b64
@@ -296,7 +296,8 @@ class Known:
 
     def __init__(self) -> None:
         self.view = View(cast("Any", None), Keys("f"), self)
-        robots: Any = SimpleNamespace(connected=7)
+        drainer = SimpleNamespace(moves={("draining", "gone"): 9})
+        robots: Any = SimpleNamespace(connected=7, drainer=drainer)
         registrar: Any = SimpleNamespace(
             name="s1", view=self.view, claims=SimpleNamespace(unclaimed=4),
             writer=SimpleNamespace(done=1, lost=2, failed=3),
@@ -333,7 +334,8 @@ def test_what_counts_and_what_does_not() -> None:
         survey = known.survey
         assert 0 <= survey.age < DEADLINE, "not for ever"
         known.server("s1", Live("1"))
-        known.server("s2", Live("1", draining=True, software="crab 1"))
+        progress = Progress(visited=3, ends=4)
+        known.server("s2", Live("1", draining=True, software="crab 1", progress=progress))
         for name, server, inc in (
             ("here", "s1", "1"), ("there", "s2", "1"), ("before", "s2", "0"), ("lost", "s3", "1"),
         ):  # fmt: skip
@@ -344,13 +346,14 @@ def test_what_counts_and_what_does_not() -> None:
         assert survey.find("there") == ("s2", True, ("",), "192.0.2.1:7", 1.5, "0c")
         assert [(survey.find(name) or ("", None))[1] for name in ("before", "lost")] == [False, False]
         assert survey.servers == [
-            ("s1", True, True, False, "", "", 7),
-            ("s2", False, True, True, "crab 1", "", 1),
-            ("s3", False, False, False, "", "", 1),
+            Companion("s1", True, True, False, "", "", 7),
+            Companion("s2", False, True, True, "crab 1", "", 1, 3, 4),
+            Companion("s3", False, False, False, "", "", 1),
         ]
         assert survey.figures.robots == 8
         assert survey.figures.unclaimed == 4
         assert survey.figures.claims == {"written": 1, "overtaken": 2, "unanswered": 3}
+        assert survey.figures.moves == {("draining", "gone"): 9}
         assert survey.figures.visits == {("out", "connected"): 5, ("in", "taken"): 6}
         known.server("s1", None)
         assert survey.servers[0].live, "we are, whatever the engine has"

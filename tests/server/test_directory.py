@@ -26,5 +26,6 @@ def test_alone_a_robot_is_here_or_nowhere() -> None:
     assert not alone.take_over("011")
     assert not alone.pass_on(anything, anything)
     alone.came_back(anything)
+    assert not alone.moves
     with pytest.raises(LocalError, match="not one of a fleet any more"):
         alone.readmit(anything)
