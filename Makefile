@@ -60,8 +60,9 @@ test: setup ## everything: linters, types, all tests with coverage, on Debian's 
 	$(call phase,test,$(MAKE) --keep-going lint types coverage test-debian test-machine)
 
 .PHONY: test-all
-test-all: test ## that, the longest tests on Debian's libraries and in the machine, and Debian 12
+test-all: test ## that, the longest tests on Debian's libraries and in the machine, faults, and Debian 12
 	@$(MAKE) test-debian LONG=yes
+	@$(MAKE) test-faults
 	@$(MAKE) test-machine MARKS=slow
 	@$(MAKE) test-machine MARKS= RELEASE=bookworm
 
@@ -91,6 +92,12 @@ coverage: setup ## all tests, with branch coverage and its floor
 test-debian: setup ## the tests on Debian's own Python libraries; LONG=yes: with those that wait for a clock
 	$(call phase,test-debian,$(VENV_DEBIAN)/python -c "$$libraries"; \
 	$(VENV_DEBIAN)/python $(PYTEST) $(if $(LONG),,-m 'not long and not slow'))
+
+# Root, for the machines of the fleet are network namespaces. What happened, and how soon all was well, is told in any case.
+.PHONY: test-faults
+test-faults: setup ## a fleet in which everything fails in turn for a minute; SHADOW_FAULTS_SEED=N: the same as then
+	$(call phase,test-faults,$(ROOT) env PYTHONDONTWRITEBYTECODE=1 $(if $(SHADOW_FAULTS_SEED),SHADOW_FAULTS_SEED=$(SHADOW_FAULTS_SEED)) \
+	$(VENV)/python -m pytest -q -rP -p no:cacheprovider $(PYTEST_FLAGS) tests/fleet/test_faults.py)
 
 # Root is needed to make a Debian tree; the tests run as root too, for what they made is root's.
 .PHONY: test-machine

@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,7 +25,14 @@ class Balancer:
     """
 
     def __init__(
-        self, folder: Path, servers: list[int], checks: list[int] | None = None, header: str = "send-proxy-v2"
+        self,
+        folder: Path,
+        servers: list[int],
+        checks: list[int] | None = None,
+        header: str = "send-proxy-v2",
+        *,
+        host: str = "",
+        at: Sequence[str] = (),
     ) -> None:
         """Make its configuration.
 
@@ -33,12 +41,14 @@ class Balancer:
             servers: their ports.
             checks: their ports for health checks; without them, it only looks whether they listen.
             header: the option that has it send a PROXY header.
+            host: its own address; else on loopback.
+            at: the servers' addresses; else on loopback.
         """
         self.port = free_port()
         self._socket = folder / "haproxy.sock"
         self._log = folder / "haproxy.log"
         shown = block("balancer: haproxy").written
-        text, count = re.subn(r"bind \S+ v4v6", f"bind 127.0.0.1:{self.port}", shown)
+        text, count = re.subn(r"bind \S+ v4v6", f"bind {host or '127.0.0.1'}:{self.port}", shown)
         assert count == 1
         # Or a check may take no longer than the pause between two.
         text = text.replace(
@@ -50,12 +60,14 @@ class Balancer:
         if checks is None:
             text, line = text.replace("    option httpchk GET /healthz\n", ""), line.replace(" port 9723", "")
             assert "httpchk" not in text
-        for number, port in enumerate(servers, 1):
-            own = re.sub(r"server1 [\d.]+:\d+", f"server{number} 127.0.0.1:{port}", line.rstrip())
+        for number, (port, where) in enumerate(
+            zip(servers, at or ["127.0.0.1"] * len(servers), strict=True), 1
+        ):
+            own = re.sub(r"server1 [\d.]+:\d+", f"server{number} {where}:{port}", line.rstrip())
             own = own.replace("send-proxy-v2", header)
             if checks is not None:
                 own = own.replace("port 9723", f"port {checks[number - 1]}")
-            text += f"{own} source {SOURCE} inter 100ms fall 2 rise 1\n"
+            text += f"{own} source {host or SOURCE} inter 100ms fall 2 rise 1\n"
         self._config = folder / "haproxy.cfg"
         self._config.write_text(f"global\n    stats socket {self._socket} mode 600 level admin\n{text}")
         self._process: subprocess.Popen[bytes] | None = None
@@ -73,6 +85,12 @@ class Balancer:
     ) -> None:
         assert self._process is not None
         self._process.terminate()
+        self._process.wait(DEADLINE)
+
+    def kill(self) -> None:
+        """It can be entered again."""
+        assert self._process is not None
+        self._process.kill()
         self._process.wait(DEADLINE)
 
     def _listens(self) -> bool:

@@ -16,8 +16,12 @@ class Call:
     def __init__(self, path: Path) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(DEADLINE)
-        self.sock.connect(str(path))
         self._rest = b""
+        try:
+            self.sock.connect(str(path))
+        except OSError:
+            self.sock.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

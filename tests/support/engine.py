@@ -11,7 +11,7 @@ import signal
 import ssl
 import subprocess
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -47,13 +47,14 @@ def _cheap_disk() -> tuple[str, ...]:
     return ("--unsafe-no-fsync",) if "--unsafe-no-fsync" in told.stdout + told.stderr else ()
 
 
-def member_certificate(authority: Authority) -> tuple[Path, Path]:
+def member_certificate(authority: Authority, hosts: Sequence[str] = (HOST,)) -> tuple[Path, Path]:
     """What a member shows to clients, to other members, and to itself: its gateway is a client, too."""
     crt, key_file = authority.folder / "member.crt", authority.folder / "member.key"
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "etcd")])
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(HOST))]
+    addresses = map(ipaddress.ip_address, hosts)
+    names = [x509.DNSName("localhost"), *map(x509.IPAddress, addresses)]
     made = (
         authority._builder(subject, key.public_key(), (-1, 30))
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -73,23 +74,23 @@ def member_certificate(authority: Authority) -> tuple[Path, Path]:
 class Member:
     """One member: a process that can be started again on what it has written."""
 
-    def __init__(self, name: str, folder: Path, tls: list[str]) -> None:
-        self.name, self.folder = name, folder
+    def __init__(self, name: str, folder: Path, tls: list[str], host: str = HOST) -> None:
+        self.name, self.folder, self.host = name, folder, host
         self.client, self.peer = free_port(), free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._tls = tls
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(HOST, self.client)
+        return Endpoint(self.host, self.client)
 
     @property
     def peer_url(self) -> str:
-        return f"https://{HOST}:{self.peer}"
+        return f"https://{self.host}:{self.peer}"
 
     def start(self, cluster: str, *more: str) -> None:
         """As part of a cluster, ``NAME=URL,…``."""
-        client = f"https://{HOST}:{self.client}"
+        client = f"https://{self.endpoint}"
         log = (self.folder / f"{self.name}.log").open("ab")
         with log:
             self.process = subprocess.Popen(
@@ -139,18 +140,20 @@ class Members:
         members: its members.
     """
 
-    def __init__(self, folder: Path, count: int = 3, *options: str) -> None:
+    def __init__(self, folder: Path, count: int = 3, *options: str, hosts: Sequence[str] = ()) -> None:
+        """On loopback, or at addresses of their own."""
+        hosts = hosts or [HOST] * count
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.authority = Authority(folder / "ca", "Engine CA")
-        crt, key = member_certificate(self.authority)
+        crt, key = member_certificate(self.authority, sorted(set(hosts)))
         ca = self.authority.ca
         tls = [
             f"--cert-file={crt}", f"--key-file={key}", f"--trusted-ca-file={ca}", "--client-cert-auth",
             f"--peer-cert-file={crt}", f"--peer-key-file={key}", f"--peer-trusted-ca-file={ca}",
             "--peer-client-cert-auth",
         ]  # fmt: skip
-        self.members = [Member(f"n{number}", folder, tls) for number in range(1, count + 1)]
+        self.members = [Member(f"n{number}", folder, tls, host) for number, host in enumerate(hosts, 1)]
         self._options = options
 
     @property

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,20 @@ class Site:
 class Fleet:
     """Some servers, and the engine where they meet."""
 
-    def __init__(self, authority: Authority, members: Members, folder: Path, name: str) -> None:
+    def __init__(
+        self,
+        authority: Authority,
+        members: Members,
+        folder: Path,
+        name: str,
+        servers: Sequence[str] = ("s1", "s2"),
+    ) -> None:
         self.authority, self.members, self.folder, self.name = authority, members, folder, name
-        self.sites = [Site(self, f"s{number}") for number in (1, 2)]
+        self.sites = [self.site(server) for server in servers]
+
+    def site(self, name: str) -> Site:
+        """One of the servers, which does not run yet."""
+        return Site(self, name)
 
     def options(self, server: str, peer: int = 0) -> list[str]:
         """What makes a server one of the fleet; the others reach it at that port, or at any."""
