@@ -8,7 +8,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 VENV := .venv/bin
 VENV_DEBIAN := .venv-debian/bin
 BUILD := build
-SCRIPTS := scripts/demo
+SCRIPTS := scripts/demo scripts/demo-fleet
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 COVERAGE := $(BUILD)/coverage.data
 
@@ -54,6 +54,11 @@ demo: ## see a tunnel work: ssh through it, then how fast it is
 	@scripts/setup run
 	@SIZE=$(SIZE) scripts/demo
 
+.PHONY: demo-fleet
+demo-fleet: ## see three servers as one fleet: one dies, its robot goes to another, and a visitor goes on
+	@scripts/setup fleet
+	@scripts/demo-fleet
+
 # All phases run even if one fails: one look at the end of the output tells everything.
 .PHONY: test
 test: setup ## everything: linters, types, all tests with coverage, on Debian's libraries, in a machine
@@ -72,7 +77,7 @@ lint: setup ## style
 
 .PHONY: types
 types: setup ## type checker, strict
-	$(call phase,types,$(VENV)/mypy; $(VENV)/mypy $(SCRIPTS))
+	$(call phase,types,$(VENV)/mypy; $(foreach script,$(SCRIPTS),$(VENV)/mypy $(script);))
 
 .PHONY: unit
 unit: setup ## the tests alone, in three minutes: without those that wait for a clock
