@@ -17,6 +17,7 @@ from shadow.admin import methods
 from shadow.admin.methods import Methods
 from shadow.pki.certificates import load_certificates, validity
 from shadow.server.directory import Alone
+from shadow.server.overview import Overview, Remote
 from shadow.transport import ktls
 from tests.support import Authority, Daemon, Service, Tunnel, echo, make_list, serving, wait_for
 from tests.support.call import INTERFACE, Call
@@ -257,7 +258,7 @@ def test_of_a_long_list_only_what_is_asked_for_is_looked_at() -> None:
 class Robots(dict[str, Any]):
     """Those of a server that is alone."""
 
-    elsewhere = Alone()
+    elsewhere: Any = Alone()
 
 
 def test_a_robot_that_leaves_while_it_is_listed() -> None:
@@ -276,6 +277,65 @@ def test_a_robot_that_leaves_while_it_is_listed() -> None:
         return [*names, *(robot["name"] for reply in replies for robot in reply["robots"])]
 
     assert len(asyncio.run(scenario())) == 100  # the others had left
+
+
+class Name(str):
+    """Counts how often one is compared with another."""
+
+    __slots__ = ()
+    compared = 0
+
+    def __lt__(self, other: str) -> bool:
+        Name.compared += 1
+        return str.__lt__(self, other)
+
+
+def listed(reply: dict[str, Any]) -> list[str]:
+    return [robot["name"] for robot in reply["robots"]]
+
+
+def test_many_robots_are_in_order_and_not_sorted_at_once() -> None:
+    names = [Name(f"{number * 7919 % 20_000:05}") for number in range(20_000)]
+    robots = Robots(
+        {name: SimpleNamespace(name=name, session=None, streams={}, is_here=True) for name in names}
+    )
+    made = Methods(cast("Any", SimpleNamespace(robots=robots)))
+
+    async def scenario() -> list[str]:
+        Name.compared = 0
+        replies = made.List(None, _more=True)
+        first = listed(next(replies))
+        assert Name.compared < 5 * len(names), "to sort them takes three times as many"
+        return [*first, *(name for reply in replies for name in listed(reply))]
+
+    assert asyncio.run(scenario()) == sorted(names)
+
+
+class Others(Overview):
+    """Another server, with some robots."""
+
+    def names(self) -> list[str]:
+        return ["013", "012", "011"]
+
+    def find(self, name: str) -> Remote:
+        return Remote("b", live=True, services=("",), peer="", since=0.0, serial="")
+
+
+def test_a_robot_that_goes_elsewhere_while_it_is_listed_is_listed_once() -> None:
+    there: Any = SimpleNamespace(overview=Others())
+    robots = Robots()
+    robots.elsewhere = there
+    for name in ("011", "012"):
+        robots[name] = SimpleNamespace(name=name, session=None, streams={}, is_here=name == "011")
+    made = Methods(cast("Any", SimpleNamespace(robots=robots)))
+
+    async def scenario() -> list[str]:
+        names = made._names(fleet=True)
+        first = next(names)
+        del robots["011"]
+        return [first, *names]
+
+    assert asyncio.run(scenario()) == ["011", "013", "012"]
 
 
 def test_a_list_too_long_for_one_reply() -> None:

@@ -19,6 +19,7 @@ from shadow.fleet.keys import (
     Stranger,
     parse_entry,
     parse_live,
+    reread_entry,
 )
 from shadow.net.address import Endpoint
 
@@ -36,6 +37,13 @@ def test_there_and_back() -> None:
     assert parse_live(dataclasses.replace(LIVE, progress=Progress(0)).encode()).progress == (0, None)
     small = Entry("a", "1f", "2e", "3d", 0)
     assert parse_entry(small.encode(), 0) == small
+
+
+@pytest.mark.parametrize(
+    "value", [ENTRY.encode(), b" \t\r\n" + ENTRY.encode() + b"\r\n", b'{"o":[],' + ENTRY.encode()[1:]]
+)
+def test_what_was_parsed_once_is_read_again(value: bytes) -> None:
+    assert reread_entry(value, 8) == parse_entry(value, 8) == ENTRY
 
 
 def test_progress_makes_no_difference() -> None:
@@ -96,6 +104,7 @@ def changed(**fields: Any) -> bytes:
         (b"", Strange.JSON),
         (b"hello", Strange.JSON),
         (b"\xff\xfe", Strange.JSON),
+        (ENTRY.encode().decode().encode("utf-16"), Strange.JSON),
         (b"[]", Strange.JSON),
         (b"1", Strange.JSON),
         (b"[" * 4096, Strange.JSON),
