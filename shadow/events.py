@@ -361,6 +361,14 @@ class DrainOver(Event, message_id="1e69452e289a444383b8516b6a14fbff"):
     """The server takes robots again."""
 
 
+class RebalanceBegun(Event, message_id="e4426363917c466e83a95edc9343c134"):
+    """The server has more robots than others, and sends some to them."""
+
+
+class RebalanceOver(Event, message_id="bb174e2942cb4ab8ac8c8fedd94270a2"):
+    """The server sends no more robots to others."""
+
+
 class EntriesCleared(Event, message_id="9ee7913077e39e4255914f5bbbea7f0e"):
     """Entries of robots whose server is gone for good were removed."""
 

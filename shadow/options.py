@@ -22,7 +22,7 @@ VARIABLES = frozenset(
         *("HANDSHAKE_TIMEOUT", "IPV4", "IPV6"),
         *("KEEPALIVE", "KEY", "KTLS", "LDIR", "LHOST", "LOG_LEVEL", "LPORT"),
         *("MAX_FLEET_SOCKETS", "MAX_HANDSHAKES", "MAX_HANDSHAKE_RATE", "MAX_ROBOTS", "MAX_STREAMS"),
-        *("ONCE", "PROXY_PROTOCOL", "RHOST", "ROBOT", "RPORT", "SERVER_NAME", "SERVICE"),
+        *("ONCE", "PROXY_PROTOCOL", "REBALANCE", "RHOST", "ROBOT", "RPORT", "SERVER_NAME", "SERVICE"),
         *("SIGNER", "STANDBY", "START_TIMEOUT", "STATE"),
     )
 )
@@ -218,7 +218,8 @@ class Reader(Generic[_Settings]):
             to.add_argument(*flags, action="store_true", default=given, help=option.text)
             return
         default = self._defaults[name]
-        shown = "" if default in (None, ()) else f" (default: {default})"
+        word = {True: "yes", False: "no"}[default] if isinstance(default, bool) else default
+        shown = "" if default in (None, ()) else f" (default: {word})"
         to.add_argument(
             *flags,
             type=_argument(option.parse),

@@ -56,8 +56,9 @@ def _state(server: Facts) -> str:
     """What a server of a fleet is doing."""
     if not server["live"]:
         return "gone"
+    surplus = server.get("surplus")
     if not server["draining"]:
-        return "live"
+        return "live" if surplus is None else f"live, {many(surplus, 'robot')} too many"
     visited, ends = server.get("visited"), server.get("ends")
     if not visited:
         return "draining" if server["robots"] or visited is None else "drained"

@@ -8,7 +8,7 @@ from typing import Annotated
 from ..errors import ConfigError, UsageError
 from ..names import check_fleet_name, check_server_name
 from ..net.address import Endpoint, parse_advertised, parse_endpoint
-from ..options import Option, parse_count
+from ..options import Option, parse_bool, parse_count
 from ..pki.certificates import Files
 
 PEER_SOCKET = "shadow-peer"  # FileDescriptorName= of its socket unit
@@ -47,6 +47,7 @@ class Membership:
         engine: the members of the engine.
         files: who we are to the engine, and whom we take for it.
         login: file with the user and password for the engine; None: the certificate is enough.
+        rebalance: whether we send robots to other servers when we have too many.
     """
 
     fleet: str
@@ -57,6 +58,7 @@ class Membership:
     engine: Sequence[Endpoint]
     files: Files
     login: Path | None
+    rebalance: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,9 @@ class MembershipOptions:
         Path | None, Option(Path, "FILE", "file with USER:PASSWORD, for an etcd that wants both")
     ] = None
 
+    rebalance: Annotated[
+        bool, Option(parse_bool, "yes|no", "send robots to other servers when there are too many here")
+    ] = True
     max_fleet_sockets: Annotated[
         int, Option(parse_count(0, 10**6), "N", "robots of other servers that have sockets here")
     ] = 20000
@@ -117,5 +122,5 @@ class MembershipOptions:
         peer_crt, peer_key, *found = filter(None, files.values())
         return Membership(
             fleet=self.fleet, server=str(self.server_id), peer=peer, peer_crt=peer_crt, peer_key=peer_key,
-            engine=self.engine, files=Files(*found), login=self.engine_login,
+            engine=self.engine, files=Files(*found), login=self.engine_login, rebalance=self.rebalance,
         )  # fmt: skip

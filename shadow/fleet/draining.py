@@ -10,7 +10,6 @@ import asyncio
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
 
 from .. import events
 from ..errors import LocalError
@@ -20,17 +19,21 @@ from ..server.session import Cause
 from ..text import many
 from ..wire.frames import Refusal
 from .keys import Progress
-from .live import BEAT, Announcement
+from .live import Announcement
 from .moves import Moves
 from .view import View
 
-_TICK = 1.0  # seconds
-_RATE = 100  # robots in a tick: as many handshakes for the others, three each
+_RATE = 100  # robots a second: as many handshakes for the others, three each
 _WHY = "the server is being drained"
 
 
 class Draining:
-    """See ``directory.Drainer``; ``run`` it."""
+    """See ``directory.Drainer``; somebody calls ``tick`` once a second.
+
+    Attributes:
+        on: we drain.
+        moves: the robots that were told to go.
+    """
 
     def __init__(self, robots: Robots, name: str, view: View, announcement: Announcement) -> None:
         """Do not drain yet.
@@ -46,10 +49,9 @@ class Draining:
         self._view = view
         self._announcement = announcement
         self._loop = asyncio.get_running_loop()
-        self._moves = Moves(robots)
-        self._on = self._done = False
+        self.moves = Moves(robots)
+        self.on = self._done = False
         self._begun, self._timeout = 0.0, math.inf  # by the loop's clock; seconds
-        self._announced = -math.inf
 
     def start(self, timeout: float | None = None) -> None:
         """See ``Drainer``.
@@ -69,41 +71,40 @@ class Draining:
 
     def stop(self) -> None:
         """See ``Drainer``."""
-        if self._on:
+        if self.on:
             self._set(on=False)
             events.log(events.DrainOver(), logging.INFO, "draining is over: robots are taken again")
 
     def close(self) -> None:
         """The server is about to stop; the next daemon does not drain."""
-        self._on = self._robots.draining = False
-
-    @property
-    def moves(self) -> Mapping[tuple[str, str], int]:
-        """See ``Drainer``."""
-        return {("draining", result): count for result, count in self._moves.count.items()}
+        self.on = self._robots.draining = False
 
     @property
     def remark(self) -> str:
         """What the status line should say; usually nothing."""
-        return "" if not self._on else ", drained" if self._done else ", draining"
+        return "" if not self.on else ", drained" if self._done else ", draining"
 
-    async def run(self) -> None:
-        """Send robots away while we drain, for ever."""
-        while True:
-            await asyncio.sleep(_TICK)
-            if self._on:
-                self._moves.look()
-                # If the others have gone meanwhile, a robot is better here than nowhere.
-                self._robots.draining = bool(self._others)
-                if self._robots.draining:
-                    self._send_away()
-                    self._end_streams()
-                self._tell()
+    @property
+    def progress(self) -> Progress:
+        """How far we are."""
+        left = max(0.0, self._begun + self._timeout - self._loop.time())
+        return Progress(len(self._visited), None if math.isinf(left) else math.ceil(left))
+
+    def tick(self) -> None:
+        """Send robots away while we drain."""
+        if self.on:
+            self.moves.look()
+            # If the others have gone meanwhile, a robot is better here than nowhere.
+            self._robots.draining = bool(self._others)
+            if self._robots.draining:
+                self._send_away()
+                self._end_streams()
+            self._report()
 
     def _set(self, *, on: bool) -> None:
-        self._on = self._robots.draining = on
-        self._moves.forget()
-        progress = self._progress(len(self._visited)) if on else Progress()
+        self.on = self._robots.draining = on
+        self.moves.forget()
+        progress = self.progress if on else Progress()
         self._announcement.say(dataclasses.replace(self._announcement.live, draining=on, progress=progress))
 
     @property
@@ -114,11 +115,11 @@ class Draining:
 
     def _send_away(self) -> None:
         here = [robot for robot in self._robots.values() if robot.session is not None]
-        waiting = [robot for robot in here if robot.name not in self._moves]
+        waiting = [robot for robot in here if robot.name not in self.moves]
         waiting.sort(key=lambda robot: len(robot.streams))  # those that are visited come last
         for robot in waiting[:_RATE]:
             session = robot.session
-            if session is not None and not self._moves.tell(robot, session):
+            if session is not None and not self.moves.tell(robot, session):
                 robot.end_session(_WHY, Cause.DRAINING, Refusal("draining", _WHY))
 
     # Streams
@@ -137,21 +138,11 @@ class Draining:
             why = f"{_WHY}, and the {self._timeout:g} s are over that streams were given"
             robot.streams.cut(lambda _pump, visitor: visitor.is_direct, why)
 
-    # What people are told
-
-    def _tell(self) -> None:
-        now, visited = self._loop.time(), len(self._visited)
-        if now - self._announced >= BEAT:
-            self._announced = now
-            self._announcement.add(
-                dataclasses.replace(self._announcement.live, progress=self._progress(visited))
-            )
-        done = not self._robots.connected and not visited
+    def _report(self) -> None:
+        """Say so when nothing is left."""
+        done = not self._robots.connected and not self._visited
         if done and not self._done:
-            text = f"drained: no robot and no stream of one is left, after {now - self._begun:.0f} s"
+            text = "drained: no robot and no stream of one is left, "
+            text += f"after {self._loop.time() - self._begun:.0f} s"
             events.log(events.Drained(), logging.INFO, text)
         self._done = done
-
-    def _progress(self, visited: int) -> Progress:
-        left = max(0.0, self._begun + self._timeout - self._loop.time())
-        return Progress(visited, None if math.isinf(left) else math.ceil(left))

@@ -9,10 +9,10 @@ from ..errors import ShadowError
 from ..server.server import Server
 from .audit import Audit
 from .credentials import Identity
-from .draining import Draining
 from .etcd import Engine
 from .janitor import Janitor
 from .keys import Keys, Live
+from .leaving import Leaving
 from .live import Announcement
 from .peering import Peering
 from .registrar import Registrar
@@ -47,10 +47,12 @@ class Fleet:
         view = self.registrar.view
         self._between = peering.open(server, self.registrar)
         self._announcement = Announcement(engine, keys, name, live, view.doubt)
-        server.robots.drainer = self._draining = Draining(server.robots, name, view, self._announcement)
+        server.robots.drainer = self._leaving = Leaving(
+            server.robots, name, view, self._announcement, rebalances=membership.rebalance
+        )
         parts = (
             view,
-            self._draining,
+            self._leaving,
             self._announcement,
             self.registrar,
             self._between.foreign,
@@ -66,7 +68,7 @@ class Fleet:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._draining.close()
+        self._leaving.close()
         await self._between.close()
         await self.registrar.close()
         if leaving:
@@ -85,10 +87,10 @@ class Fleet:
     def status(self) -> str:
         """A few words for ``systemctl status``."""
         view = self.registrar.view
-        drained = self._draining.remark
+        leaving = self._leaving.remark
         if not view.up:
-            return f"fleet: the engine is away{drained}"
-        return f"fleet: {view.summary}{drained}"
+            return f"fleet: the engine is away{leaving}"
+        return f"fleet: {view.summary}{leaving}"
 
     def describe(self) -> Iterator[str]:
         """Lines for debugging."""

@@ -64,10 +64,12 @@ class Progress(NamedTuple):
     Attributes:
         visited: robots with streams that are left there while it is drained; None: it does not say.
         ends: seconds until these are ended; None: they end by themselves.
+        surplus: how many robots are too many, and go to other servers; None: none goes.
     """
 
     visited: int | None = None
     ends: int | None = None
+    surplus: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ class Companion(NamedTuple):
         robots: how many it has.
         visited: while it is drained, how many robots have streams left there; None: it does not say.
         ends: in how many seconds these are ended; None: they end by themselves.
+        surplus: how many of its robots are too many, and go to other servers; None: none goes.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Companion(NamedTuple):
     robots: int
     visited: int | None = None
     ends: int | None = None
+    surplus: int | None = None
 
 
 class Happening(NamedTuple):

@@ -96,9 +96,10 @@ def test_servers() -> None:
         ({"visited": 3}, "draining, 3 robots with streams left"),
         ({"visited": 3, "robots": 0}, "draining, 3 robots with streams left"),
         ({"visited": 1, "ends": 725}, "draining, 1 robot with streams left, ends in 12min 5s"),
+        ({"draining": False, "surplus": 90}, "live, 90 robots too many"),
     ],
 )
-def test_a_server_that_is_drained(progress: dict[str, Any], state: str) -> None:
+def test_a_server_that_sends_robots_away(progress: dict[str, Any], state: str) -> None:
     line = tables.servers([{**SERVERS[2], **progress}]).splitlines()[1]
     assert line.split("  ")[3].strip() == state
 

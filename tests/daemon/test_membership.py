@@ -41,6 +41,18 @@ def test_the_environment_does_as_well() -> None:
     assert membership(*words, SHADOW_PEER="s1.example:2223", **files) == membership(*words, PEER, *FILES[:2])
 
 
+def test_rebalancing_is_on_unless_somebody_says_no() -> None:
+    words = ["--fleet=robots", "--server-id=s1.example", PEER, ENGINE, *FILES]
+    for found, wanted in (
+        (membership(*words), True),
+        (membership(*words, "--rebalance=no"), False),
+        (membership(*words, SHADOW_REBALANCE="no"), False),
+        (membership(*words, "--rebalance=yes", SHADOW_REBALANCE="no"), True),
+    ):
+        assert found is not None
+        assert found.rebalance is wanted
+
+
 def test_alone_its_files_mean_nothing() -> None:
     """The unit names them for everybody."""
     assert membership(*FILES, "--engine-login=login") is None

@@ -93,4 +93,6 @@ def variables(command: str) -> dict[str, Option]:
 def _default(value: object) -> str:
     if value is None or value is False or value in (argparse.SUPPRESS, [], ()):
         return ""
+    if value is True:
+        return "yes"
     return f"{value:g}" if isinstance(value, float) else str(value)
