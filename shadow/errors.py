@@ -19,6 +19,7 @@ The tree tells whose fault it is::
         ├── Unreachable        69  EX_UNAVAILABLE  nobody there, or no answer in time
         └── Unavailable        69  EX_UNAVAILABLE  the fleet's engine does not answer, or cannot for now
             ├── Compacted      69                  it no longer has the changes, or the state, asked for
+            ├── EngineFull     69                  it has no room for what is written
             └── LeaseLost      69                  it no longer has the lease that a key was to hang on
 
 An error that only a bug of ours can cause is no ``ShadowError``: nobody foresees it, nobody catches it, and
@@ -151,6 +152,10 @@ class Unavailable(PeerError):
 
 class Compacted(Unavailable):
     """The engine no longer has the history from the revision asked for."""
+
+
+class EngineFull(Unavailable):
+    """The engine has no room: it takes nothing that anybody writes until somebody makes some."""
 
 
 class LeaseLost(Unavailable):

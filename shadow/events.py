@@ -337,6 +337,10 @@ class EngineLost(Event, message_id="d72b8922718879560f7d518d5763f6d8"):
     """No member of the fleet's engine answers, or all of them refuse the server."""
 
 
+class WritesRefused(Event, message_id="1735c663be0445f8bd12d126e1dce52d"):
+    """The fleet's engine answers, but does not take what this server writes."""
+
+
 class ViewDoubted(Event, message_id="88e3600db33f9387a6184c1c644407ed"):
     """What the server knew of the fleet is not what the engine has; it reads everything again."""
 

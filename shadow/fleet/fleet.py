@@ -46,7 +46,7 @@ class Fleet:
         self.registrar = Registrar(server.robots, name, live.inc, keys, engine)
         view = self.registrar.view
         self._between = peering.open(server, self.registrar)
-        self._announcement = Announcement(engine, keys, name, live, view.doubt)
+        self._announcement = Announcement(engine, keys, name, live, view.intake, view.doubt)
         server.robots.drainer = self._leaving = Leaving(
             server.robots, name, view, self._announcement, rebalances=membership.rebalance
         )
@@ -90,7 +90,8 @@ class Fleet:
         leaving = self._leaving.remark
         if not view.up:
             return f"fleet: the engine is away{leaving}"
-        return f"fleet: {view.summary}{leaving}"
+        full = "" if view.intake.open else ", not announced"
+        return f"fleet: {view.summary}{full}{leaving}"
 
     def describe(self) -> Iterator[str]:
         """Lines for debugging."""

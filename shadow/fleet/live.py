@@ -11,8 +11,9 @@ import logging
 from collections.abc import Callable
 
 from .. import events
-from ..errors import ConfigError, EngineRefused, LeaseLost, Unavailable
+from ..errors import ConfigError, EngineFull, EngineRefused, LeaseLost, Unavailable
 from .etcd import Engine, KeyValue, Swap
+from .intake import Intake
 from .keys import Keys, Live, Stranger, parse_live
 
 TTL = 10  # seconds that a server may be silent
@@ -26,7 +27,13 @@ class Announcement:
     """Says for a server that it is alive, from ``run`` on."""
 
     def __init__(
-        self, engine: Engine, keys: Keys, server: str, live: Live, on_doubt: Callable[[str], None]
+        self,
+        engine: Engine,
+        keys: Keys,
+        server: str,
+        live: Live,
+        intake: Intake,
+        on_doubt: Callable[[str], None],
     ) -> None:
         """Say nothing yet.
 
@@ -35,12 +42,14 @@ class Announcement:
             keys: those of the fleet.
             server: our name.
             live: what to say.
+            intake: told whether it is written.
             on_doubt: called when the engine has forgotten what we wrote: it has gone back.
         """
         self._engine = engine
         self._key = keys.server(server)
         self._server = server
         self._live = live
+        self._intake = intake
         self._on_doubt = on_doubt
         self._lease = 0
         self._revision = 0  # of our last write
@@ -114,6 +123,7 @@ class Announcement:
             (swapped,) = await self._engine.swap(
                 [Swap(self._key, self._revision, self._live.encode(), lease)]
             )
+            self._intake.took()
             if swapped.ok:
                 self._revision = swapped.revision
                 return BEAT
@@ -121,7 +131,10 @@ class Announcement:
         except LeaseLost:  # an engine may lose each new one at once
             self._forget(lease)
             return _AGAIN
-        except (Unavailable, EngineRefused):
+        except (EngineFull, EngineRefused) as error:
+            self._intake.refused(error)
+            return _AGAIN
+        except Unavailable:
             return _AGAIN
 
     async def _look_at(self, current: KeyValue | None) -> float:

@@ -8,13 +8,14 @@ import json
 import re
 from typing import Any, NoReturn
 
-from ..errors import Compacted, EngineRefused, LeaseLost
+from ..errors import Compacted, EngineFull, EngineRefused, LeaseLost
 from ..text import printable
 
 Json = dict[str, Any]
 
 _TEXT_MAX = 160  # characters of what a member says
 _INVALID, _NOT_FOUND, _PERMISSION_DENIED, _PRECONDITION, _OUT_OF_RANGE, _UNAUTHENTICATED = 3, 5, 7, 9, 11, 16
+_EXHAUSTED = 8
 _GONE = {4, 14}  # DEADLINE_EXCEEDED, UNAVAILABLE
 _NAMES = {  # as they appear in the reason for which a watch was cancelled
     "InvalidArgument": _INVALID,
@@ -67,8 +68,8 @@ def result(said: Json) -> Json:
     """What a line of a stream brings.
 
     Raises:
-        Elsewhere, StaleToken, Compacted, LeaseLost, EngineRefused: an error, though the HTTP status said that
-            all is well.
+        Elsewhere, StaleToken, Compacted, EngineFull, LeaseLost, EngineRefused: an error, though the HTTP
+            status said that all is well.
     """
     if "error" in said:
         error = said["error"]
@@ -83,7 +84,7 @@ def judge_status(status: int, raw: bytes, *, anonymous: bool = False) -> NoRetur
     """Say what an HTTP status other than 200 means; ``anonymous``: we could log in, and have not.
 
     Raises:
-        Elsewhere, StaleToken, AuthOff, Compacted, LeaseLost, EngineRefused: that.
+        Elsewhere, StaleToken, AuthOff, Compacted, EngineFull, LeaseLost, EngineRefused: that.
     """
     text = raw[: 2 * _TEXT_MAX].decode(errors="replace").strip()
     if text.startswith(_COMMON_NAME):
@@ -127,6 +128,8 @@ def judge(said: Json, *, anonymous: bool = False) -> NoReturn:
         _judge_invalid(text)
     if code == _NOT_FOUND and "lease" in text:
         raise LeaseLost(text)
+    if code == _EXHAUSTED and "space exceeded" in text:
+        raise EngineFull(f"the fleet's engine is full: {text}")
     if code == _OUT_OF_RANGE and "compacted" in text:
         raise Compacted(text)
     if code == _PRECONDITION and "authentication is not enabled" in text:

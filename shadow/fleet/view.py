@@ -23,6 +23,7 @@ from ..text import printable
 from .entries import Entries, Holder
 from .etcd import Batch, Engine, Header, after
 from .history import History
+from .intake import Intake
 from .keys import Entry, Family, Keys, Live, Strange, Stranger, parse_entry, parse_live
 from .turns import in_turns
 
@@ -83,6 +84,7 @@ class View:
         resets: how often everything was read.
         strangers: how many keys and values that are none of ours were met, and of which kind.
         busy: changes are being taken in: some of those after ``revision`` may be in already.
+        intake: whether the engine takes what we write; if not, the view lacks what nobody can write.
         touched: the robots that have changed since somebody put a set here.
     """
 
@@ -99,6 +101,7 @@ class View:
         self._keys = keys
         self._subscriber = subscriber
         self._servers: dict[str, tuple[int, Live]] = {}
+        self.intake = Intake(lambda: self.up)
         self._history = History(engine, keys)
         self._wanted = True  # to read everything
         self._failures = 0

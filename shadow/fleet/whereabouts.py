@@ -1,4 +1,4 @@
-"""Where a robot is that is not here: by the directory, or, while that is silent, by asking every server."""
+"""Where a robot is that is not here: by the directory, or, without it, by asking every server."""
 
 import asyncio
 import contextlib
@@ -85,7 +85,8 @@ class Whereabouts:
         for place in found:
             if place.server in present and place not in tried:
                 return place
-        place_asked = None if self._view.up else await self._ask_all(name)
+        complete = self._view.up and self._view.intake.open
+        place_asked = None if complete else await self._ask_all(name)
         return None if place_asked in tried else place_asked
 
     async def _ask_all(self, name: str) -> Place | None:

@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 import pytest
 
 from shadow import events
-from shadow.errors import ConfigError, Unavailable
+from shadow.errors import ConfigError, EngineFull, EngineRefused, Unavailable
 from shadow.fleet import gateway
 from shadow.fleet import live as lives
 from shadow.fleet.etcd import Change, Engine, KeyValue, Swap, after
 from shadow.fleet.gateway import SILENCE
+from shadow.fleet.intake import Intake
 from shadow.fleet.keys import Keys, Live, parse_live
 from shadow.fleet.live import Announcement
 from tests.support import DEADLINE
@@ -40,12 +42,26 @@ async def engine_of(members: Members) -> AsyncIterator[Engine]:
         await end(engine)
 
 
+class Taken(Intake):
+    """Keeps whether what was written last was taken, and why not."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def took(self) -> None:
+        self.said.append("")
+
+    def refused(self, error: EngineFull | EngineRefused) -> None:
+        self.said.append(str(error))
+
+
 @asynccontextmanager
 async def announced(
-    engine: Engine, keys: Keys, inc: str = "1", doubts: list[str] | None = None
+    engine: Engine, keys: Keys, inc: str = "1", doubts: list[str] | None = None, intake: Any = None
 ) -> AsyncIterator[Announcement]:
     """Server a says that it is alive."""
-    made = Announcement(engine, keys, "a", Live(inc), ([] if doubts is None else doubts).append)
+    doubted = ([] if doubts is None else doubts).append
+    made = Announcement(engine, keys, "a", Live(inc), intake or Taken(), doubted)
     task = asyncio.create_task(made.run())
     try:
         yield made
@@ -156,7 +172,7 @@ def test_two_servers_of_one_name(members: Members, keys: Keys, monkeypatch: pyte
     async def body() -> None:
         async with engine_of(members) as engine, announced(engine, keys, "1") as first:
             begin = (await found(engine, keys, "1")).revision
-            second = Announcement(engine, keys, "a", Live("2"), list[str]().append)
+            second = Announcement(engine, keys, "a", Live("2"), Taken(), list[str]().append)
             with pytest.raises(ConfigError, match="another server with --server-id=a is alive") as caught:
                 await second.run()
             assert caught.value.exit_status == 78
@@ -214,6 +230,33 @@ def test_an_engine_that_is_away(members: Members, keys: Keys, monkeypatch: pytes
                     with pytest.raises(Unavailable):
                         await engine.get(keys.server("a"))
             await later(engine, keys, first.revision + 1)
+            await announcement.leave()
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("why", [EngineFull("no room"), EngineRefused("not you")])
+def test_an_engine_that_does_not_take_it(
+    members: Members, keys: Keys, monkeypatch: pytest.MonkeyPatch, why: Exception
+) -> None:
+    """Somebody is told so, and when it does again."""
+
+    async def body() -> None:
+        intake = Taken()
+        async with engine_of(members) as engine, announced(engine, keys, intake=intake) as announcement:
+            first = await found(engine, keys)
+            await until(lambda: intake.said, "a word about it")
+            assert set(intake.said) == {""}
+            swap = engine.swap
+
+            async def refuse(_swaps: object) -> Any:
+                raise why
+
+            monkeypatch.setattr(engine, "swap", refuse)
+            await until(lambda: intake.said[-1] == str(why), "a word about it")
+            monkeypatch.setattr(engine, "swap", swap)
+            await until(lambda: intake.said[-1] == "", "the next one to be taken")
+            assert (await later(engine, keys, first.revision)).lease == first.lease
             await announcement.leave()
 
     asyncio.run(body())

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import urllib.error
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 
 from tests.support import Authority, echo, exchange, serving, wait_for
 from tests.support.commands import Block, block
-from tests.support.engine import Member, Members
-from tests.support.sites import Fleet
+from tests.support.engine import Member, Members, b64
+from tests.support.peer import START, STARTED, WELCOME, connect
+from tests.support.sites import NAME, Fleet
 
 DATA = "/var/lib/etcd/default"
+ROOM = 2**24  # bytes that the engine may have
 
 
 class Repair:
@@ -70,7 +73,7 @@ class Repair:
 
 @pytest.fixture
 def repair(tmp_path: Path) -> Iterator[Repair]:
-    members = Members(tmp_path / "engine")
+    members = Members(tmp_path / "engine", 3, f"--quota-backend-bytes={ROOM}")
     for number, member in enumerate(members.members, 1):
         member.name = f"server{number}"
     with members:
@@ -79,16 +82,23 @@ def repair(tmp_path: Path) -> Iterator[Repair]:
 
 @pytest.fixture
 def fleet(repair: Repair, authority: Authority, tmp_path: Path) -> Iterator[Fleet]:
-    """Two servers that follow it; the robot is at the first."""
+    """Two servers that follow it."""
     made = Fleet(authority, repair.members, tmp_path, "robots")
     with contextlib.ExitStack() as stack:
         for site in made.sites:
             stack.enter_context(site.tunnel)
             site.start()
             site.follow()
-        service = stack.enter_context(serving(echo))
-        made.sites[0].tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1")
         yield made
+
+
+@pytest.fixture
+def robot(fleet: Fleet) -> Iterator[None]:
+    """One at the first server."""
+    with serving(echo) as service:
+        fleet.sites[0].tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1")
+        wait_for(fleet.sites[1].tunnel.socket_path().exists, "its socket at the other server")
+        yield
 
 
 def all_there(fleet: Fleet, expected: dict[str, Any] | None) -> None:
@@ -101,7 +111,7 @@ def all_there(fleet: Fleet, expected: dict[str, Any] | None) -> None:
             assert exchange(visitor, b"x") == b"x"
 
 
-def test_members_are_lost_and_the_servers_go_on(repair: Repair, fleet: Fleet) -> None:
+def test_members_are_lost_and_the_servers_go_on(repair: Repair, fleet: Fleet, robot: None) -> None:
     """One of three is replaced; then a backup is restored; then all is lost, with what they knew."""
     one, two, three = repair.members.members
     entry = wait_for(fleet.entry, "the robot's entry")
@@ -133,3 +143,45 @@ def test_members_are_lost_and_the_servers_go_on(repair: Repair, fleet: Fleet) ->
         assert exchange(visitor, b"all the while") == b"all the while"
     for site in fleet.sites:
         assert "ERROR" not in site.daemon.log
+
+
+def fill(members: Members) -> None:
+    """Write until there is no room any more, as somebody else may do who shares the engine."""
+    blob = b64(b"x" * 2**20)
+    for _ in range(2 * ROOM // 2**20):
+        try:
+            members.ask(members.members[0], "kv/put", {"key": b64(b"big"), "value": blob})
+        except urllib.error.HTTPError as error:
+            error.close()
+            return
+    raise AssertionError("there is room without end")
+
+
+def test_a_full_engine_and_a_server_that_comes_back(repair: Repair, fleet: Fleet) -> None:
+    """Nobody can be told of it, and its robots are served and found all the same."""
+    one, two = fleet.sites
+    members = repair.members
+    with two.robot("b007"):
+        wait_for(one.tunnel.socket_path().exists, "the robot's socket at the other server")
+    fill(members)
+    two.crash()
+    two.start()
+    two.daemon.wait_for_log(
+        "ERROR: the fleet's engine is full: .*space exceeded; the other servers take this one"
+    )
+    wait_for(lambda: fleet.value("live/s2") is None, "the end of its lease")
+    with two.robot("b008"), one.tunnel.visit() as visitor, connect(two.tunnel) as channel:
+        assert two.answer[0] == WELCOME
+        channel.hello(NAME, role="data", session=two.answer[1]["session"])
+        assert channel.receive()[0] == START
+        channel.send(STARTED)
+        channel.sock.sendall(b"here")
+        assert visitor.recv(4) == b"here"
+        revision = members.ask(members.members[0], "kv/range", {"key": b64(b"big")})["header"]["revision"]
+        members.ask(members.members[0], "kv/compaction", {"revision": revision, "physical": True})
+        repair.type_in(block("fleet: room"))
+        two.daemon.wait_for_log("the fleet's engine takes again what we write")
+        wait_for(lambda: fleet.value("live/s2"), "the server to be announced")
+        assert fleet.home() == ("s2", 1)
+    for site in fleet.sites:
+        assert site.daemon.log.count("engine is full") == (site is two)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from shadow.errors import Compacted, EngineRefused, LeaseLost
+from shadow.errors import Compacted, EngineFull, EngineRefused, LeaseLost
 from shadow.fleet.verdicts import AuthOff, Elsewhere, StaleToken, check_watch, judge_status, parse, result
 
 
@@ -24,7 +24,8 @@ from shadow.fleet.verdicts import AuthOff, Elsewhere, StaleToken, check_watch, j
         (400, 3, "etcdserver: too many operations in txn request", EngineRefused),
         (400, 9, "etcdserver: authentication is not enabled", AuthOff),
         (503, 14, "etcdserver: no leader", Elsewhere),
-        (503, 8, "etcdserver: mvcc: database space exceeded", Elsewhere),
+        (503, 8, "etcdserver: mvcc: database space exceeded", EngineFull),
+        (503, 8, "etcdserver: too many requests", Elsewhere),
         (504, 4, "context deadline exceeded", Elsewhere),
         (500, 2, "", Elsewhere),
     ],

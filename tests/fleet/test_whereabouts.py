@@ -134,9 +134,12 @@ def test_servers_that_are_not_there_are_not_visited() -> None:
     play(body, b=None)
 
 
-def test_without_the_directory_all_are_asked() -> None:
+@pytest.mark.parametrize("lacks", ["up", "open"])
+def test_without_the_directory_all_are_asked(lacks: str) -> None:
+    """Or while it takes nothing that servers write."""
+
     async def body(scene: Scene) -> None:
-        scene.directory.up = False
+        setattr(scene.directory, lacks, False)
         assert await scene.find() == Place("c", "sid", 0)
         assert scene.peers.asked == {"b": 1, "c": 1, "closed": 1, "lost": 1, "strange": 1}
         assert await scene.find(None, Place("c", "sid", 0)) is None

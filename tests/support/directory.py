@@ -13,6 +13,7 @@ class Directory:
     """Stands in for the registrar, its view, and its claims.
 
     Attributes:
+        open: it takes what servers write.
         claimed: the revision of the claim of each robot here.
     """
 
@@ -23,6 +24,7 @@ class Directory:
         self.revision = 0
         self.claimed: dict[str, int] = {}
         self.audience: list[object] = []
+        self.open = True
 
     @property
     def view(self) -> "Directory":
@@ -30,6 +32,10 @@ class Directory:
 
     @property
     def claims(self) -> "Directory":
+        return self
+
+    @property
+    def intake(self) -> "Directory":
         return self
 
     def say(self, robot: str, server: str, sid: str, revision: int) -> None:
