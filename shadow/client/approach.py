@@ -110,6 +110,7 @@ class Approach:
         self._found: dict[Endpoint, list[Target]] = {}  # by the last lookup of each that found any
         self._failed: dict[Target, float] = {}  # when each failed; the latest comes last
         self._best: Target | None = None
+        self._avoided: Target | None = None  # until the next lookup says what other addresses its server has
         self._loop = asyncio.get_running_loop()
 
     def prefer(self, target: Target) -> None:
@@ -117,7 +118,11 @@ class Approach:
         self._best = target
 
     def avoid(self, target: Target) -> None:
-        """This address comes after all others for a while, as if it had failed."""
+        """The server at this address comes after all others for a while, as if it had failed.
+
+        So do its other addresses if it has a name of its own; if all servers have one name, who can tell?
+        """
+        self._avoided = target
         self._note_failure(target)
 
     async def call(self, call: Call, known: Target | None = None) -> Arrival:
@@ -149,6 +154,7 @@ class Approach:
         if known is None:
             found = await self._look_up(list(self._servers), self._patience)
             self._found.update(found)
+            self._avoid_all()
             return self._mixed(list(found.values()))
         servers = [server for server, targets in self._found.items() if known in targets]
         servers = servers or [server for server, name in self._servers.items() if name == known.name]
@@ -158,6 +164,17 @@ class Approach:
             events.STEPS.debug("%s", error)
         line = self._mixed([self._found[server] for server in servers if server in self._found])
         return line if known in line else [*line, known]
+
+    def _avoid_all(self) -> None:
+        """Avoid all addresses of the server that is to be avoided, not just the one that we had."""
+        avoided, self._avoided = self._avoided, None
+        if avoided is None or len(self._servers) == 1:
+            return
+        same = {one for targets in self._found.values() if avoided in targets for one in targets}
+        line = sorted(same - {avoided}, key=str)
+        self._shuffle(line)
+        for target in [*line, avoided]:
+            self._note_failure(target)
 
     async def _look_up(self, servers: Sequence[Endpoint], within: float) -> dict[Endpoint, list[Target]]:
         """The addresses of those servers whose names are resolved in time.

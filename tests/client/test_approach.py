@@ -152,6 +152,7 @@ class World:
         async def run() -> list[ShadowError | None]:
             way = Approach(self.servers, 12.0, shuffle=self.shuffle)
             way._loop = SimpleNamespace(time=lambda: self.now)  # type: ignore[assignment]
+            self.way = way
             context: Any = None
             settings = Settings(context, Purpose.ROBOT, Ktls.OFF, ("a.example", "b.example"))
             hello = Hello(1, CONTROL, "011")
@@ -357,6 +358,28 @@ def test_one_address_of_two_servers(monkeypatch: pytest.MonkeyPatch, said: Said)
     world.wanted.clear()
     world.run(None)
     assert world.wanted == [("a.example", "b.example")], "as in the settings"
+
+
+def test_a_server_that_sends_us_away_is_avoided_at_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, one="server", two="server", three="server", four="server")
+    world.servers = {SERVER: "a", OTHER: "b"}
+    world.found, world.others = [ONE, TWO], {OTHER: [THREE, FOUR]}
+    world.between = lambda: world.way.avoid(world.welcomed[-1])  # type: ignore[method-assign]
+    assert world.run(None, None, None, None) == [None] * 4
+    # It is the last resort all the same: the address that was left last comes last.
+    assert list(map(unnamed, world.welcomed)) == [ONE, THREE, TWO, FOUR]
+    world.welcomed.clear()
+    world.at[THREE] = world.at[FOUR] = "nobody"
+    assert world.run(None, None) == [None, None]
+    assert list(map(unnamed, world.welcomed)) == [ONE, TWO]
+
+
+def test_of_one_name_only_the_address_is_avoided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its other addresses may be other servers."""
+    world = World(monkeypatch, one="server", two="server", three="server")
+    world.between = lambda: world.way.avoid(world.welcomed[-1])  # type: ignore[method-assign]
+    assert world.run(None, None, None, None) == [None] * 4
+    assert world.welcomed == [ONE, TWO, THREE, ONE]
 
 
 def test_a_name_that_cannot_be_resolved_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
