@@ -13,7 +13,6 @@ import math
 
 from .. import events
 from ..errors import LocalError
-from ..server.robot import Robot
 from ..server.robots import Robots
 from ..server.session import Cause
 from ..text import many
@@ -52,6 +51,7 @@ class Draining:
         self.moves = Moves(robots)
         self.on = self._done = False
         self._begun, self._timeout = 0.0, math.inf  # by the loop's clock; seconds
+        self._visited = 0  # robots that have streams here
 
     def start(self, timeout: float | None = None) -> None:
         """See ``Drainer``.
@@ -88,7 +88,7 @@ class Draining:
     def progress(self) -> Progress:
         """How far we are."""
         left = max(0.0, self._begun + self._timeout - self._loop.time())
-        return Progress(len(self._visited), None if math.isinf(left) else math.ceil(left))
+        return Progress(self._visited, None if math.isinf(left) else math.ceil(left))
 
     def tick(self) -> None:
         """Send robots away while we drain."""
@@ -98,14 +98,13 @@ class Draining:
             self._robots.draining = bool(self._others)
             if self._robots.draining:
                 self._send_away()
-                self._end_streams()
+            self._look_at_streams()
             self._report()
 
     def _set(self, *, on: bool) -> None:
         self.on = self._robots.draining = on
         self.moves.forget()
-        progress = self.progress if on else Progress()
-        self._announcement.say(dataclasses.replace(self._announcement.live, draining=on, progress=progress))
+        self._announcement.say(dataclasses.replace(self._announcement.live, draining=on, progress=Progress()))
 
     @property
     def _others(self) -> list[str]:
@@ -124,17 +123,14 @@ class Draining:
 
     # Streams
 
-    @property
-    def _visited(self) -> list[Robot]:
-        """Robots whose streams go directly to them from here: others are at other servers anyway."""
-        return [robot for robot in self._robots.values() if robot.streams.direct]
-
-    def _end_streams(self) -> None:
-        """End those whose time is up, and whose robots are elsewhere."""
-        if self._loop.time() - self._begun < self._timeout:
+    def _look_at_streams(self) -> None:
+        """Count the robots that have any; end those whose time is up, and whose robots are elsewhere."""
+        # Streams that lead to other servers do not count: their robots are elsewhere anyway.
+        visited = [robot for robot in self._robots.values() if robot.streams and robot.streams.direct]
+        self._visited = len(visited)
+        if self._loop.time() - self._begun < self._timeout or not self._robots.draining:
             return
-        gone = [robot for robot in self._visited if robot.session is None]
-        for robot in gone[:_RATE]:
+        for robot in [robot for robot in visited if robot.session is None][:_RATE]:
             why = f"{_WHY}, and the {self._timeout:g} s are over that streams were given"
             robot.streams.cut(lambda _pump, visitor: visitor.is_direct, why)
 

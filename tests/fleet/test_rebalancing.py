@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import re
 import select
 from types import SimpleNamespace
 from typing import Any, cast
@@ -201,19 +202,20 @@ def test_a_robot_that_comes_back_is_welcome_and_told_no_more(fleet: Fleet) -> No
     for site in fleet.sites:
         site.follow()
     with contextlib.ExitStack() as stack:
-        first = robot(stack, one, "012", moves=True)
+        service = stack.enter_context(serving(echo))
+        client = one.tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1")
         robot(stack, one, "013", moves=False)
         robot(stack, one, "014", moves=False)
-        assert first.receive() == (MOVE, {})
-        again = robot(stack, one, "012", moves=True, attempt=2)
-        one.daemon.wait_for_log("robot 012 came back from")
-        one.daemon.wait_for_log(
-            "rebalancing is over after [0-9]+ s: 0 robots gone .* 1 stayed; 3 robots here"
-        )
-        wait_for(lambda: fleet.home("012") == ("s1", 2), "its next claim")
+        one.daemon.wait_for_log("robot 011 came back from")
+        one.daemon.wait_for_log("rebalancing is over after [0-9]+ s: 0 robots gone .* 1 stayed")
+        fleet.wait_for_home(("s1", 2))
+        for site in fleet.sites:
+            with site.tunnel.visit() as visitor:
+                assert exchange(visitor, b"x") == b"x"
         later = robot(stack, one, "015", moves=True)
-        assert later.receive() == (MOVE, {}), "somebody has to go, and the other one comes first"
-        assert select.select([again.sock], [], [], 0)[0] == []
+        assert later.receive() == (MOVE, {}), "somebody has to go, and the other one would come first"
+        assert fleet.home() == ("s1", 2)
+        assert not re.search("no session with|none takes us", client.log)
 
 
 def beats(fleet: Fleet, server: str) -> int:
