@@ -4,9 +4,55 @@ So ``journalctl ROBOT=011`` and ``journalctl -x`` work.
 """
 
 from .eventlog import LOGGER, STEPS, Event, event_of, fields_of, log, priority_of
+from .fleetevents import (
+    AnnouncedAgain,
+    DrainBegun,
+    Drained,
+    DrainOver,
+    EngineFound,
+    EngineLost,
+    EntriesCleared,
+    KeyIgnored,
+    ListLearnt,
+    ListNotKept,
+    ListPassedOn,
+    ListRefused,
+    PeerFound,
+    PeerLost,
+    RebalanceBegun,
+    RebalanceOver,
+    ViewDoubted,
+    WritesRefused,
+)
 
-# Passed on: who logs an event needs both.
-__all__ = ["LOGGER", "STEPS", "Event", "event_of", "fields_of", "log", "priority_of"]
+# Passed on: who logs an event needs them.
+__all__ = [
+    "LOGGER",
+    "STEPS",
+    "AnnouncedAgain",
+    "DrainBegun",
+    "DrainOver",
+    "Drained",
+    "EngineFound",
+    "EngineLost",
+    "EntriesCleared",
+    "Event",
+    "KeyIgnored",
+    "ListLearnt",
+    "ListNotKept",
+    "ListPassedOn",
+    "ListRefused",
+    "PeerFound",
+    "PeerLost",
+    "RebalanceBegun",
+    "RebalanceOver",
+    "ViewDoubted",
+    "WritesRefused",
+    "event_of",
+    "fields_of",
+    "log",
+    "priority_of",
+]
 
 
 class ServerReady(Event, message_id="ff9c565bbf384981aa67044c3dd1b2fc"):
@@ -327,68 +373,6 @@ class UnknownSetting(Event, message_id="c572d9555f5d48f286cbdf4688673f8d"):
 
 class SettingsChanged(Event, message_id="cb7e024b44f540c8a8010589a2bd87bb"):
     """A reload found changed settings that only take effect after a restart."""
-
-
-class EngineFound(Event, message_id="836a21a381cda2aa7b00347f5e690223"):
-    """The server follows the fleet's engine."""
-
-
-class EngineLost(Event, message_id="d72b8922718879560f7d518d5763f6d8"):
-    """No member of the fleet's engine answers, or all of them refuse the server."""
-
-
-class WritesRefused(Event, message_id="1735c663be0445f8bd12d126e1dce52d"):
-    """The fleet's engine answers, but does not take what this server writes."""
-
-
-class ViewDoubted(Event, message_id="88e3600db33f9387a6184c1c644407ed"):
-    """What the server knew of the fleet is not what the engine has; it reads everything again."""
-
-
-class KeyIgnored(Event, message_id="acbea32bb7a3c16d1c96b37369fb0b45"):
-    """The fleet's engine has something among the fleet's keys that is no entry of it."""
-
-
-class AnnouncedAgain(Event, message_id="5b53b2c389fb032e82f9779717fc4d41"):
-    """The engine took this server for dead; it has announced itself again."""
-
-
-class DrainBegun(Event, message_id="55badb86a4894e29af63efdbe5f037bb"):
-    """The server's robots are to go to other servers."""
-
-
-class Drained(Event, message_id="a20546ea09e44a0fbded29640e2eb342"):
-    """The server that is drained has no robot any more, and no stream of one."""
-
-
-class DrainOver(Event, message_id="1e69452e289a444383b8516b6a14fbff"):
-    """The server takes robots again."""
-
-
-class RebalanceBegun(Event, message_id="e4426363917c466e83a95edc9343c134"):
-    """The server has more robots than others, and sends some to them."""
-
-
-class RebalanceOver(Event, message_id="bb174e2942cb4ab8ac8c8fedd94270a2"):
-    """The server sends no more robots to others."""
-
-
-class EntriesCleared(Event, message_id="9ee7913077e39e4255914f5bbbea7f0e"):
-    """Entries of robots whose server is gone for good were removed."""
-
-
-class PeerLost(Event, message_id="199a5ef6be4ab29437afffba17748079"):
-    """Another server of the fleet cannot be reached, or refuses this one."""
-
-    server: str
-    peer: str
-
-
-class PeerFound(Event, message_id="556bb35434431644d4b19f5229588b88"):
-    """Another server of the fleet can be reached again."""
-
-    server: str
-    peer: str
 
 
 class Described(Event, message_id="264e283f980d4ca7bcb5db78a52ac1d8"):

@@ -49,6 +49,7 @@ MODULES = {
         "server.admission",
         "server.candidates",
         "fleet.registrar",
+        "fleet.revoking",
         "fleet.peers",
         "fleet.callers",
         "fleet.gate",

@@ -48,6 +48,7 @@ class Membership:
         files: who we are to the engine, and whom we take for it.
         login: file with the user and password for the engine; None: the certificate is enough.
         rebalance: whether we send robots to other servers when we have too many.
+        state: folder for what the server has learnt from the others and must not forget; None: there is none.
     """
 
     fleet: str
@@ -59,6 +60,7 @@ class Membership:
     files: Files
     login: Path | None
     rebalance: bool = True
+    state: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,10 @@ class MembershipOptions:
     rebalance: Annotated[
         bool, Option(parse_bool, "yes|no", "send robots to other servers when there are too many here")
     ] = True
+    state: Annotated[
+        Path | None,
+        Option(Path, "FOLDER", "folder for the fleet's lists of revoked certificates, over restarts"),
+    ] = None
     max_fleet_sockets: Annotated[
         int, Option(parse_count(0, 10**6), "N", "robots of other servers that have sockets here")
     ] = 20000
@@ -123,4 +129,5 @@ class MembershipOptions:
         return Membership(
             fleet=self.fleet, server=str(self.server_id), peer=peer, peer_crt=peer_crt, peer_key=peer_key,
             engine=self.engine, files=Files(*found), login=self.engine_login, rebalance=self.rebalance,
+            state=self.state,
         )  # fmt: skip

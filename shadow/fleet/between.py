@@ -68,6 +68,7 @@ class Between:
     def cut_off_revoked(self) -> None:
         """Certificates may have been revoked, also other servers'."""
         self._answering.cut_off_revoked()
+        self._peers.cut_off_revoked()
 
     def describe(self) -> Iterator[str]:
         """Lines for debugging."""

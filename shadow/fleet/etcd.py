@@ -153,6 +153,11 @@ class Engine:
         bounds = {"key": _encode(start), "range_end": _encode(end), "limit": str(limit)}
         return await self._range({**bounds, "revision": str(revision), "serializable": serializable})
 
+    async def names(self, start: bytes, end: bytes, limit: int = PAGE) -> Page:
+        """As ``page``, without the values: they may be large."""
+        bounds = {"key": _encode(start), "range_end": _encode(end), "limit": str(limit)}
+        return await self._range({**bounds, "keys_only": True})
+
     async def swap(self, swaps: Sequence[Swap]) -> list[Swapped]:
         """Have swaps done, each independently of the others, in one transaction.
 

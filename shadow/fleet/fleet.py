@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from ..daemon.membership import Membership
 from ..errors import ShadowError
 from ..server.server import Server
-from .audit import Audit
 from .credentials import Identity
 from .etcd import Engine
-from .janitor import Janitor
 from .keys import Keys, Live
 from .leaving import Leaving
 from .live import Announcement
 from .peering import Peering
 from .registrar import Registrar
+from .upkeep import Upkeep
 
 
 class Fleet:
@@ -27,7 +26,7 @@ class Fleet:
     """
 
     def __init__(
-        self, server: Server, membership: Membership, peering: Peering, engine: Engine, live: Live
+        self, server: Server, membership: Membership, peering: Peering, identity: Identity, live: Live
     ) -> None:
         """Join.
 
@@ -35,11 +34,11 @@ class Fleet:
             server: ours; it fails if it must not go on. It has taken up what the daemon before it has left.
             membership: its settings.
             peering: leads to the others.
-            engine: where all servers meet.
+            identity: who we are to the engine, where all servers meet.
             live: what to say about this server.
         """
         self._name = name = membership.server
-        self._engine = engine
+        self._engine = engine = Engine(membership.engine, identity)
         self.inc = live.inc
         self._failure = server.failure
         keys = Keys(membership.fleet)
@@ -50,14 +49,14 @@ class Fleet:
         server.robots.drainer = self._leaving = Leaving(
             server.robots, name, view, self._announcement, rebalances=membership.rebalance
         )
+        self._upkeep = Upkeep(server, membership, engine, keys, view)
         parts = (
             view,
             self._leaving,
             self._announcement,
             self.registrar,
             self._between.foreign,
-            Audit(engine, keys, view),
-            Janitor(engine, keys, view, name),
+            *self._upkeep.parts,
         )
         self._tasks = [asyncio.create_task(part.run()) for part in parts]
         for task in self._tasks:
@@ -76,8 +75,9 @@ class Fleet:
         await self._engine.close()
 
     def cut_off_revoked(self) -> None:
-        """Certificates may have been revoked, also other servers'."""
+        """Certificates may have been revoked, also other servers'; and the others are to hear of it."""
         self._between.cut_off_revoked()
+        self._upkeep.revoking.look()
 
     def use(self, identity: Identity) -> None:
         """Be somebody else for the engine from now on: files were read again."""

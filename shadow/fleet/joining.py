@@ -11,10 +11,10 @@ from ..server.server import Extra, Server
 from ..server.surroundings import SOFTWARE
 from . import gate, incarnation
 from .credentials import Identity, load_identity
-from .etcd import Engine
 from .fleet import Fleet
 from .gate import Gate
 from .keys import Live
+from .memory import recall
 from .peering import Peering
 
 
@@ -42,12 +42,15 @@ class Member(Extra):
         return load_identity(files, login, self._peering.ca, dt.datetime.now(dt.UTC))
 
     def prepare(self, server: Server) -> None:
-        """Take the gate and the port for the other servers.
+        """Remember who is revoked, and take the gate and the port for the other servers.
 
         Raises:
-            ConfigError: what systemd passed is not a listening socket of that kind.
+            ConfigError: a list of revoked certificates is broken, or what systemd passed is not a listening
+                socket of that kind.
             LocalError: it passed no port, and ours is taken.
         """
+        for listed in recall(self._membership.state, server.trust.settings.ca):
+            server.trust.learn(listed)
         self._gate_sockets = gate.listen(server.durable.store)
         self._peering.prepare(server)
 
@@ -58,9 +61,8 @@ class Member(Extra):
         # If none of its sessions goes on, its robots are as good as new: others need not believe in them.
         inc = before if before and server.resumed["sessions"] else incarnation.begin()
         live = Live(inc, membership.peer, self._config.advertise, draining=False, software=SOFTWARE)
-        engine = Engine(membership.engine, self._identity)
         self._server = server
-        self._fleet = Fleet(server, membership, self._peering, engine, live)
+        self._fleet = Fleet(server, membership, self._peering, self._identity, live)
         self._gate = Gate(self._gate_sockets, server.robots)
 
     def reload(self) -> None:

@@ -4,7 +4,9 @@ Under ``/shadow/FLEET/``::
 
     live/SERVER         a server that is alive: the key hangs on its lease
     r/ROBOT             where a robot is; no lease: it counts while its server's live key does
-    crl/…, op/…         lists of revoked certificates, and orders
+    crl/CA              which list of revoked certificates is a CA's newest; CA: see ``lists.id_of``
+    crl/CA/…            such lists, in pieces: no JSON, but signed by the CA
+    op/…                orders
 
 A value is a JSON object with ``"v": 1``; unknown fields are ignored. Other programs may write here, too, and
 other versions: what is not of this form is no entry, and why is a ``Stranger``.
@@ -25,6 +27,9 @@ VERSION = 1
 VALUE_MAX = 4096  # bytes of an entry
 _ADDRESS_MAX = 64
 _SERIAL = re.compile(r"[0-9a-f]{1,40}", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_LIST = re.compile(rb"([0-9a-f]{64})(?:/([0-9]{1,49})/([0-9a-f]{64})/[0-9]{1,3})?")
+_NUMBER_END = 2**160  # CRL numbers have 20 octets at most (RFC 5280, section 5.2.3)
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 _DECODER = json.JSONDecoder()
@@ -37,6 +42,7 @@ class Family(enum.Enum):
 
     ROBOT = enum.auto()
     SERVER = enum.auto()
+    LIST = enum.auto()
     OTHER = enum.auto()
 
 
@@ -136,6 +142,35 @@ class Entry(NamedTuple):
         )  # fmt: skip
 
 
+class Pointer(NamedTuple):
+    """Which list of revoked certificates is a CA's newest, as far as the engine knows.
+
+    Attributes:
+        number: its CRL number.
+        since: when the CA made it, in whole seconds since 1970: some CAs do not number their lists.
+        sha256: of the list in DER, in hexadecimal.
+        chunks: in how many pieces the engine has it.
+        server: which server has written that; for people.
+    """
+
+    number: int
+    since: int
+    sha256: str
+    chunks: int
+    server: str
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Its place among the lists of its CA, as ``RevocationList.place``."""
+        return self.number, self.since
+
+    def encode(self) -> bytes:
+        """As a value."""
+        return _encode(
+            number=self.number, since=self.since, sha256=self.sha256, chunks=self.chunks, server=self.server
+        )
+
+
 class Keys:
     """The keys of one fleet.
 
@@ -143,13 +178,15 @@ class Keys:
         prefix: what all of them begin with.
         robots: what those of robots begin with.
         servers: what those of servers begin with.
+        lists: what those of lists of revoked certificates begin with.
     """
 
     def __init__(self, fleet: str) -> None:
         self.prefix = f"/shadow/{fleet}/".encode()
         self.robots = self.prefix + b"r/"
         self.servers = self.prefix + b"live/"
-        self._others = self.prefix + b"crl/", self.prefix + b"op/"
+        self.lists = self.prefix + b"crl/"
+        self._orders = self.prefix + b"op/"
 
     def robot(self, name: str) -> bytes:
         """The key of a robot."""
@@ -159,8 +196,25 @@ class Keys:
         """The key of a server."""
         return self.servers + name.encode()
 
+    def pointer(self, ca: str) -> bytes:
+        """The key that says which list of a CA is the newest."""
+        return self.lists + ca.encode()
+
+    def pieces(self, ca: str) -> bytes:
+        """What the keys of the pieces of a CA's lists begin with."""
+        return self.pointer(ca) + b"/"
+
+    def piece(self, ca: str, pointer: Pointer, place: int) -> bytes:
+        """The key of a piece of a list."""
+        return self.pieces(ca) + f"{pointer.number}/{pointer.sha256}/{place}".encode()
+
+    def list_of(self, key: bytes) -> tuple[int, str] | None:
+        """Number and SHA-256 of the list that a piece belongs to, by its key; None: it is no piece's."""
+        found = _LIST.fullmatch(key[len(self.lists) :])
+        return (int(found[2]), found[3].decode()) if found is not None and found[2] else None
+
     def parse(self, key: bytes) -> tuple[Family, str]:
-        """What a key is about, and the name of the robot or server.
+        """What a key is about, and the name of the robot, server or CA.
 
         Raises:
             Stranger: it is none of ours.
@@ -172,7 +226,9 @@ class Keys:
                 return Family.SERVER, check_server_name(key[len(self.servers) :].decode())
         except (ConfigError, UnicodeDecodeError) as error:
             raise Stranger(Strange.KEY) from error
-        if key.startswith(self._others):
+        if key.startswith(self.lists) and (found := _LIST.fullmatch(key[len(self.lists) :])):
+            return (Family.OTHER, "") if found[2] else (Family.LIST, found[1].decode())
+        if key.startswith(self._orders):
             return Family.OTHER, ""
         raise Stranger(Strange.KEY)
 
@@ -228,6 +284,22 @@ def _progress(said: dict[str, Any]) -> Progress:
     return Progress(**{name: value for name, value in found.items() if _is_number(value)})
 
 
+def parse_pointer(value: bytes, chunks_max: int) -> Pointer:
+    """Which list is a CA's newest, from its key's value; it may have so many pieces at most.
+
+    Raises:
+        Stranger: it is nothing of that kind.
+    """
+    said = _decode(value)
+    try:
+        return Pointer(
+            _number(said["number"], _NUMBER_END - 1), _number(said["since"]), _sha256(said["sha256"]),
+            _number(said["chunks"], chunks_max), check_server_name(said["server"]),
+        )  # fmt: skip
+    except _WRONG as error:
+        raise Stranger(Strange.FIELD) from error
+
+
 def _encode(**fields: Any) -> bytes:
     return _ENCODER.encode({"v": VERSION, **fields}).encode()
 
@@ -252,14 +324,14 @@ def _id(said: str) -> str:
     return said
 
 
-def _number(said: object) -> int:
-    if not _is_number(said):
+def _number(said: object, most: int = INTEGER_MAX) -> int:
+    if not _is_number(said, most):
         raise ValueError(said)
     return said
 
 
-def _is_number(said: object) -> TypeGuard[int]:
-    return type(said) is int and 0 <= said <= INTEGER_MAX
+def _is_number(said: object, most: int = INTEGER_MAX) -> TypeGuard[int]:
+    return type(said) is int and 0 <= said <= most
 
 
 def _since(said: object) -> float:
@@ -283,6 +355,12 @@ def _address(said: str) -> str:
 def _serial(said: str) -> str:
     if said and not _SERIAL.fullmatch(said):
         raise ValueError("serial")
+    return said
+
+
+def _sha256(said: str) -> str:
+    if not _SHA256.fullmatch(said):
+        raise ValueError("sha256")
     return said
 
 

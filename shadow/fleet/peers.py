@@ -116,6 +116,11 @@ class Peers:
         finally:
             self.give_back(server, channel)
 
+    def cut_off_revoked(self) -> None:
+        """Hang up on servers whose certificates are revoked now; their streams are their robots' concern."""
+        for peer in self._peers.values():
+            peer.cut_off_revoked()
+
     async def close(self) -> None:
         """End all that stand by; those that are lent are their takers'."""
         for server in self.names:
@@ -223,6 +228,12 @@ class _Peer:
             channel.close()
         self._warm.clear()
         return self._task
+
+    def cut_off_revoked(self) -> None:
+        """See ``Peers.cut_off_revoked``: what is lent is looked at before it becomes a stream."""
+        for channel in [one for one in self._warm if self._trust.revocation(one.link)]:
+            channel.close()
+            self._lost(channel)
 
     # Standing by
 

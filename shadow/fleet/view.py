@@ -74,6 +74,18 @@ class Audience(list[Subscriber]):
             _tell(one.on_engine, up=up)
 
 
+class Strangers(Counter[Strange]):
+    """How many keys and values that are none of ours were met, and of which kind."""
+
+    def note(self, key: bytes, why: Strange) -> None:
+        """Count one, and say so once for each kind: how many there are is not ours to decide."""
+        self[why] += 1
+        if self[why] == 1:
+            shown = printable(key[:_KEY_SHOWN].decode(errors="replace"))
+            text = f"the fleet's engine has {why}, which is ignored, as are all others like it: {shown}"
+            events.log(events.KeyIgnored(), logging.WARNING, text)
+
+
 class View:
     """What the engine has of one fleet.
 
@@ -82,10 +94,11 @@ class View:
         revision: up to which all changes are in.
         up: the engine answers, and the view follows it.
         resets: how often everything was read.
-        strangers: how many keys and values that are none of ours were met, and of which kind.
+        strangers: what else is among our keys.
         busy: changes are being taken in: some of those after ``revision`` may be in already.
         intake: whether the engine takes what we write; if not, the view lacks what nobody can write.
         touched: the robots that have changed since somebody put a set here.
+        lists: set when it is time to look at the lists of revoked certificates, which are not in the view.
     """
 
     def __init__(self, engine: Engine, keys: Keys, subscriber: Subscriber) -> None:
@@ -94,9 +107,10 @@ class View:
         self.revision = 0
         self.up = False
         self.resets = 0
-        self.strangers: Counter[Strange] = Counter()
+        self.strangers = Strangers()
         self.touched: set[str] | None = None
         self.busy = False
+        self.lists = asyncio.Event()
         self._engine = engine
         self._keys = keys
         self._subscriber = subscriber
@@ -272,8 +286,10 @@ class View:
                     self._put_robot(name, value, revision)
             elif family is Family.SERVER:
                 self._put_server(name, value, revision)
+            elif family is Family.LIST:
+                self.lists.set()
         except Stranger as stranger:
-            self._note_stranger(key, stranger.why)
+            self.strangers.note(key, stranger.why)
             if subject is not None:
                 self._remove(*subject, revision)
             return None
@@ -301,17 +317,12 @@ class View:
                 self.touched.add(name)
             if self.entries.remove(name):
                 _tell(self._subscriber.on_change, name, None, revision)
-
-    def _note_stranger(self, key: bytes, why: Strange) -> None:
-        """Say so once for each kind: how many there are is not ours to decide."""
-        self.strangers[why] += 1
-        if self.strangers[why] == 1:
-            shown = printable(key[:_KEY_SHOWN].decode(errors="replace"))
-            text = f"the fleet's engine has {why}, which is ignored, as are all others like it: {shown}"
-            events.log(events.KeyIgnored(), logging.WARNING, text)
+        elif family is Family.LIST:
+            self.lists.set()
 
     def _found(self) -> None:
         self.up, self._lost_by = True, None
+        self.lists.set()
         events.log(events.EngineFound(), logging.INFO, f"following the fleet's engine: {self.summary}")
         _tell(self._subscriber.on_engine, up=True)
 

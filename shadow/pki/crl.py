@@ -7,11 +7,12 @@ again whom it names.
 
 import datetime as dt
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from ..errors import ConfigError
 from ..text import shorten
@@ -38,6 +39,7 @@ class RevocationList:
         since: when it was made, aware.
         until: when the next one is due, aware.
         revoked: when each certificate was revoked, by serial number.
+        der: all of it, as it was signed; empty where nobody wants to pass it on.
     """
 
     issuer: x509.Name
@@ -46,6 +48,7 @@ class RevocationList:
     since: dt.datetime
     until: dt.datetime
     revoked: Mapping[int, dt.datetime]
+    der: bytes = field(default=b"", compare=False, repr=False)
 
     @property
     def ca(self) -> str:
@@ -54,7 +57,12 @@ class RevocationList:
 
     def is_older_than(self, other: "RevocationList") -> bool:
         """True if ``other`` came later from the same CA."""
-        return self.key == other.key and (self.number, self.since) < (other.number, other.since)
+        return self.key == other.key and self.place < other.place
+
+    @property
+    def place(self) -> tuple[int, dt.datetime]:
+        """Its place among the lists of its CA: a later one has a higher one."""
+        return self.number, self.since
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +119,9 @@ def _latest(listed: RevocationList, others: Sequence[RevocationList]) -> Revocat
     return listed
 
 
-def find_revocations(path: Path, ca: Sequence[x509.Certificate]) -> Revocations | None:
+def find_revocations(
+    path: Path, ca: Sequence[x509.Certificate], *, whole: bool = False
+) -> Revocations | None:
     """Like ``load_revocations``; None if there is no such file, while its folder is there.
 
     A CA that has never revoked anybody need not have made a list. A file that exists but cannot be read, a
@@ -121,7 +131,7 @@ def find_revocations(path: Path, ca: Sequence[x509.Certificate]) -> Revocations 
         ConfigError: as for ``load_revocations``, or the folder is missing.
     """
     try:
-        return load_revocations(path, ca)
+        return load_revocations(path, ca, whole=whole)
     except ConfigError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
@@ -130,12 +140,13 @@ def find_revocations(path: Path, ca: Sequence[x509.Certificate]) -> Revocations 
         return None
 
 
-def load_revocations(path: Path, ca: Sequence[x509.Certificate]) -> Revocations:
+def load_revocations(path: Path, ca: Sequence[x509.Certificate], *, whole: bool = False) -> Revocations:
     """The lists in a PEM file.
 
     Args:
         path: the file.
         ca: the CAs that may have signed them.
+        whole: keep the lists themselves, too.
 
     Raises:
         ConfigError: it cannot be read, holds no list or a damaged or a partial one, or one of another CA.
@@ -145,7 +156,22 @@ def load_revocations(path: Path, ca: Sequence[x509.Certificate]) -> Revocations:
     if not blocks or len(blocks) != pem.count(_BEGIN):
         what = "damaged: a list has no end" if blocks or _BEGIN in pem else "it holds no list in PEM form"
         raise ConfigError(f"revocation list {path}: {what}; `shadow-ca crl` makes one")
-    return Revocations([_checked(block, path, ca) for block in blocks])
+    what = f"revocation list {path}"
+    return Revocations([_checked(block, x509.load_pem_x509_crl, what, ca, whole=whole) for block in blocks])
+
+
+def read_list(der: bytes, what: str, authority: x509.Certificate) -> RevocationList:
+    """A list in DER, whoever has passed it on: only the CA's signature counts.
+
+    Args:
+        der: the list; it is kept.
+        what: what it is to the reader of an error message.
+        authority: the CA that must have signed it.
+
+    Raises:
+        ConfigError: it is damaged, only a part of a list, or of another CA.
+    """
+    return _checked(der, x509.load_der_x509_crl, what, [authority], whole=True)
 
 
 def _blocks(pem: bytes) -> list[bytes]:
@@ -156,25 +182,32 @@ def _blocks(pem: bytes) -> list[bytes]:
     return found
 
 
-def _checked(pem: bytes, path: Path, ca: Sequence[x509.Certificate]) -> RevocationList:
-    try:  # parse everything, to find damage here, where the file is known
-        parsed = x509.load_pem_x509_crl(pem)
-        revoked, (since, until), number = _Entries(parsed), _dates(parsed), _number(parsed)
+def _checked(
+    data: bytes,
+    load: Callable[[bytes], x509.CertificateRevocationList],
+    what: str,
+    ca: Sequence[x509.Certificate],
+    *,
+    whole: bool,
+) -> RevocationList:
+    try:  # parse everything, to find damage here, where it is known what is damaged
+        parsed = load(data)
+        (since, until), number = _dates(parsed), _number(parsed)
         _ = parsed.issuer
+        # Before the entries: of a list that nobody has signed, they are not worth the time.
+        signer = next((authority for authority in ca if _has_signed(authority, parsed)), None)
+        revoked = _Entries(parsed) if signer is not None else {}
     except (*DAMAGE, IndexError) as error:
-        raise ConfigError(f"revocation list {path}: damaged: not a revocation list") from error
-    signer = next((authority for authority in ca if _has_signed(authority, parsed)), None)
+        raise ConfigError(f"{what}: damaged: not a revocation list") from error
     if signer is None:
-        raise ConfigError(
-            f"revocation list {path} was not signed by a CA that we trust; take the list of the same CA"
-        )
+        raise ConfigError(f"{what} was not signed by a CA that we trust; take the list of the same CA")
     # A delta, or a list of some kinds of certificates only, has a critical extension (section 5.2).
     if any(extension.critical for extension in parsed.extensions):
-        raise ConfigError(f"revocation list {path} is only a part of a list; give the complete one")
+        raise ConfigError(f"{what} is only a part of a list; give the complete one")
     if until is None:  # section 5.1.2.5: MUST be there
-        raise ConfigError(f"revocation list {path} does not say when the next one is due")
-    key = key_bytes(signer.public_key())
-    return RevocationList(signer.subject, key, number, since, until, revoked)
+        raise ConfigError(f"{what} does not say when the next one is due")
+    key, der = key_bytes(signer.public_key()), parsed.public_bytes(Encoding.DER) if whole else b""
+    return RevocationList(signer.subject, key, number, since, until, revoked, der)
 
 
 def _has_signed(authority: x509.Certificate, parsed: x509.CertificateRevocationList) -> bool:

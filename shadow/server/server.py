@@ -122,7 +122,7 @@ class Server:
         for extra in self._extras:
             extra.open(self)
         text = f"accepting robots on {listening.where(self._sockets)}, sockets in {self._config.ldir}"
-        if self._config.crl is not None:
+        if self._config.crl is not None or self.trust.lists:
             text += f"; {self.trust.who_is_revoked}"
         events.log(events.ServerReady(), logging.INFO, text)
         if self.trust.no_ktls:
@@ -144,14 +144,18 @@ class Server:
         for extra in self._extras:
             extra.reload()
         self.trust.load()
+        self.cut_off_revoked()
+        self.robots.look_after_sockets()
+        return self.trust.who_is_revoked
+
+    def cut_off_revoked(self) -> None:
+        """Certificates may have been revoked: end whatever is there with one of them."""
         ended = self.robots.cut_off_revoked()
         for extra in self._extras:
             extra.cut_off_revoked()
         if ended:
             text = f"cut off robots with revoked certificates: {ended} sessions and streams ended"
             events.log(events.Revoked(), logging.WARNING, text)
-        self.robots.look_after_sockets()
-        return self.trust.who_is_revoked
 
     async def stop(self) -> None:
         """Stop accepting; leave the robots to the next daemon, or end their sessions properly."""

@@ -14,7 +14,7 @@ from ..daemon.config import ServerConfig
 from ..errors import Refused
 from ..names import check_robot_name
 from ..pki.certificates import Purpose, common_name, host_names, is_named_peer, load_credentials
-from ..pki.crl import Revocations, find_revocations
+from ..pki.crl import RevocationList, Revocations, find_revocations
 from ..pki.expiry import Term, terms
 from ..transport import context as contexts
 from ..transport import handshake
@@ -41,13 +41,12 @@ class Offer:
 
 
 class Trust:
-    """The content of the files, as last read.
+    """The content of the files, as last read, and lists that have come from elsewhere (``learn``).
 
     Attributes:
         us: who we are to robots.
         no_ktls: why the kernel does not encrypt; None if it does.
         settings: how to do handshakes.
-        terms: the parts that expire.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -61,8 +60,8 @@ class Trust:
         self._config = config
         self.us = Party.SERVER
         self.no_ktls = contexts.check_kernel(config.ktls)
-        self.terms: list[Term] = []
-        self._revoked = Revocations()
+        self._terms: list[Term] = []
+        self._revoked = self._configured = self._learnt = Revocations()
         self.settings: contexts.Settings
         self.load()
 
@@ -77,17 +76,52 @@ class Trust:
             files.ca, files.crt, files.key, Purpose.SERVER, dt.datetime.now(dt.UTC)
         )
         context = contexts.make_context(credentials)
-        revoked = self._load_revocations(credentials.ca)
+        configured = self._load_revocations(credentials.ca)
+        learnt, _ = Revocations().without_going_back(self._learnt, credentials.ca)
         renewal = shlex.join(["shadow-ca", "server", *host_names(credentials.chain[0]), "--renew"])
         found = terms(credentials, files.crt, files.ca, f"`{renewal}`")
-        if revoked.first is not None:
-            what, advice = f"revocation list {config.crl}", "make a new one with `shadow-ca crl`"
-            found.append(Term(what, revoked.first.since, revoked.first.until, advice))
         # Nothing below can fail, so everything changes, or nothing.
-        self._revoked, self.terms = revoked, found
+        self._configured, self._terms = configured, found
         self.settings = contexts.Settings(
             context, Purpose.SERVER, config.ktls, ca=credentials.ca, fingerprint=credentials.fingerprint
         )
+        self._use(learnt)
+
+    def learn(self, listed: RevocationList) -> bool:
+        """Take a list that has come from elsewhere, signed by a CA that we trust; no file need be configured.
+
+        Of each CA the newest list counts, wherever it has come from.
+
+        Returns:
+            Whether it counts: ours are older.
+        """
+        counts = not any(ours.key == listed.key and not ours.is_older_than(listed) for ours in self.lists)
+        if counts:
+            others = [other for other in self._learnt.lists if other.key != listed.key]
+            self._use(Revocations([*others, listed]))
+        return counts
+
+    def _use(self, learnt: Revocations) -> None:
+        self._learnt = learnt
+        self._revoked, _ = self._configured.without_going_back(learnt, self.settings.ca)
+
+    @property
+    def lists(self) -> Sequence[RevocationList]:
+        """Those that count: of each CA at most one."""
+        return self._revoked.lists
+
+    @property
+    def terms(self) -> list[Term]:
+        """The parts that expire."""
+        first = self._revoked.first
+        if first is None:
+            return self._terms
+        what = f"list {first.number} of the fleet" if self._is_learnt(first) else f"list {self._config.crl}"
+        advice = "make a new one with `shadow-ca crl`"
+        return [*self._terms, Term(f"revocation {what}", first.since, first.until, advice)]
+
+    def _is_learnt(self, listed: RevocationList) -> bool:
+        return any(listed is other for other in self._learnt.lists)
 
     @property
     def offer(self) -> Offer:
@@ -137,18 +171,19 @@ class Trust:
         if not self._revoked.lists:
             return f"nobody is revoked: there is no {path}" if path else "nobody is revoked: no --crl"
         how_many = texts.many(len(self._revoked), "certificate")
-        return f"{how_many} revoked by list {self._revoked.numbers} in {path}"
+        places = dict.fromkeys("of the fleet" if self._is_learnt(one) else f"in {path}" for one in self.lists)
+        return f"{how_many} revoked by list {self._revoked.numbers} {' and '.join(places)}"
 
     def _load_revocations(self, ca: Sequence[x509.Certificate]) -> Revocations:
         if self._config.crl is None:
             return Revocations()
-        found = find_revocations(self._config.crl, ca)
+        found = find_revocations(self._config.crl, ca, whole=self._config.fleet is not None)
         if found is None:
-            if self._revoked.lists:
+            if self._configured.lists:
                 text = f"revocation list {self._config.crl} has vanished; the one in use stays in use"
                 events.log(events.ListTooOld(), logging.WARNING, text)
-            return self._revoked
-        revoked, kept = found.without_going_back(self._revoked, ca)
+            return self._configured
+        revoked, kept = found.without_going_back(self._configured, ca)
         for listed in kept:
             text = (
                 f"revocation list {self._config.crl} has an older one, or none, of a CA that is trusted: "

@@ -22,7 +22,7 @@ def membership(*words: str, **environment: str) -> Membership | None:
 
 def test_all_of_it() -> None:
     words = ["--fleet=robots", "--server-id=s1.example", PEER, ENGINE, *FILES]
-    found = membership(*words, "--engine-login=login")
+    found = membership(*words, "--engine-login=login", "--state=state")
     assert found == Membership(
         fleet="robots",
         server="s1.example",
@@ -32,6 +32,7 @@ def test_all_of_it() -> None:
         engine=(Endpoint("a", 2379), Endpoint("::1", 2379)),
         files=Files(Path("eca"), Path("ecrt"), Path("ekey")),
         login=Path("login"),
+        state=Path("state"),
     )
 
 
@@ -55,7 +56,7 @@ def test_rebalancing_is_on_unless_somebody_says_no() -> None:
 
 def test_alone_its_files_mean_nothing() -> None:
     """The unit names them for everybody."""
-    assert membership(*FILES, "--engine-login=login") is None
+    assert membership(*FILES, "--engine-login=login", "--state=state") is None
 
 
 @pytest.mark.parametrize("word", ["--server-id=a", PEER, ENGINE])

@@ -110,6 +110,11 @@ def test_pages_at_one_revision(members: Members, keys: Keys) -> None:
         assert not now.more
         assert (await engine.header(names[0])).revision >= swapped.revision
         assert (await engine.header(names[0])).cluster == page.header.cluster
+        bare = await engine.names(keys.prefix, after(keys.prefix), 4)
+        assert [one.key for one in bare.found] == names[:4]
+        assert [one.revision for one in bare.found] == [one.revision for one in now.found[:4]]
+        assert {one.value for one in bare.found} == {b""}
+        assert bare.more
         stale = await engine.page(keys.prefix, after(keys.prefix), revision, serializable=True)
         assert {one.value for one in stale.found} == {b"old"}
 

@@ -5,7 +5,10 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+from shadow.fleet.fleet import Fleet as OurFleet
 from tests.support import CHECKOUT, DEADLINE, Authority, Tunnel, echo, exchange, serving, wait_for
 from tests.support.engine import Members
 from tests.support.peer import WELCOME
@@ -31,6 +34,15 @@ def test_a_restart_is_nothing_that_the_others_notice_unless_the_robot_has_to_ret
         both.wait_for_home(("s1", 3))
         assert (both.entry() or {})["i"] != before["i"]
     assert "ERROR" not in two.daemon.log
+
+
+def test_a_reload_is_told_to_what_is_between_servers_and_to_who_passes_lists_on() -> None:
+    told: list[str] = []
+    between = SimpleNamespace(cut_off_revoked=lambda: told.append("between"))
+    upkeep = SimpleNamespace(revoking=SimpleNamespace(look=lambda: told.append("revoking")))
+    fleet: Any = SimpleNamespace(_between=between, _upkeep=upkeep)
+    OurFleet.cut_off_revoked(fleet)
+    assert told == ["between", "revoking"]
 
 
 def test_two_servers_with_one_name(both: Fleet) -> None:

@@ -126,7 +126,8 @@ def test_a_reload_reads_it_again_or_changes_nothing(setup: Setup) -> None:
 
 def test_the_port_is_open_until_we_leave(setup: Setup) -> None:
     _, member = setup.member()
-    trust, robots = SimpleNamespace(revocation=lambda _link: None), SimpleNamespace()
+    settings, robots = SimpleNamespace(ca=[]), SimpleNamespace()
+    trust = SimpleNamespace(revocation=lambda _link: None, settings=settings)
     durable = SimpleNamespace(store=Store())
     server: Any = SimpleNamespace(durable=durable, trust=trust, robots=robots)
     member.prepare(server)

@@ -14,17 +14,21 @@ from shadow.fleet.keys import (
     Family,
     Keys,
     Live,
+    Pointer,
     Progress,
     Strange,
     Stranger,
     parse_entry,
     parse_live,
+    parse_pointer,
     reread_entry,
 )
 from shadow.net.address import Endpoint
 
 KEYS = Keys("main")
 ENTRY = Entry("a", "1f", "2e", "3d", 4, ("", "web"), "[::1]:5", 6.5, "7c", 8)
+CA = "5e" * 32
+POINTER = Pointer(7, 8, "9f" * 32, 10, "a")
 LIVE = Live("1f", Endpoint("::1", 2223), Endpoint("a.example", 2222), draining=True, software="shadow 1")
 BUSY = dataclasses.replace(LIVE, progress=Progress(3, 600))
 
@@ -35,6 +39,8 @@ def test_there_and_back() -> None:
     assert parse_live(Live("1f").encode()) == Live("1f")
     assert parse_live(BUSY.encode()).progress == BUSY.progress
     assert parse_live(dataclasses.replace(LIVE, progress=Progress(0)).encode()).progress == Progress(0)
+    for pointer in POINTER, POINTER._replace(number=2**160 - 1):
+        assert parse_pointer(pointer.encode(), 10) == pointer
     small = Entry("a", "1f", "2e", "3d", 0)
     assert parse_entry(small.encode(), 0) == small
 
@@ -64,7 +70,12 @@ def test_keys() -> None:
     assert KEYS.server("a") == b"/shadow/main/live/a"
     assert KEYS.parse(KEYS.robot("011")) == (Family.ROBOT, "011")
     assert KEYS.parse(KEYS.server("a")) == (Family.SERVER, "a")
-    assert KEYS.parse(b"/shadow/main/crl/ab/7/0") == (Family.OTHER, "")
+    assert KEYS.parse(KEYS.pointer(CA)) == (Family.LIST, CA)
+    assert KEYS.piece(CA, POINTER, 3) == f"/shadow/main/crl/{CA}/7/{POINTER.sha256}/3".encode()
+    assert KEYS.piece(CA, POINTER, 3).startswith(KEYS.pieces(CA))
+    assert KEYS.parse(KEYS.piece(CA, POINTER, 3)) == (Family.OTHER, "")
+    assert KEYS.list_of(KEYS.piece(CA, POINTER, 3)) == (7, POINTER.sha256)
+    assert KEYS.list_of(KEYS.pointer(CA)) is None
     assert KEYS.parse(b"/shadow/main/op/drain") == (Family.OTHER, "")
 
 
@@ -82,6 +93,11 @@ def test_keys() -> None:
         b"/shadow/main/r/" + b"x" * 65,
         b"/shadow/main/live/",
         b"/shadow/main/live/a:b",
+        b"/shadow/main/crl/",
+        b"/shadow/main/crl/c0ffee",
+        b"/shadow/main/crl/" + b"a" * 64 + b"/",
+        b"/shadow/main/crl/" + b"a" * 64 + b"/7/0",
+        b"/shadow/main/crl/" + b"a" * 64 + b"/x/" + b"a" * 64 + b"/0",
         b"/shadow/main/robots/a",
         b"/shadow/other/r/a",
         b"/registry/pods/a",
@@ -149,6 +165,28 @@ def test_values_that_are_no_entry(value: bytes, why: Strange) -> None:
     assert caught.value.why is why
     with pytest.raises(Stranger):
         parse_live(value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"number": -1},
+        {"number": 2**160},
+        {"number": "7"},
+        {"since": -1},
+        {"since": 1.5},
+        {"sha256": "9F" * 32},
+        {"sha256": "9f"},
+        {"sha256": 7},
+        {"chunks": 11},
+        {"chunks": None},
+        {"server": "a b"},
+    ],
+)
+def test_values_that_point_to_no_list(fields: dict[str, Any]) -> None:
+    with pytest.raises(Stranger) as caught:
+        parse_pointer(json.dumps({**json.loads(POINTER.encode()), **fields}).encode(), 10)
+    assert caught.value.why is Strange.FIELD
 
 
 @pytest.mark.parametrize(

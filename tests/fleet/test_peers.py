@@ -214,14 +214,39 @@ def test_one_that_has_just_ended_is_not_lent(authority: Authority) -> None:
     run(body, authority)
 
 
+def revoking(authority: Authority, why: list[str]) -> PeerTrust:
+    """Everybody is revoked when it is said why."""
+
+    def revocation(_link: Link) -> str | None:
+        return why[0] if why else None
+
+    return PeerTrust(Files(authority.ca, *authority.peer("a")), "a", Ktls.AUTO, revocation)
+
+
+def test_those_of_a_server_that_is_revoked_end_at_once(authority: Authority) -> None:
+    """Nobody need want one; those that are good stay."""
+
+    async def body() -> None:
+        why: list[str] = []
+        trust = revoking(authority, why)
+        async with asyncio.timeout(DEADLINE), meeting(authority, trust) as (peers, b):
+            peers.meet("b", b.endpoint)
+            await standing_by(peers, b)
+            peers.cut_off_revoked()
+            await standing_by(peers, b)
+            assert b.accepted == 2
+            why.append("certificate 0c was revoked")
+            peers.cut_off_revoked()
+            assert "0 standing by" in "".join(peers.describe())
+            await until(lambda: not b.channels, "the end of all")
+
+    asyncio.run(body())
+
+
 def test_one_of_a_server_that_was_revoked_meanwhile_is_not_lent(authority: Authority) -> None:
     async def body() -> None:
         why: list[str] = []
-
-        def revocation(_link: Link) -> str | None:
-            return why[0] if why else None
-
-        trust = PeerTrust(Files(authority.ca, *authority.peer("a")), "a", Ktls.AUTO, revocation)
+        trust = revoking(authority, why)
         async with asyncio.timeout(DEADLINE), meeting(authority, trust) as (peers, b):
             peers.meet("b", b.endpoint)
             await standing_by(peers, b)

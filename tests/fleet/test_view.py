@@ -14,7 +14,7 @@ from shadow import events
 from shadow.errors import Unavailable
 from shadow.fleet.credentials import load_identity
 from shadow.fleet.etcd import PAGE, SWAPS_MAX, Batch, Change, Engine, Swap, after
-from shadow.fleet.keys import Keys, Live, Strange
+from shadow.fleet.keys import Keys, Live, Pointer, Strange
 from shadow.fleet.live import BEAT
 from shadow.fleet.turns import _TURN
 from shadow.fleet.view import View
@@ -215,18 +215,39 @@ def test_more_robots_than_fit_one_page(members: Members, keys: Keys) -> None:
 
 
 def test_what_else_there_is_may_be_large(members: Members, keys: Keys) -> None:
-    """Some 34 MiB, which no answer may have: lists of revoked certificates will stand there."""
+    """Some 34 MiB, which no answer may have: lists of revoked certificates stand there."""
 
     async def body() -> None:
         async with following(members, keys) as (engine, view):
             await claim(engine, keys, "011")
             for number in range(68):
-                key = keys.prefix + f"crl/c0ffee/{number}".encode()
-                await engine.swap([Swap(key, 0, bytes(2**19))])
+                pointer = Pointer(number, 0, "5e" * 32, 1, "a")
+                await engine.swap([Swap(keys.piece("c0" * 32, pointer, 0), 0, bytes(2**19))])
             view.doubt("a test")
             await engine.swap([Swap(keys.server("b"), 0, b"x")])  # the next batch
             await until(lambda: view.resets == 2, "all to be read again")
             assert list(view.entries) == ["011"]
+
+    asyncio.run(body())
+
+
+def test_when_to_look_at_the_lists_of_revoked_certificates(members: Members, keys: Keys) -> None:
+    """At first, and whenever the key that points to one changes: its pieces alone are of no use."""
+
+    async def body() -> None:
+        ca, pointer = "c0" * 32, Pointer(1, 0, "5e" * 32, 1, "a")
+        async with following(members, keys) as (engine, view):
+            assert view.lists.is_set()
+            view.lists.clear()
+            await engine.swap([Swap(keys.piece(ca, pointer, 0), 0, b"x")])
+            await claim(engine, keys, "011")
+            await until(lambda: view.robot("011"), "the entry")
+            assert not view.lists.is_set()
+            (written,) = await engine.swap([Swap(keys.pointer(ca), 0, pointer.encode())])
+            await until(view.lists.is_set, "the key to be seen")
+            view.lists.clear()
+            await engine.swap([Swap(keys.pointer(ca), written.revision, None)])
+            await until(view.lists.is_set, "its end to be seen")
 
     asyncio.run(body())
 

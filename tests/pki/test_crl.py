@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from shadow.errors import ConfigError
 from shadow.pki import crl
 from shadow.pki.certificates import load_certificates
-from shadow.pki.crl import LIST_MAX, Revocations, load_revocations
+from shadow.pki.crl import LIST_MAX, Revocations, load_revocations, read_list
 from tests.support import Authority, make_list, now
 
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -275,3 +275,29 @@ def test_a_list_without_a_date_for_the_next(authority: Authority, monkeypatch: p
     monkeypatch.setattr(crl, "_dates", lambda _parsed: (WHEN, None))
     with pytest.raises(ConfigError, match="does not say when the next one is due"):
         load(path, authority)
+
+
+def test_a_list_that_somebody_has_passed_on(authority: Authority, tmp_path: Path) -> None:
+    """It is the CA's, or nothing."""
+    made = x509.load_pem_x509_crl(make_list(authority, 7, number=3).read_bytes()).public_bytes(Encoding.DER)
+    listed = read_list(made, "it", authority.certificate)
+    assert (listed.number, set(listed.revoked), listed.der) == (3, {7}, made)
+    (read,) = load_revocations(authority.folder / "ca.crl", trusted(authority), whole=True).lists
+    assert read.der == made
+    namesake = Authority(tmp_path / "namesake")
+    with pytest.raises(ConfigError, match=r"^it was not signed by a CA that we trust"):
+        read_list(made, "it", namesake.certificate)
+    changed = made.replace(made[-3:], bytes(3))
+    for damaged in (b"", b"x", made[:-1], changed):
+        with pytest.raises(ConfigError, match=r"^it(: damaged| was not signed)"):
+            read_list(damaged, "it", authority.certificate)
+
+
+def test_the_entries_of_a_list_that_nobody_has_signed_are_not_read(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sends it decides how many there are."""
+    made = x509.load_pem_x509_crl(make_list(authority, 7).read_bytes()).public_bytes(Encoding.DER)
+    monkeypatch.setattr(crl, "_Entries", None)
+    with pytest.raises(ConfigError, match="not signed"):
+        read_list(made, "it", Authority(tmp_path / "other", "Other CA").certificate)
