@@ -24,7 +24,7 @@ from shadow.relay.pool import Relay
 from shadow.server.server import Server
 from shadow.systemd.fdstore import Store
 from shadow.transport.link import KernelLink
-from shadow.wire.frames import encode
+from shadow.wire.codec import encode
 from tests.support import Authority, Tunnel, now, wait_for
 from tests.support.call import Call
 from tests.support.peer import PING, PONG, REFUSED, WELCOME, Peer, client_context

@@ -21,7 +21,8 @@ from .. import options as command_line
 from ..ca import signer
 from ..errors import FrameError, Refused, ShadowError, UsageError
 from ..systemd import journal
-from ..wire.frames import Decoder, Frame, Sign, Signed, Unsigned, encode
+from ..wire.codec import Decoder, encode
+from ..wire.frames import Frame, Sign, Signed, Unsigned
 from . import process
 
 _PATIENCE = 10.0  # seconds for the request to arrive, and for the answer to be read

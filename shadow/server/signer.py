@@ -18,7 +18,8 @@ from ..pki.certificates import moment, parse_certificate, serial_of, validity
 from ..pki.request import known_code
 from ..text import printable, shorten
 from ..transport.channel import Channel
-from ..wire.frames import Decoder, Frame, Sign, Signed, Unsigned, encode
+from ..wire.codec import Decoder, encode
+from ..wire.frames import Frame, Sign, Signed, Unsigned
 
 _AT_ONCE = 4  # requests; for each the service manager starts a process
 _REST = 2.0  # seconds until a robot may ask again: a stolen one must not keep the signer's machine busy

@@ -14,8 +14,9 @@ from typing import Any
 from ..errors import FrameError, LocalError, LocalProtocolError, PeerError, reason_of
 from ..events import STEPS
 from ..net.tcp import KEEPALIVE_MAX
+from ..wire.codec import Decoder, encode
 from ..wire.conversation import Budget, Conversation, Party, State
-from ..wire.frames import Decoder, Frame, encode
+from ..wire.frames import Frame
 from .link import KernelLink, Link
 
 KEEPALIVE_MIN = 0.1  # seconds
@@ -99,6 +100,7 @@ class Channel:
         except LocalProtocolError as error:
             self._loop.call_soon(self._lose, PeerError(f"given up for a bug of ours: {error}"))
             raise
+        self._budget.said(frame)
         STEPS.debug("%r says %s", self, type(frame).__name__)
         if self.link.unsent > UNSENT_MAX:
             self._loop.call_soon(self._lose, PeerError("the peer does not read what we send"))

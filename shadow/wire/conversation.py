@@ -12,9 +12,11 @@ A server dials another server of its fleet, on another port::
 
     peer:     OPENING ─HELLO→ GREETED ─WELCOME→ STANDBY ─VISIT→ VISITING ─STARTED→ RAW
                                                  ↑    │         └─FAILED, MOVED→ STANDBY
-                                                 │    └─WHO→ ASKED ─HERE┐
-                                                 └──────────────────────┘
+                                                 │    ├─WHO→ ASKED ─HERE─────┐
+                                                 │    └─ASK→ INQUIRED ─ANSWER┤
+                                                 └──────────────────────────┘
 
+An ANSWER may be a part of one (INQUIRED ─ANSWER→ TOLD), and MORE asks for the next (TOLD ─MORE→ INQUIRED).
 REFUSED closes a connection from every state before RAW in which nobody waits for an answer. In RAW the
 connection carries a visitor's bytes and no frames. The transitions are the table below. Anything that is not
 in it is the sender's error: a ``FrameError`` if the peer sent it, a ``LocalProtocolError`` if we did.
@@ -24,12 +26,16 @@ import enum
 
 from ..errors import FrameError, LocalProtocolError
 from .frames import (
+    FRAME_MAX,
     PROTOCOL_VERSION,
+    Answer,
+    Ask,
     Dial,
     Failed,
     Frame,
     Hello,
     Here,
+    More,
     Move,
     Moved,
     Ping,
@@ -67,6 +73,8 @@ class State(enum.StrEnum):
     STARTING = "starting"
     VISITING = "visiting"
     ASKED = "asked"
+    INQUIRED = "inquired"
+    TOLD = "told a part"
     RAW = "raw"
     CLOSED = "closed"
 
@@ -82,7 +90,8 @@ _OTHER = {
     Party.ANSWERING: Party.ASKING,
 }
 
-# (state, speaker, frame) -> next state. HELLO and WELCOME depend on the role and are resolved in code.
+# (state, speaker, frame) -> next state. HELLO and WELCOME depend on the role, and ANSWER on whether there is
+# more; that is resolved in code.
 _TRANSITIONS: dict[tuple[State, Party, type[Frame]], State] = {
     (State.OPENING, Party.ROBOT, Hello): State.GREETED,
     (State.OPENING, Party.SERVER, Refusal): State.CLOSED,
@@ -111,6 +120,9 @@ _TRANSITIONS: dict[tuple[State, Party, type[Frame]], State] = {
     (State.VISITING, Party.ANSWERING, Moved): State.STANDBY,
     (State.STANDBY, Party.ASKING, Who): State.ASKED,
     (State.ASKED, Party.ANSWERING, Here): State.STANDBY,
+    (State.STANDBY, Party.ASKING, Ask): State.INQUIRED,
+    (State.INQUIRED, Party.ANSWERING, Answer): State.STANDBY,
+    (State.TOLD, Party.ASKING, More): State.INQUIRED,
 }
 
 
@@ -120,14 +132,16 @@ class Conversation:
     Attributes:
         state: the present state.
         role: ``control``, ``data`` or ``peer`` after HELLO, empty before.
+        answers: WELCOME said that ASK may be said.
     """
 
-    __slots__ = ("_us", "role", "state")
+    __slots__ = ("_us", "answers", "role", "state")
 
     def __init__(self, us: Party, role: str = "", state: State = State.OPENING) -> None:
         self._us = us
         self.role = role
         self.state = state
+        self.answers = False
 
     def sent(self, frame: Frame) -> None:
         """Note that we send ``frame``.
@@ -147,16 +161,16 @@ class Conversation:
 
     def _step(self, speaker: Party, frame: Frame, error: type[FrameError] | type[LocalProtocolError]) -> None:
         if isinstance(frame, Welcome) and self.state is State.GREETED and speaker not in _ROLES:
-            self.state = _WELCOMED[self.role]
+            self.state, self.answers = _WELCOMED[self.role], frame.answers
             return
         following = _TRANSITIONS.get((self.state, speaker, type(frame)))
-        if following is None:
+        if following is None or (isinstance(frame, Ask) and not self.answers):
             raise error(f"{type(frame).__name__} from the {speaker} while {self.state}")
         if isinstance(frame, Hello):
             if frame.role not in _ROLES[speaker]:
                 raise error(f"Hello with the unknown role {frame.role[:16]!r}")
             self.role = frame.role
-        self.state = following
+        self.state = State.TOLD if isinstance(frame, Answer) and frame.more else following
 
 
 def speaks_our_version(hello: Hello) -> bool:
@@ -195,6 +209,11 @@ class Budget:
             FrameError: it has sent too many.
         """
         self._spend(self._frame, now)
+
+    def said(self, frame: Frame) -> None:
+        """We have said something; what we have asked for costs nothing: one frame, as long as they get."""
+        if isinstance(frame, Ask | More):
+            self._spent -= (FRAME_MAX + _READ_MIN) / self._rate + self._frame
 
     def _spend(self, seconds: float, now: float) -> None:
         self._spent = max(self._spent, now) + seconds

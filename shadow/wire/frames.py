@@ -1,32 +1,23 @@
-"""The wire codec: what two ends say to each other before a channel carries a visitor's bytes.
+"""What two ends say to each other before a channel carries a visitor's bytes: the frames, and their bounds.
 
-A frame is a header of four bytes (type, zero, length of the body as a big-endian 16-bit number) and a body
-that is one JSON object. Header and body together fit one TLS record (RFC 5246, section 6.2.1: 2^14 bytes).
-The decoder asks for exactly as many bytes as the current frame still needs and never for more, because
-what follows a STARTED frame is the visitor's own data and belongs to the relay. No sockets and no
-clocks here; ``docs/PROTOCOL.md`` says when each frame is sent.
+``codec`` makes bytes of them; ``docs/PROTOCOL.md`` says when each is sent.
 """
 
-import base64
-import binascii
-import json
-import re
-import struct
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
-
-from ..errors import FrameError, LocalProtocolError
 
 PROTOCOL_VERSION = 1
 
-_HEADER = struct.Struct(">BBH")
 FRAME_MAX = 2**14  # bytes, header included: one TLS record
-BODY_MAX = FRAME_MAX - _HEADER.size
 TEXT_MAX = 512  # characters of any one string: enough for an error text, too little to flood a log with
 SERVICES_MAX = 64  # services that one robot may offer
 BLOB_MAX = 4000  # bytes of any one certificate or request: three of them, in base64, fit one frame
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: JSON can say it, UTF-8 cannot
+FACTS_MAX = 64  # facts in one frame, and things said in any one of them
 INTEGER_MAX = 2**53 - 1  # what every JSON implementation represents exactly (RFC 8259, section 6)
+
+Fact = Mapping[str, object]
+"""What is said of one thing, by names: texts, numbers, flags, and lists of texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +68,7 @@ class Welcome(Frame):
         software: name and version of the server, for the log.
         renews: (control) the server has a signer for certificates: the robot may send SIGN.
         dial: (control) HOST:PORT where the session's data channels go; empty: where the control channel went.
+        answers: (peer) ASK may be said.
     """
 
     TYPE: ClassVar[int] = 2
@@ -86,6 +78,7 @@ class Welcome(Frame):
     software: str = ""
     renews: bool = False
     dial: str = ""
+    answers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,135 +259,53 @@ class Move(Frame):
     TYPE: ClassVar[int] = 17
 
 
-_KINDS: tuple[type[Frame], ...] = (
+@dataclass(frozen=True, slots=True)
+class Ask(Frame):
+    """Server to server, on a channel that stands by: what one of my users wants to know of you, or have done.
+
+    Attributes:
+        what: a word for it; see ``server.desk``.
+        name: of which robot, or the number of which stream; may be empty.
+        uid: the user there; ``user``: the name for that.
+        seconds: how long something may take; 0: for ever, or it does not matter.
+    """
+
+    TYPE: ClassVar[int] = 18
+    what: str
+    name: str
+    uid: int
+    user: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Frame):
+    """The answer to ASK, or a part of it.
+
+    Attributes:
+        code: why there is none, for machines; empty: there is one. ``text``: the same for humans.
+        facts: what was asked for.
+        more: there are more facts than these; MORE asks for them.
+    """
+
+    TYPE: ClassVar[int] = 19
+    code: str = ""
+    text: str = ""
+    facts: tuple[Fact, ...] = ()
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class More(Frame):
+    """Server to server, after a part of an answer: say the next one."""
+
+    TYPE: ClassVar[int] = 20
+
+
+KINDS: tuple[type[Frame], ...] = (
     *(Hello, Welcome, Refusal, Ping, Pong, Dial, Start, Started, Failed),
     *(Sign, Signed, Unsigned),
     *(Visit, Moved, Who, Here, Move),
+    *(Ask, Answer, More),
 )
-_BY_TYPE = {kind.TYPE: kind for kind in _KINDS}
-
-# dataclasses.fields and asdict take longer than all the rest of a keepalive.
-_FIELDS = {kind: [(field.name, field.type) for field in fields(kind)] for kind in _BY_TYPE.values()}
-
-
-def encode(frame: Frame) -> bytes:
-    """The frame as bytes, to be sent in one write so that it becomes one TLS record.
-
-    Raises:
-        LocalProtocolError: the body would be longer than ``BODY_MAX``.
-    """
-    values = {name: getattr(frame, name) for name, _type in _FIELDS[type(frame)]}
-    body = json.dumps(values, separators=(",", ":"), default=_base64).encode()
-    if len(body) > BODY_MAX:
-        raise LocalProtocolError(f"{type(frame).__name__} frame of {len(body)} bytes exceeds {BODY_MAX}")
-    return _HEADER.pack(frame.TYPE, 0, len(body)) + body
-
-
-def _base64(value: object) -> str:
-    """RFC 4648, section 4; bytes are the only thing in a frame that JSON cannot express."""
-    if not isinstance(value, bytes):
-        raise TypeError(f"{type(value).__name__} in a frame")
-    return base64.b64encode(value).decode()
-
-
-class Decoder:
-    """Turns bytes into frames, one at a time.
-
-    ``wanted`` says how many bytes the current frame still needs; feed at most that many.
-    """
-
-    __slots__ = ("_body_length", "_buffer", "_kind")
-
-    def __init__(self) -> None:
-        self._buffer = b""
-        self._kind: type[Frame] | None = None
-        self._body_length = 0
-
-    @property
-    def wanted(self) -> int:
-        """Bytes still missing from the current header or body; never 0."""
-        total = _HEADER.size if self._kind is None else self._body_length
-        return total - len(self._buffer)
-
-    @property
-    def idle(self) -> bool:
-        """True between frames: nothing of the next one has arrived yet."""
-        return self._kind is None and not self._buffer
-
-    def feed(self, data: bytes) -> Frame | None:
-        """Take up to ``wanted`` bytes; return the frame they complete, if they do.
-
-        Raises:
-            FrameError: unknown type, too long, or a body that is not what its type says.
-        """
-        self._buffer += data
-        if self.wanted > 0:
-            return None
-        if self._kind is None:
-            self._begin_body()
-            return None
-        kind, body = self._kind, self._buffer
-        self._kind, self._buffer = None, b""
-        return _decode_body(kind, body)
-
-    def _begin_body(self) -> None:
-        number, zero, length = _HEADER.unpack(self._buffer)
-        kind = _BY_TYPE.get(number)
-        if kind is None or zero != 0:
-            raise FrameError(f"unknown frame type {number}")
-        if not 2 <= length <= BODY_MAX:  # "{}" is the shortest JSON object
-            raise FrameError(f"{kind.__name__} frame announces a body of {length} bytes")
-        self._kind, self._body_length, self._buffer = kind, length, b""
-
-
-def _decode_body(kind: type[Frame], body: bytes) -> Frame:
-    try:
-        # A lone NaN or Infinity is not JSON, and would poison every comparison of times made with it.
-        values = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise FrameError(f"{kind.__name__} frame is not JSON") from error
-    if not isinstance(values, dict):
-        raise FrameError(f"{kind.__name__} frame is not a JSON object")
-    # Ignore keys that we do not know: a newer peer may say more than we understand.
-    known = {
-        name: _checked(kind, name, wanted, values[name]) for name, wanted in _FIELDS[kind] if name in values
-    }
-    try:
-        return kind(**known)
-    except TypeError as error:
-        raise FrameError(f"{kind.__name__} frame lacks a field") from error
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(name)
-
-
-def _checked(kind: type[Frame], name: str, wanted: object, value: object) -> object:
-    """``value`` as the field's type requires it; the types are those that appear in the classes above."""
-    if wanted is str and isinstance(value, str) and len(value) <= TEXT_MAX and not _SURROGATE.search(value):
-        return value
-    if wanted is bool and isinstance(value, bool):
-        return value
-    if wanted is bytes and isinstance(value, str):
-        return _bytes(kind, name, value)
-    if wanted is int and type(value) is int and 0 <= value <= INTEGER_MAX:
-        return value
-    if wanted is float and type(value) in {int, float} and 0 <= value <= INTEGER_MAX:  # type: ignore[operator]
-        return float(value)  # type: ignore[arg-type]
-    if wanted == tuple[str, ...] and isinstance(value, list) and len(value) <= SERVICES_MAX:
-        return tuple(str(_checked(kind, name, str, item)) for item in value)
-    raise _bad_value(kind, name)
-
-
-def _bytes(kind: type[Frame], name: str, text: str) -> bytes:
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:  # ValueError: not ASCII
-        raise _bad_value(kind, name) from error
-    if len(data) > BLOB_MAX:
-        raise _bad_value(kind, name)
-    return data
-
-
-def _bad_value(kind: type[Frame], name: str) -> FrameError:
-    return FrameError(f"{kind.__name__} frame has a bad value for {name!r}")
+"""All there are."""

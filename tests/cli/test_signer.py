@@ -14,7 +14,8 @@ from shadow.ca.locking import locked
 from shadow.pki.certificates import Purpose, load_credentials
 from shadow.pki.keys import new_key
 from shadow.pki.request import make_request
-from shadow.wire.frames import Decoder, Frame, Ping, Sign, Signed, Unsigned, encode
+from shadow.wire.codec import Decoder, encode
+from shadow.wire.frames import Frame, Ping, Sign, Signed, Unsigned
 from tests.support import CHECKOUT, DEADLINE, Authority, now
 from tests.support.signer_socket import PROGRAM, ca_folder
 

@@ -9,8 +9,9 @@ from shadow import events
 from shadow.errors import Refused
 from shadow.fleet import callers
 from shadow.transport.handshake import handshake
+from shadow.wire.codec import encode
 from shadow.wire.conversation import CONTROL, DATA, PEER
-from shadow.wire.frames import Hello, Here, Who, encode
+from shadow.wire.frames import Hello, Here, Who
 from tests.support import Authority
 from tests.support.answering import peer_trust
 from tests.support.asked import Asked, play

@@ -34,8 +34,9 @@ from shadow.systemd.bundle import Letter
 from shadow.systemd.mailbox import Mailbox
 from shadow.transport.channel import Channel
 from shadow.transport.link import KernelLink, Link
+from shadow.wire.codec import encode
 from shadow.wire.conversation import CONTROL, DATA, Party
-from shadow.wire.frames import Dial, Frame, Hello, Ping, Pong, Start, Started, Welcome, encode
+from shadow.wire.frames import Dial, Frame, Hello, Ping, Pong, Start, Started, Welcome
 from tests.support import DEADLINE, Authority, tcp_pair
 from tests.support.frame_end import FrameEnd
 from tests.support.log import Said

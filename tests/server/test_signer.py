@@ -16,8 +16,9 @@ from shadow.server import signer as signers
 from shadow.server.signer import Signer
 from shadow.transport.channel import Channel
 from shadow.transport.link import KernelLink
+from shadow.wire.codec import encode
 from shadow.wire.conversation import CONTROL, Party
-from shadow.wire.frames import Frame, Hello, Pong, Sign, Signed, Unsigned, Welcome, encode
+from shadow.wire.frames import Frame, Hello, Pong, Sign, Signed, Unsigned, Welcome
 from tests.support import Authority, tcp_pair
 from tests.support.frame_end import FrameEnd
 from tests.support.log import Said

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import socket
 
-from shadow.wire.frames import Decoder, Frame, encode
+from shadow.wire.codec import Decoder, encode
+from shadow.wire.frames import Frame
 from tests.support import DEADLINE
 
 

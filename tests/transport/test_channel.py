@@ -14,8 +14,9 @@ from shadow.transport import link as links
 from shadow.transport.channel import UNSENT_MAX, Channel, remembered
 from shadow.transport.context import Ktls
 from shadow.transport.link import KernelLink, Link
+from shadow.wire.codec import encode
 from shadow.wire.conversation import CONTROL, DATA, Party, State
-from shadow.wire.frames import Dial, Frame, Hello, Ping, Pong, Start, Started, Welcome, encode
+from shadow.wire.frames import Dial, Frame, Hello, Ping, Pong, Start, Started, Welcome
 from tests.support import DEADLINE, Authority, linked, tcp_pair
 from tests.support.frame_end import FrameEnd
 

@@ -17,11 +17,15 @@ from shadow.wire.conversation import (
     speaks_our_version,
 )
 from shadow.wire.frames import (
+    FRAME_MAX,
+    Answer,
+    Ask,
     Dial,
     Failed,
     Frame,
     Hello,
     Here,
+    More,
     Move,
     Moved,
     Ping,
@@ -41,11 +45,12 @@ CONTROL_HELLO = Hello(1, CONTROL, "011")
 DATA_HELLO = Hello(1, DATA, "011", session="s")
 PEER_HELLO = Hello(1, PEER, "server1", fleet="robots")
 VISIT = Visit("011", "", "1", "s", 7, 1000, "alice", 1)
+ASK = Ask("streams", "", 1000, "alice")
 EVERY_FRAME: list[Frame] = [
     CONTROL_HELLO,
     Welcome(1), Refusal("x"), Ping(1), Pong(1), Dial(1), Start("", "1"), Started(), Failed("x"),
     Sign(b"", b"", b""), Signed(b""), Unsigned("x"), Move(),
-    VISIT, Moved(), Who("011"), Here(),
+    VISIT, Moved(), Who("011"), Here(), ASK, Answer(), Answer(more=True), More(),
 ]  # fmt: skip
 Steps = list[tuple[Party, Frame]]
 
@@ -62,9 +67,11 @@ ROBOTS: dict[State, tuple[set[type], set[type]]] = {
 PEERS: dict[State, tuple[set[type], set[type]]] = {
     State.OPENING: ({Hello}, {Refusal}),
     State.GREETED: (set(), {Welcome, Refusal}),
-    State.STANDBY: ({Visit, Who}, {Refusal}),
+    State.STANDBY: ({Visit, Who, Ask}, {Refusal}),
     State.VISITING: (set(), {Started, Failed, Moved}),
     State.ASKED: (set(), {Here}),
+    State.INQUIRED: (set(), {Answer}),
+    State.TOLD: ({More}, set()),
     State.RAW: (set(), set()),
     State.CLOSED: (set(), set()),
 }
@@ -79,7 +86,9 @@ TO_ROBOTS: dict[State, Steps] = {
     State.RAW: [*_STARTING, (Party.ROBOT, Started())],
     State.CLOSED: [*_STARTING, (Party.ROBOT, Failed("refused"))],
 }
-_MET: Steps = [(Party.ASKING, PEER_HELLO), (Party.ANSWERING, Welcome(1))]
+_MET: Steps = [(Party.ASKING, PEER_HELLO), (Party.ANSWERING, Welcome(1, answers=True))]
+_INQUIRED: Steps = [*_MET, (Party.ASKING, ASK)]
+_TOLD: Steps = [*_INQUIRED, (Party.ANSWERING, Answer(more=True))]
 _VISITING: Steps = [*_MET, (Party.ASKING, VISIT)]
 TO_PEERS: dict[State, Steps] = {
     State.OPENING: [],
@@ -87,6 +96,8 @@ TO_PEERS: dict[State, Steps] = {
     State.STANDBY: _MET,
     State.VISITING: _VISITING,
     State.ASKED: [*_MET, (Party.ASKING, Who("011"))],
+    State.INQUIRED: _INQUIRED,
+    State.TOLD: _TOLD,
     State.RAW: [*_VISITING, (Party.ANSWERING, Started())],
     State.CLOSED: [*_MET, (Party.ANSWERING, Refusal("stopping"))],
 }
@@ -142,6 +153,24 @@ def test_a_channel_stands_by_when_it_was_asked_who_is_here() -> None:
     assert talk.state is State.STANDBY
 
 
+@pytest.mark.parametrize("us", [Party.ASKING, Party.ANSWERING])
+def test_an_answer_may_come_in_parts(us: Party) -> None:
+    parts: Steps = [(Party.ASKING, More()), (Party.ANSWERING, Answer(more=True))]
+    talk = conversation(us, [*_TOLD, *parts, *parts])
+    assert talk.state is State.TOLD
+    last: Steps = [(Party.ASKING, More()), (Party.ANSWERING, Answer())]
+    assert conversation(us, [*_TOLD, *parts, *last]).state is State.STANDBY
+    assert conversation(us, [*_INQUIRED, (Party.ANSWERING, Answer())]).state is State.STANDBY
+
+
+@pytest.mark.parametrize("us", [Party.ASKING, Party.ANSWERING])
+def test_only_who_has_said_that_it_answers_is_asked(us: Party) -> None:
+    """Another version would cut the connection off."""
+    before: Steps = [(Party.ASKING, PEER_HELLO), (Party.ANSWERING, Welcome(1))]
+    with pytest.raises(LocalProtocolError if us is Party.ASKING else FrameError, match="Ask from the asking"):
+        conversation(us, [*before, (Party.ASKING, ASK)])
+
+
 @pytest.mark.parametrize(("us", "hello"), [(Party.SERVER, PEER_HELLO), (Party.ANSWERING, DATA_HELLO)])
 def test_a_role_belongs_to_one_port(us: Party, hello: Hello) -> None:
     with pytest.raises(FrameError, match=f"unknown role '{hello.role}'"):
@@ -189,3 +218,18 @@ def test_a_budget_is_enough_for_who_means_well_and_no_more(us: Party, at_once: i
     assert frames_until_cut_off(budget, 1000.0, 4, 20) == 0
     assert frames_until_cut_off(budget, 2000.0, 4, 16380) == pytest.approx(large, rel=0.1)
     assert frames_until_cut_off(budget, 3000.0, *[1] * 24) < at_once / 5, "a byte at a time"
+
+
+@pytest.mark.parametrize("frame", [ASK, More()], ids=["ASK", "MORE"])
+def test_what_we_have_asked_for_costs_nothing(frame: Frame) -> None:
+    """However long the answer is: a frame for each question; one more is the peer's expense."""
+    budget = Budget(Party.ASKING)
+    for _ in range(1000):
+        budget.said(frame)
+        budget.read(4, 1000.0)
+        budget.read(FRAME_MAX - 4, 1000.0)
+        budget.frame(1000.0)
+    budget.said(Who("011"))
+    assert frames_until_cut_off(budget, 1000.0, 4, FRAME_MAX - 4) == pytest.approx(124, rel=0.1)
+    budget.said(frame)
+    budget.read(4, 1000.0)
