@@ -8,25 +8,26 @@ import asyncio
 import datetime as dt
 import heapq
 import itertools
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 import varlink
 
 from .. import __version__
 from ..daemon import life
-from ..errors import LocalError, ShadowError
+from ..errors import PeerError, Refused, ShadowError, brief
 from ..names import API, INTERFACE_FILE
+from ..server import questions
+from ..server.desk import Desk
+from ..server.facts import Facts, remote_facts, robot_facts, server_facts
 from ..server.overview import Overview
-from ..server.robot import Robot
+from ..server.questions import By, Question
 from ..server.server import Server
-from ..server.session import Cause
-from ..wire.frames import Refusal
-from .facts import Facts, find_stream, remote_facts, robot_facts, server_facts, streams_of
+from .later import Gathering, Later, answer_of
 from .varlink import Caller
 
+_EXPECTED_MORE = "org.varlink.service.ExpectedMore"
 _BATCH = 100  # in one reply
 _ONE_REPLY_MAX = 1000  # in the only reply to a caller that did not ask for more
 
@@ -36,6 +37,7 @@ class Methods:
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self._desk = Desk(server.robots)
 
     @property
     def _overview(self) -> Overview:
@@ -88,67 +90,85 @@ class Methods:
                 return remote_facts(name, remote, robot, time.time())
         return robot_facts(robot, now, overview.server) if robot is not None and robot.is_here else None
 
-    def Describe(self, name: str, fleet: bool | None) -> Facts:  # noqa: FBT001 - the API's
+    def Describe(self, name: str, fleet: bool | None, *, _request: Caller) -> Facts:  # noqa: FBT001 - the API's
         """One robot here, or with ``fleet`` anywhere, if only because it was there last."""
-        overview, robot, now = self._overview, self._server.robots.get(name), _now()
-        facts = self._facts(name, now, fleet)
+        overview, robot = self._overview, self._server.robots.get(name)
+        facts = self._facts(name, _now(), fleet)
         if facts is None and fleet and (remote := overview.find(name)) is not None:
             facts = remote_facts(name, remote, robot, time.time())
         if facts is None:
             raise self._no_such_robot(name)
-        streams = [] if robot is None else streams_of(robot, now)
-        age = {} if facts.get("server") == overview.server else _age(overview)  # here, we know better
-        return {"robot": facts, "streams": streams, **age}
+        here = {"robot": facts, "streams": list(self._desk.streams(name))}
+        if facts.get("server") in {None, overview.server}:
+            return here
+        here |= _age(overview)
+        if not facts["connected"]:
+            return here
+        raise Later(lambda: _message(self._describe_there(here, _request.uid)))
+
+    async def _describe_there(self, here: Facts, uid: int) -> Facts:
+        """What the robot's own server says of it; if that says nothing, what we have."""
+        server, question = here["robot"]["server"], Question(questions.ROBOT, here["robot"]["name"])
+        try:
+            robot, *streams = await answer_of(self._overview.others, server, question, uid)
+        except PeerError as error:
+            return {**here, "missing": [{"server": server, "reason": brief(error)}]}
+        # Of a stream that goes from here to there, both have a half.
+        halves = {(one.get("server"), one.get("idThere")) for one in streams}
+        streams += (one for one in here["streams"] if (one["at"], one["id"]) not in halves)
+        return {"robot": robot, "streams": streams}
 
     def Servers(self) -> Facts:
         """All servers of the fleet."""
         overview = self._overview
         return {"servers": list(map(server_facts, overview.servers)), **_age(overview)}
 
-    def ListStreams(self, robot: str | None, *, _more: bool = False) -> Iterator[Facts]:
-        """The streams of one robot, or of all."""
-        names = list(self._server.robots) if robot is None else [robot]
+    def ListStreams(
+        self,
+        robot: str | None,
+        fleet: bool | None,  # noqa: FBT001 - the API's
+        *,
+        _request: Caller,
+        _more: bool = False,
+    ) -> Iterator[Facts]:
+        """The streams of one robot, or of all, through this server; with ``fleet`` through all of them."""
         if robot is not None and robot not in self._server.robots and not self._overview.find(robot):
             raise self._no_such_robot(robot)
-        now, robots = _now(), self._server.robots
-        there = (found for name in names if (found := robots.get(name)) is not None)  # when it is their turn
-        streams = itertools.chain.from_iterable(streams_of(one, now) for one in there)
-        return _in_batches("streams", streams, lambda facts: facts, more=_more)
+        streams = self._desk.streams(robot or "")
+        if not (fleet and self._overview.server):
+            return _in_batches("streams", streams, lambda facts: facts, more=_more)
+        if not _more:
+            raise _error(_EXPECTED_MORE)
+        parts = iter(lambda: list(itertools.islice(streams, _BATCH)), [])
+        question = Question(questions.STREAMS, robot or "")
+        gathering = Gathering(parts, self._overview.others, question, _request.uid)
+        _request.draw_on(gathering)
+        return (gathering.take("streams") for _ in itertools.repeat(None))  # the last one says so
 
     def Watch(self, *, _request: Caller, _more: bool = False) -> Iterator[Facts]:
         """Everything that is logged; ``Caller`` takes a reply when there is one."""
         if not _more:
-            raise _error("org.varlink.service.ExpectedMore")
+            raise _error(_EXPECTED_MORE)
         watcher = _request.watch()
         while True:
             yield {**watcher.take(), "_continues": True}
 
-    def Disconnect(self, robot: str | None, stream: str | None, *, _request: Caller) -> Facts:
+    def Disconnect(
+        self, robot: str | None, stream: str | None, server: str | None, fleet: bool | None,  # noqa: FBT001
+        *, _request: Caller
+    ) -> Facts:  # fmt: skip
         """End a robot's session and streams, or one stream."""
         _check_may_steer(_request)
-        why = f"uid {_request.uid} has ended it"
-        if robot is not None and stream is None:
-            found = self._server.robots.get(robot)
-            if found is None or not self._is_ours(found):
-                raise self._no_such_robot(robot)
-            ended = found.session is not None
-            found.end_session(
-                why, Cause.OPERATOR, Refusal("disconnected", "an operator has ended the session")
-            )
-            return {"ended": ended + found.streams.cut(lambda _pump, _visitor: True, why)}
-        if stream is None or robot is not None:
+        if robot is None:
+            if stream is None:
+                raise varlink.InvalidParameter("robot")
+            return self._order(Question(questions.CUT, stream), server, _request)
+        if stream is not None:
             raise varlink.InvalidParameter("robot")
-        owner = find_stream(self._server.robots, stream)
-        if owner is None:
-            raise _error("NoSuchStream", id=stream)
-        return {"ended": owner.streams.cut(lambda _pump, visitor: visitor.stream == stream, why)}
-
-    def _is_ours(self, robot: Robot) -> bool:
-        """Whether it is here, or at least no other server has it: then its streams here can be ended."""
-        if robot.session is not None:
-            return True
-        remote = self._overview.find(robot.name)
-        return robot.is_here and (remote is None or not remote.live)
+        if server is None and fleet and (remote := self._overview.find(robot)) is not None and remote.live:
+            found = self._server.robots.get(robot)
+            server = remote.server if found is None or found.session is None else None
+        return self._order(Question(questions.DISCONNECT, robot), server, _request)
 
     def Reload(self, *, _request: Caller) -> Facts:
         """Read files again."""
@@ -159,26 +179,68 @@ class Methods:
             raise _error("ReloadFailed", reason=str(error)) from error
         return {}
 
-    def Drain(self, draining: bool, timeout: float | None, *, _request: Caller) -> Facts:  # noqa: FBT001
-        """Have the robots go to other servers, or take robots again."""
+    def Drain(
+        self,
+        draining: bool,  # noqa: FBT001 - the API's
+        timeout: float | None,
+        server: str | None,
+        *,
+        _request: Caller,
+    ) -> Facts:
+        """Have the robots of this server or of another one go to others, or take robots again."""
         _check_may_steer(_request)
-        if timeout is not None and not 0 < timeout < math.inf:
+        if timeout is not None and not 0 < timeout <= questions.SECONDS_MAX:
             raise varlink.InvalidParameter("timeout")
-        drainer = self._server.robots.drainer
+        what = questions.DRAIN if draining else questions.UNDRAIN
+        return self._order(Question(what, seconds=timeout or 0.0), server, _request)
+
+    def _order(self, question: Question, server: str | None, caller: Caller) -> Facts:
+        """Carry out an order, or pass it on to the server that it is for; None: that is this one."""
+        overview = self._overview
+        if server not in {None, overview.server}:
+            if server not in {companion.name for companion in overview.servers}:
+                raise _error("NoSuchServer", server=server)
+            raise Later(lambda: _message(self._order_there(question, str(server), caller.uid)))
         try:
-            if draining:
-                drainer.start(timeout)
-            else:
-                drainer.stop()
-        except LocalError as error:
-            raise _error("DrainFailed", reason=str(error)) from error
-        return {"robots": self._server.robots.connected}
+            return next(self._desk.answer(question, By(caller.uid)))
+        except Refused as refused:
+            if refused.code == questions.NO_SUCH_ROBOT:
+                raise self._no_such_robot(question.name) from refused
+            raise _refusal(question, refused) from refused
+
+    async def _order_there(self, question: Question, server: str, uid: int) -> Facts:
+        try:
+            (facts,) = await answer_of(self._overview.others, server, question, uid)
+        except Refused as refused:
+            raise _refusal(question, refused, server) from refused
+        except PeerError as error:
+            raise _error("NoAnswer", server=server, reason=brief(error)) from error
+        return facts
 
     def _no_such_robot(self, name: str) -> Exception:
         # Let the caller look for similar names: among many thousands that takes a second.
         remote = self._overview.find(name)
         where = {} if remote is None or not remote.live else {"server": remote.server}
         return _error("NoSuchRobot", name=name, **where)
+
+
+def _refusal(question: Question, refused: Refused, server: str = "") -> Exception:
+    if refused.code == questions.NO_SUCH_ROBOT:
+        return _error("NoSuchRobot", name=question.name)
+    if refused.code == questions.NO_SUCH_STREAM:
+        return _error("NoSuchStream", id=question.name)
+    if refused.code == questions.FAILED:
+        return _error("DrainFailed", reason=refused.text)
+    return _error("NoAnswer", server=server, reason=f"server {server} {brief(refused)}")
+
+
+async def _message(reply: Awaitable[Facts]) -> Facts:
+    """A reply that took time, as a message of Varlink's."""
+    try:
+        return {"parameters": await reply}
+    except varlink.VarlinkError as error:
+        message: Facts = error.as_dict()
+        return message
 
 
 def make_service(handler: object) -> Any:
@@ -211,7 +273,7 @@ def _in_batches(
     if not more:
         all_of_it = list(itertools.islice(rest, _ONE_REPLY_MAX + 1))
         if len(all_of_it) > _ONE_REPLY_MAX:
-            raise _error("org.varlink.service.ExpectedMore")
+            raise _error(_EXPECTED_MORE)
         yield {name: _present(map(describe, all_of_it))}
         return
     batch, more = list(itertools.islice(rest, _BATCH)), True

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..net.unix import peer_credentials
 from ..server.overview import Overview
+from .later import Later, Source
 from .seats import Guest
 from .task_server import TaskServer
 from .watching import Feed, Watcher
@@ -94,7 +95,7 @@ class Caller:
         self._guest = guest
         self._reader = reader
         self._writer = writer
-        self._watcher: Watcher | None = None
+        self._source: Source | None = None
         self.uid, groups = _credentials(writer.get_extra_info("socket"))
         self.may_steer = may_steer(self.uid, groups)
 
@@ -117,15 +118,22 @@ class Caller:
 
     def watch(self) -> Watcher:
         """Watch everything that is logged from now on; replies are taken when there is something new."""
-        self._watcher = self._api.feed.watch()
-        return self._watcher
+        watcher = self._api.feed.watch()
+        self.draw_on(watcher)
+        return watcher
+
+    def draw_on(self, source: Source) -> None:
+        """From now on, take a reply to the present call when this has one."""
+        self._source = source
 
     async def _answer(self, message: bytes) -> None:
         replies = self._api.replies(message, self)
         try:
-            while self._watcher is None or await self._has_news(self._watcher):
+            while self._source is None or await self._has_news(self._source):
                 async with self._api.turn():
-                    reply = next(replies, None)
+                    reply = _next(replies)
+                if isinstance(reply, Later):
+                    reply = _said(message, await reply.message())
                 if reply is None:
                     return
                 self._writer.write(reply + _END)
@@ -133,16 +141,16 @@ class Caller:
                     await self._writer.drain()
                 self._api.seats.stirred(self._guest, busy=True)
         finally:
-            if self._watcher is not None:
-                self._watcher.close()
-                self._watcher = None
+            if self._source is not None:
+                self._source.close()
+                self._source = None
 
-    async def _has_news(self, watcher: Watcher) -> bool:
+    async def _has_news(self, source: Source) -> bool:
         """Wait for news; False if the caller has left (or says something more, which ends the call, too)."""
-        if watcher.news.is_set():
+        if source.news.is_set():
             return not self._reader.at_eof()
         gone = asyncio.ensure_future(self._reader.read(1))
-        news = asyncio.ensure_future(watcher.news.wait())
+        news = asyncio.ensure_future(source.news.wait())
         try:
             await asyncio.wait({gone, news}, return_when=asyncio.FIRST_COMPLETED)
             return not gone.done()
@@ -150,6 +158,18 @@ class Caller:
             for waiting in (gone, news):
                 waiting.cancel()
             await asyncio.gather(gone, news, return_exceptions=True)
+
+
+def _next(replies: Iterator[bytes]) -> bytes | Later | None:
+    try:
+        return next(replies, None)
+    except Later as later:
+        return later
+
+
+def _said(call: bytes, message: dict[str, Any]) -> bytes | None:
+    """A message as a reply to a call, unless that wants none."""
+    return None if json.loads(call).get("oneway") else json.dumps(message).encode()
 
 
 def _is_call(message: bytes) -> bool:

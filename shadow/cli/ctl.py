@@ -13,38 +13,21 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from .. import options as command_line
 from ..ctl import connect as connects
 from ..ctl import tables
 from ..ctl.connect import NotConnected
 from ..ctl.query import Answers, Facts
 from ..errors import LocalError, Unreachable
 from ..names import check_robot_name
-from ..text import many
-from . import process
+from ..text import many, printable
+from . import ctl_words, process
+from .ctl_words import JSON
 
-_FOLDER = "/run/shadow-tunnel"
-_FOLDER_VARIABLE = "SHADOW_LDIR"
 _SUFFIX = ".robot"  # of the names that users give ssh; see etc/ssh/ssh_config.d
 _LOG_LINES = 10
-_JSON = "--json"
 _EVERYWHERE = {"fleet": True}  # whichever server of the fleet it is at
 _WITH_ITS_ROBOTS = "server-joined"  # the event when another server is there again
 _LOOK_AGAIN = 0.5  # seconds, while waiting for a robot whose server is not there either
-_STATUSES = """\
-Exit status: 0 done, 2 usage error, 69 the robot or the server is not there, 71 system error, 74 output
-error, 76 a server of another version, 77 permission denied, 78 the request makes no sense."""
-_EPILOG = f"""\
-Read-only commands require the group shadow-tunnel; disconnect, drain, undrain and reload require root or
-the group shadow-tunnel-admin; logs requires the group adm or systemd-journal.
-{_STATUSES}
-Without --dir, {_FOLDER_VARIABLE} in the environment names the folder.
-
-examples:
-  shadowctl list
-  shadowctl logs 011 -f
-  shadowctl wait 011 --timeout=60 && ssh user@011.robot uptime
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,6 +41,25 @@ def _main(arguments: Sequence[str] | None) -> None:
     if robot is not None:  # an invalid name is an error, whether a robot is connected or not
         check_robot_name(robot)
     options.run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    return ctl_words.parser(
+        {
+            "list": _list,
+            "status": _status,
+            "streams": _streams,
+            "servers": _servers,
+            "watch": _watch,
+            "logs": _logs,
+            "connect": _connect,
+            "wait": _wait,
+            "disconnect": _disconnect,
+            "drain": _drain,
+            "undrain": _undrain,
+            "reload": _reload,
+        }
+    )
 
 
 # Looking
@@ -102,10 +104,22 @@ def _tell_age(age: float) -> None:
 
 
 def _streams(options: argparse.Namespace) -> None:
+    streams: list[Facts] = []
+    robot = {"robot": options.robot} if options.robot else {}
     with Answers(options.dir) as answers:
-        replies = answers.more("ListStreams", **({"robot": options.robot} if options.robot else {}))
-        streams = [stream for reply in replies for stream in reply["streams"]]
-    _show(options, streams, tables.streams)
+        for reply in answers.more("ListStreams", **robot, **({} if options.local else _EVERYWHERE)):
+            streams += reply["streams"]
+            _tell_missing(reply, "not all of its streams are shown")
+    # Of a stream from one server to another, both have a half: that of the robot's server is shown.
+    halves = {(stream.get("server"), stream["idThere"]) for stream in streams if "idThere" in stream}
+    whole = [stream for stream in streams if (stream.get("at"), stream["id"]) not in halves]
+    _show(options, whole, tables.streams)
+
+
+def _tell_missing(reply: Facts, what: str) -> None:
+    """Some servers may have given no answer: say so as above."""
+    for one in reply.get("missing", ()):
+        print(f"shadowctl: {printable(one['reason'])}; {what}", file=sys.stderr)
 
 
 def _show(options: argparse.Namespace, facts: Any, text: Callable[[Any], str]) -> None:
@@ -120,8 +134,9 @@ def _status(options: argparse.Namespace) -> None:
             _tell_age(facts.get("age", 0.0))
             _show(options, facts, lambda _facts: tables.server(facts, companions))
             return
-        answer = answers.call("Describe", name=options.robot, **_EVERYWHERE)
+        answer = answers.call("Describe", name=options.robot, **({} if options.local else _EVERYWHERE))
     _tell_age(answer.get("age", 0.0))
+    _tell_missing(answer, "this is what it has announced")
     _show(options, answer, tables.robot)
     if not options.json:
         sys.stdout.flush()
@@ -174,7 +189,7 @@ def _watched(answers: Answers) -> Iterator[Facts]:
 
 
 def _logs(options: argparse.Namespace) -> None:
-    words = [word for word in options.words if word != _JSON]
+    words = [word for word in options.words if word != JSON]
     if options.json or words != options.words:
         words.append("--output=json")
     sys.stdout.flush()
@@ -237,8 +252,9 @@ def _disconnect(options: argparse.Namespace) -> None:
     what = "stream" if options.stream else "robot"
     if what == "robot":
         check_robot_name(options.which)
+    where = _of_server(options) or (_EVERYWHERE if what == "robot" else {})
     with Answers(options.dir) as answers:
-        ended = answers.call("Disconnect", **{what: options.which})["ended"]
+        ended = answers.call("Disconnect", **{what: options.which}, **where)["ended"]
     _show(
         options,
         {"ended": ended},
@@ -255,7 +271,7 @@ def _drain(options: argparse.Namespace) -> None:
     timeout: float | None = options.timeout
     with Answers(options.dir) as answers:
         limit = {} if timeout is None else {"timeout": timeout}
-        robots = answers.call("Drain", draining=True, **limit)["robots"]
+        robots = answers.call("Drain", draining=True, **limit, **_of_server(options))["robots"]
     text = f"{many(robots, 'robot')} to go to other servers"
     if timeout is not None:
         text += f"; streams that are left then are ended after {timeout:g} s"
@@ -264,118 +280,11 @@ def _drain(options: argparse.Namespace) -> None:
 
 def _undrain(options: argparse.Namespace) -> None:
     with Answers(options.dir) as answers:
-        answers.call("Drain", draining=False)
+        answers.call("Drain", draining=False, **_of_server(options))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = command_line.main_parser(
-        "shadowctl", "List, monitor and control robots, and connect to them.", _EPILOG
-    )
-    _add_global(parser, Path(os.environ.get(_FOLDER_VARIABLE) or _FOLDER), json_too=False)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    robots = _command(
-        commands, "list", _list, "list the robots that are connected",
-        "list", "list --local", "list --json",
-    )  # fmt: skip
-    robots.add_argument("--local", action="store_true", help="in a fleet: only those of this server")
-
-    status = _command(
-        commands, "status", _status, "show details of a robot, or of the server", "status", "status 011"
-    )
-    status.add_argument("robot", nargs="?", metavar="NAME", help="the robot; without it the server")
-
-    streams = _command(commands, "streams", _streams, "list who visits whom", "streams", "streams 011")
-    streams.add_argument("robot", nargs="?", metavar="NAME", help="only the visitors of this robot")
-
-    _command(commands, "servers", _servers, "list the servers of the fleet", "servers", "servers --json")
-
-    watch = _command(commands, "watch", _watch, "show what happens, until you stop it", "watch", "watch 011")
-    watch.add_argument("robot", nargs="?", metavar="NAME", help="only what concerns this robot")
-
-    logs = _command(
-        commands,
-        "logs",
-        _logs,
-        "show the journal's messages about a robot",
-        "logs 011 -f",
-        "logs 011 --since=-1h",
-    )
-    _add_robot(logs)
-    logs.add_argument("words", nargs=argparse.REMAINDER, metavar="OPTION", help="for journalctl, e.g. -f")
-
-    connect = _command(
-        commands, "connect", _connect, "join standard input and output to a robot's service",
-        "connect 011", "connect 011 web",
-    )  # fmt: skip
-    _add_robot(connect)
-    connect.add_argument(
-        "service", nargs="?", default="", metavar="SERVICE", help="(default: the default one)"
-    )
-    connect.add_argument(
-        "--fdpass", action="store_true", help="pass on the connection and exit (ssh: ProxyUseFdpass=yes)"
-    )
-
-    wait = _command(
-        commands, "wait", _wait, "wait until a robot is connected",
-        "wait 011", "wait 011 --timeout=60",
-    )  # fmt: skip
-    _add_robot(wait)
-    wait.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="give up then (default: never)")
-
-    disconnect = _command(
-        commands, "disconnect", _disconnect, "end a robot's session and streams",
-        "disconnect 011", "disconnect --stream 1f",
-    )  # fmt: skip
-    disconnect.add_argument("which", metavar="NAME", help="the robot, or with --stream a stream's number")
-    disconnect.add_argument("--stream", action="store_true", help="end one stream, and nothing else")
-
-    drain = _command(
-        commands, "drain", _drain, "have the robots go to other servers of the fleet, and take no more",
-        "drain", "drain --timeout=600",
-    )  # fmt: skip
-    drain.add_argument(
-        "--timeout", type=_seconds, metavar="SECONDS",
-        help="then end streams of robots that have gone (default: never)",
-    )  # fmt: skip
-    _command(commands, "undrain", _undrain, "take robots again", "undrain")
-    _command(commands, "reload", _reload, "make the server read certificates and revocations again", "reload")
-    return parser
-
-
-def _add_robot(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("robot", metavar="NAME", help="the robot")
-
-
-def _command(
-    commands: "command_line.Commands[command_line.Parser]",
-    name: str,
-    run: Callable[[argparse.Namespace], None],
-    text: str,
-    *examples: str,
-) -> argparse.ArgumentParser:
-    lines = "\n".join(f"  shadowctl {example}" for example in examples)
-    parser = command_line.add_command(commands, name, run, text, f"examples:\n{lines}\n\n{_STATUSES}")
-    # Again, for users who write them after the command; SUPPRESS: do not override those before it.
-    _add_global(parser, argparse.SUPPRESS, json_too=argparse.SUPPRESS)
-    return parser
-
-
-def _add_global(parser: argparse.ArgumentParser, folder: Path | str, *, json_too: bool | str) -> None:
-    parser.add_argument(
-        "--dir", type=Path, default=folder, metavar="DIR", help="folder of the robots' sockets"
-    )
-    parser.add_argument(_JSON, action="store_true", default=json_too, help="for programs")
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-    return value
+def _of_server(options: argparse.Namespace) -> Facts:
+    return {"server": options.server} if options.server else {}
 
 
 if __name__ == "__main__":

@@ -117,15 +117,22 @@ class Answers:
             robot, server = str(parameters.get("name")), str(parameters.get("server") or "")
             near = () if server else robots_like(robot, self._folder)
             return elsewhere(robot, server) if server else not_connected(robot, near)
-        if kind == "NoSuchStream":
-            return Unreachable(f"there is no stream {parameters.get('id')!r}")
         if kind == "PermissionDenied":
             return NotPermitted("only root and members of the group shadow-tunnel-admin may do that")
-        if kind == "ReloadFailed":
-            return ConfigError(f"nothing has changed: {printable(str(parameters.get('reason')))}")
-        if kind == "DrainFailed":
-            return LocalError(f"nothing has changed: {printable(str(parameters.get('reason')))}")
+        if kind in {"ReloadFailed", "DrainFailed"}:
+            why = f"nothing has changed: {printable(str(parameters.get('reason')))}"
+            return ConfigError(why) if kind == "ReloadFailed" else LocalError(why)
+        if kind in {"NoSuchStream", "NoSuchServer", "NoAnswer"}:
+            return Unreachable(_absence(kind, parameters))
         return PeerError(f"the server is of another version: {printable(name)} {printable(str(parameters))}")
+
+
+def _absence(kind: str, parameters: Facts) -> str:
+    if kind == "NoSuchStream":
+        return f"there is no stream {parameters.get('id')!r}"
+    if kind == "NoSuchServer":
+        return f"server {parameters.get('server')!r} is not one of the fleet"
+    return printable(str(parameters.get("reason")))
 
 
 def _without_fleet(parameters: Facts, error: Any) -> Facts:

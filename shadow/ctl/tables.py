@@ -67,10 +67,12 @@ def _state(server: Facts) -> str:
 
 
 def streams(found: Sequence[Facts]) -> str:
-    """A line for each stream."""
+    """A line for each stream; in a fleet with the server whose it is."""
+    fleet = any("at" in stream for stream in found)
     rows = [
         (
             stream["id"],
+            *([stream.get("at", "-")] if fleet else []),
             stream["robot"],
             stream["service"] or "default",
             _visitor(stream),
@@ -82,8 +84,8 @@ def streams(found: Sequence[Facts]) -> str:
         )
         for stream in found
     ]
-    heads = ("STREAM", "ROBOT", "SERVICE", "USER", "PID", "FOR", "TO", "FROM", "TLS")
-    return _table(heads, rows, many(len(found), "stream"))
+    heads = ("ROBOT", "SERVICE", "USER", "PID", "FOR", "TO", "FROM", "TLS")
+    return _table(("STREAM", *(["SERVER"] if fleet else []), *heads), rows, many(len(found), "stream"))
 
 
 def certificates(found: Sequence[Facts]) -> str:
@@ -109,7 +111,7 @@ def robot(answer: Facts) -> str:
         lines += [
             f"     Services: {_services(facts)}",
             f"  Certificate: {facts['serial']}",
-            f"         More: ask server {printable(facts['server'])}; these are its visitors from here",
+            f"         More: only server {printable(facts['server'])} knows; below: visitors from here",
         ]
     elif facts["connected"]:
         until = dt.datetime.fromisoformat(facts["certificateEnds"])
@@ -138,9 +140,10 @@ def _headline(facts: Facts) -> str:
         peer, since = printable(facts["peer"]), _ago(facts["seconds"])
         return f"{_dot(good=True)} {name} - connected to server {server} from {peer} for {since}"
     if not facts["connected"]:
-        return f"{_dot(good=False)} {facts['name']} - not connected, but some streams of it go on"
-    good = not _expired(facts)
-    return f"{_dot(good=good)} {facts['name']} - connected from {facts['peer']} for {_ago(facts['seconds'])}"
+        return f"{_dot(good=False)} {name} - not connected, but some streams of it go on"
+    good, to = not _expired(facts), f" to server {server}" if server else ""
+    peer, since = printable(facts["peer"]), _ago(facts["seconds"])
+    return f"{_dot(good=good)} {name} - connected{to} from {peer} for {since}"
 
 
 def _expired(facts: Facts) -> bool:

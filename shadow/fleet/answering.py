@@ -1,4 +1,4 @@
-"""What other servers of the fleet ask this one: to connect their visitors, and whether a robot is here.
+"""What other servers of the fleet ask this one: to connect their visitors, and what is here.
 
 A visit goes one hop: a session that is here serves it, or nobody does.
 """
@@ -14,17 +14,16 @@ from ..daemon.config import ServerConfig
 from ..errors import PeerError
 from ..server.handshakes import Handshakes
 from ..server.server import Server
-from ..server.visitor import Visitor
 from ..text import printable
 from ..transport.channel import Channel
-from ..wire.frames import Failed, Frame, Hello, Here, Refusal, Visit, Who
+from ..wire.frames import Ask, Failed, Frame, Hello, Here, More, Refusal, Visit, Who
 from .callers import Callers
-from .doors import PeerDoor
+from .doors import WORD_MAX, PeerDoor, visitor_from
+from .inquiries import Inquiries
 from .peer_trust import PeerTrust
 from .registrar import Registrar
 
 _TAKEN, _MOVED, _REFUSED = "taken", "moved", "refused"
-_WORD_MAX = 64  # characters of a user's name, of a stream's number, or of a service that is not there
 
 
 class Answering:
@@ -51,6 +50,7 @@ class Answering:
         self._callers = Callers(fleet, trust)
         self._trust = trust
         self._registrar = registrar
+        self._inquiries = Inquiries(server.robots, registrar.name)
         self._loop = asyncio.get_running_loop()
         self._channels: dict[Channel, str] = {}
         # Balancers have no business between servers.
@@ -64,6 +64,7 @@ class Answering:
     async def close(self) -> None:
         """Accept no more; hang up on channels that stand by, and on visitors that wait: both come again."""
         await self._handshakes.close()
+        await self._inquiries.close()
         for channel in list(self._channels):
             if channel.stands_by:
                 channel.send(Refusal("stopping", "the server is stopping"))
@@ -74,7 +75,7 @@ class Answering:
         """Hang up on servers whose certificates are revoked now; their streams are their robots' concern."""
         for channel in list(self._channels):
             if why := self._trust.revocation(channel.link):
-                del self._channels[channel]
+                self._forget(channel)
                 if channel.stands_by:
                     channel.send(Refusal("revoked", why))
                 channel.close()
@@ -96,13 +97,21 @@ class Answering:
 
     def _lost(self, channel: Channel, error: PeerError | None) -> None:
         del error  # its server says more; a visitor has left with it
+        self._forget(channel)
+
+    def _forget(self, channel: Channel) -> None:
         self._channels.pop(channel, None)
+        self._inquiries.forget(channel)
 
     def _frame(self, channel: Channel, frame: Frame) -> None:
         if isinstance(frame, Visit):
             self._visit(channel, frame)
         elif isinstance(frame, Who):
             channel.send(self._here(frame.robot))
+        elif isinstance(frame, Ask):
+            self._inquiries.ask(channel, self._channels[channel], frame)
+        elif isinstance(frame, More):
+            self._inquiries.more(channel)
 
     def _here(self, name: str) -> Here:
         robot = self._robots.get(name)
@@ -119,17 +128,15 @@ class Answering:
             self.count[_MOVED] += 1
             channel.send(self._registrar.moved(visit.robot))
         elif visit.service not in session.services:
-            service = printable(visit.service[:_WORD_MAX])
+            service = printable(visit.service[:WORD_MAX])
             self._refuse(channel, "no-such-service", f"the robot has no service {service}")
         elif not self._robots.descriptors.for_visitor():
             self._refuse(channel, "limit", "the robot's server has too few descriptors left")
         else:
             self.count[_TAKEN] += 1
             door = PeerDoor(channel, lambda: self._channels.pop(channel, None))
-            number, now = robot.visitors.next_number(), self._loop.time()
-            visitor = Visitor(door, visit.service, number, visit.uid, visit.pid, now)
-            visitor.user, visitor.there = visit.user[:_WORD_MAX], visit.stream[:_WORD_MAX]
-            visitor.host = self._channels[channel]
+            number, server = robot.visitors.next_number(), self._channels[channel]
+            visitor = visitor_from(server, visit, door, number, self._loop.time())
             robot.visitors.take(visitor)
 
     def _refuse(self, channel: Channel, code: str, text: str) -> None:

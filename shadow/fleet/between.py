@@ -46,7 +46,7 @@ class Between:
         self._answering = Answering(server, config, hello.fleet, trust, registrar)
         self._acquaintances = Acquaintances(self._peers, view)
         visits = {"out": self._visits.count, "in": self._answering.count}
-        self._visits.overview = survey = Survey(robots, registrar, visits)
+        self._visits.overview = survey = Survey(robots, registrar, visits, self._peers, self._visits.people)
         registrar.audience.extend([self._acquaintances, self.foreign, self._visits.news, survey])
         robots.elsewhere = self._visits
 

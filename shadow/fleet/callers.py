@@ -49,7 +49,7 @@ class Callers:
             channel.send(Refusal(refused.code, refused.text))
             channel.close()
             return None
-        channel.send(Welcome(PROTOCOL_VERSION, software=SOFTWARE))
+        channel.send(Welcome(PROTOCOL_VERSION, software=SOFTWARE, answers=True))
         return server
 
     def _check(self, channel: Channel, hello: Hello, others: int) -> str:

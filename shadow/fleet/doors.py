@@ -4,9 +4,12 @@ from collections.abc import Callable
 
 from ..errors import PeerError
 from ..relay.ends import End
+from ..server.visitor import Visitor
 from ..transport.channel import Channel
 from ..transport.link import Link
-from ..wire.frames import TEXT_MAX, Failed, Moved, Started
+from ..wire.frames import TEXT_MAX, Failed, Moved, Started, Visit
+
+WORD_MAX = 64  # characters of a user's name, of a stream's number, or of a service that is not there
 
 
 class PeerDoor:
@@ -64,3 +67,19 @@ class PeerDoor:
         elif not self._answered:
             self._on_leave()
             self._channel.close()
+
+
+def visitor_from(server: str, visit: Visit, door: PeerDoor, number: str, now: float) -> Visitor:
+    """The visitor that a server sends.
+
+    Args:
+        server: which.
+        visit: what it has said.
+        door: where the visitor has come in.
+        number: of the stream here.
+        now: by CLOCK_MONOTONIC.
+    """
+    visitor = Visitor(door, visit.service, number, visit.uid, visit.pid, now)
+    visitor.user, visitor.there = visit.user[:WORD_MAX], visit.stream[:WORD_MAX]
+    visitor.host = server
+    return visitor

@@ -13,6 +13,7 @@ import math
 
 from .. import events
 from ..errors import LocalError
+from ..server.questions import By
 from ..server.robots import Robots
 from ..server.session import Cause
 from ..text import many
@@ -53,7 +54,7 @@ class Draining:
         self._begun, self._timeout = 0.0, math.inf  # by the loop's clock; seconds
         self._visited = 0  # robots that have streams here
 
-    def start(self, timeout: float | None = None) -> None:
+    def start(self, by: By, timeout: float | None = None) -> None:
         """See ``Drainer``.
 
         Raises:
@@ -67,13 +68,14 @@ class Draining:
         text = f"draining: {many(self._robots.connected, 'robot')} to go to other servers"
         if timeout is not None:
             text += f"; streams that are left then are ended after {timeout:g} s"
-        events.log(events.DrainBegun(), logging.INFO, text)
+        events.log(events.DrainBegun(), logging.INFO, f"{text}; by order of {by}")
 
-    def stop(self) -> None:
+    def stop(self, by: By) -> None:
         """See ``Drainer``."""
         if self.on:
             self._set(on=False)
-            events.log(events.DrainOver(), logging.INFO, "draining is over: robots are taken again")
+            text = f"draining is over: robots are taken again; by order of {by}"
+            events.log(events.DrainOver(), logging.INFO, text)
 
     def close(self) -> None:
         """The server is about to stop; the next daemon does not drain."""

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import Mapping
 
+from ..server.questions import By
 from ..server.robots import Robots
 from .balance import Balance
 from .draining import Draining
@@ -34,17 +35,17 @@ class Leaving:
         self._draining = Draining(robots, name, view, announcement)
         self._rebalancing = Rebalancing(robots, name, view, Balance()) if rebalances else None
 
-    def start(self, timeout: float | None = None) -> None:
+    def start(self, by: By, timeout: float | None = None) -> None:
         """See ``Drainer``.
 
         Raises:
             LocalError: no other server of the fleet would take them.
         """
-        self._draining.start(timeout)
+        self._draining.start(by, timeout)
 
-    def stop(self) -> None:
+    def stop(self, by: By) -> None:
         """See ``Drainer``."""
-        self._draining.stop()
+        self._draining.stop(by)
 
     def close(self) -> None:
         """The server is about to stop; the next daemon does not drain."""

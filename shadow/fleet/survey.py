@@ -1,4 +1,7 @@
-"""What this server knows of the others and their robots, for its API and its metrics: all from the view."""
+"""What this server knows of the others and their robots, for its API and its metrics: all from the view.
+
+What the view does not have, they can be asked (``asking``).
+"""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -7,7 +10,10 @@ from ..events import RobotConnected, RobotDisconnected
 from ..server.overview import Companion, Happening, Overview, Remote, Tally
 from ..server.robots import Robots
 from ..text import many
+from .asking import Asking
 from .keys import Entry
+from .peers import Peers
+from .people import People
 from .registrar import Registrar
 
 JOINED, LEFT = "server-joined", "server-left"  # of happenings
@@ -16,18 +22,28 @@ JOINED, LEFT = "server-joined", "server-left"  # of happenings
 class Survey(Overview):
     """See ``overview.Overview``; it is told what the view is told (``view.Subscriber``)."""
 
-    def __init__(self, robots: Robots, registrar: Registrar, visits: Mapping[str, Mapping[str, int]]) -> None:
+    def __init__(
+        self,
+        robots: Robots,
+        registrar: Registrar,
+        visits: Mapping[str, Mapping[str, int]],
+        peers: Peers,
+        people: People,
+    ) -> None:
         """Look at the view from now on.
 
         Args:
             robots: those of this server.
             registrar: has the view.
             visits: how many there were, by their direction and by what has come of them; it changes.
+            peers: the channels to other servers.
+            people: knows the names of users here.
         """
         self._robots = robots
         self._registrar = registrar
         self._view = registrar.view
         self._visits = visits
+        self._asking = Asking(peers, people)
         self._loop = asyncio.get_running_loop()
         self._begun = self._loop.time()
         self._lives: dict[str, str] = {}  # ``inc`` of each server that is alive
@@ -70,6 +86,11 @@ class Survey(Overview):
         }
         robots = sum(companion.robots for companion in self.servers if companion.live)
         return Tally(robots, claims.unclaimed, made, visits, self._robots.drainer.moves)
+
+    @property
+    def others(self) -> Asking:
+        """See ``Overview``."""
+        return self._asking
 
     def names(self) -> list[str]:
         """See ``Overview``; of 300,000 robots it takes some ten milliseconds."""

@@ -36,6 +36,7 @@ class Visits(Alone):
     Attributes:
         news: is to hear what the view is told.
         count: how many visitors were connected to other servers, or turned away, by that word.
+        people: knows the names of their users.
     """
 
     def __init__(self, whereabouts: Whereabouts, peers: Peers, foreign: Foreign, patience: float) -> None:
@@ -54,7 +55,7 @@ class Visits(Alone):
         self._peers = peers
         self._foreign = foreign
         self._patience = patience
-        self._people = People()
+        self.people = People()
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[Visitor, asyncio.Task[None]] = {}
         self._closed = False
@@ -67,7 +68,7 @@ class Visits(Alone):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._whereabouts.close()
-        self._people.close()
+        self.people.close()
 
     def describe(self) -> Iterator[str]:
         """Lines for debugging."""
@@ -116,7 +117,7 @@ class Visits(Alone):
 
     async def _serve(self, robot: Robot, visitor: Visitor) -> None:
         """Take a visitor to its robot, or turn it away."""
-        visitor.host, visitor.user = self._whereabouts.name, await self._people.name_of(visitor.uid)
+        visitor.host, visitor.user = self._whereabouts.name, await self.people.name_of(visitor.uid)
         until = self._loop.time() + self._patience
         tried: dict[Place, float] = {}  # when each may be tried again
         why = f"no server of the fleet has had the robot for {self._patience:g} s"

@@ -9,6 +9,7 @@ from typing import Protocol
 from ..errors import LocalError, Refused
 from ..transport.link import Link
 from .overview import Overview
+from .questions import By
 from .robot import Robot
 from .session import Session
 from .visitor import Visitor
@@ -82,15 +83,19 @@ class Elsewhere(Protocol):
 class Drainer(Protocol):
     """Has a server's robots go to others, and takes no more of them."""
 
-    def start(self, timeout: float | None = None) -> None:
-        """Begin; streams that are left after ``timeout`` seconds are ended. None: they end by themselves.
+    def start(self, by: By, timeout: float | None = None) -> None:
+        """Begin.
+
+        Args:
+            by: who wants it.
+            timeout: streams that are left after so many seconds are ended; None: they end by themselves.
 
         Raises:
             LocalError: there is no other server for them.
         """
 
-    def stop(self) -> None:
-        """Take robots again."""
+    def stop(self, by: By) -> None:
+        """Take robots again, as somebody wants."""
 
     @property
     def moves(self) -> Mapping[tuple[str, str], int]:
@@ -108,12 +113,12 @@ class Alone:
         """See ``Drainer``."""
         return {}
 
-    def start(self, timeout: float | None = None) -> None:
+    def start(self, by: By, timeout: float | None = None) -> None:
         """See ``Drainer``."""
-        del timeout
+        del by, timeout
         raise LocalError("this server is not one of a fleet (--fleet): there is no other for its robots")
 
-    def stop(self) -> None:
+    def stop(self, by: By) -> None:
         """See ``Drainer``."""
 
     def came(self, candidate: Candidate) -> None:

@@ -6,6 +6,8 @@ A server by itself knows of none (``Overview``). One of a fleet has another over
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from .questions import Others
+
 
 class Remote(NamedTuple):
     """A robot, as another server has announced it.
@@ -110,6 +112,11 @@ class Overview:
     def figures(self) -> Tally | None:
         """What is measured; None: there are no other servers."""
         return None
+
+    @property
+    def others(self) -> Others:
+        """Of whom more can be asked."""
+        return Others()
 
     def names(self) -> list[str]:
         """The robots that are at other servers now, in no order."""

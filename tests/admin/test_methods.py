@@ -219,9 +219,11 @@ def test_reload(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [
-        ("Disconnect", {"robot": "011", "stream": None}),
+        ("Disconnect", {"robot": "011", "stream": None, "server": None, "fleet": None}),
+        ("Disconnect", {"robot": "011", "stream": None, "server": "s2", "fleet": True}),
         ("Reload", {}),
-        ("Drain", {"draining": True, "timeout": None}),
+        ("Drain", {"draining": True, "timeout": None, "server": None}),
+        ("Drain", {"draining": True, "timeout": None, "server": "s2"}),
     ],
 )
 def test_steering_is_for_administrators(method: str, parameters: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import os
 import re
 import select
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +19,11 @@ import pytest
 
 from shadow import events
 from shadow.admin import varlink
+from shadow.admin.later import Later
 from shadow.admin.methods import make_service
 from shadow.admin.varlink import Api
 from shadow.server.overview import Overview
-from tests.support import CHECKOUT, PLENTY, Daemon, Tunnel, echo, serving, wait_for
+from tests.support import CHECKOUT, DEADLINE, PLENTY, Daemon, Tunnel, echo, serving, wait_for
 from tests.support.call import INTERFACE, Call
 
 T = TypeVar("T")
@@ -80,7 +82,12 @@ def test_what_is_no_call_ends_the_connection(server: Daemon, path: Path, message
         ("Drain", {"draining": True, "timeout": -1.5}, "org.varlink.service.InvalidParameter"),
         ("Drain", {"draining": True, "timeout": float("inf")}, "org.varlink.service.InvalidParameter"),
         ("Drain", {"draining": True, "timeout": "1"}, "org.varlink.service.InvalidParameter"),
+        ("Drain", {"draining": True, "timeout": 1e99}, "org.varlink.service.InvalidParameter"),
         ("Drain", {"draining": True, "timeout": 600}, f"{INTERFACE}.DrainFailed"),
+        ("Drain", {"draining": True, "server": "s2"}, f"{INTERFACE}.NoSuchServer"),
+        ("Disconnect", {"robot": "011", "server": "s2"}, f"{INTERFACE}.NoSuchServer"),
+        ("Disconnect", {"robot": "011", "fleet": True}, f"{INTERFACE}.NoSuchRobot"),
+        ("ListStreams", {"robot": "011", "fleet": True}, f"{INTERFACE}.NoSuchRobot"),
         ("Watch", None, "org.varlink.service.ExpectedMore"),
         ("Describe", {"name": "011"}, f"{INTERFACE}.NoSuchRobot"),
         ("ListStreams", {"robot": "011"}, f"{INTERFACE}.NoSuchRobot"),
@@ -333,3 +340,53 @@ def test_the_catalogue_of_methods_is_complete() -> None:
 
     methods = re.findall(r"^method (\w+)\(", INTERFACE_FILE.read_text(), re.MULTILINE)
     assert sorted(methods) == sorted(name for name in vars(Methods) if name[0].isupper())
+
+
+def test_a_method_whose_reply_takes_time_delays_nobody(tmp_path: Path) -> None:
+    path, asked = tmp_path / "api", threading.Event()
+
+    class Patient:
+        def __init__(self) -> None:
+            self.released = asyncio.Event()
+
+        def Reload(self) -> None:  # noqa: N802 - the interface's name
+            raise Later(self._wait)
+
+        async def _wait(self) -> dict[str, Any]:
+            asked.set()
+            await self.released.wait()
+            return {"parameters": {}}
+
+        def Servers(self) -> dict[str, Any]:  # noqa: N802 - the same
+            self.released.set()
+            return {"servers": []}
+
+    def talk() -> None:
+        with Call(path) as waiting, Call(path) as unheard, Call(path) as other:
+            waiting.say("Reload")
+            unheard.say("Reload", oneway=True)
+            assert asked.wait(DEADLINE)
+            assert other.get("Servers") == {"servers": []}
+            assert waiting.hear() == {"parameters": {}}
+            assert unheard.get("Servers") == {"servers": []}, "the first reply is to this"
+
+    answered(path, Patient(), talk)
+
+
+def test_what_a_reply_comes_to_may_be_an_error(tmp_path: Path) -> None:
+    path, message = tmp_path / "api", {"error": f"{INTERFACE}.NoSuchStream", "parameters": {"id": "1f"}}
+
+    class Sorry:
+        def Reload(self) -> None:  # noqa: N802 - the interface's name
+            async def wait() -> dict[str, Any]:
+                await asyncio.sleep(0)
+                return message
+
+            raise Later(wait)
+
+    def talk() -> None:
+        with Call(path) as call:
+            assert call.ask("Reload") == message
+            assert call.ask("Reload") == message, "the connection is good for more"
+
+    answered(path, Sorry(), talk)

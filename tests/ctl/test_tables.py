@@ -61,11 +61,25 @@ def test_a_robot_at_another_server() -> None:
         "● 012 - connected to server s2 from 192.0.2.7:3 for 1min 1s",
         "     Services: default",
         "  Certificate: 0c",
-        "         More: ask server s2; these are its visitors from here",
+        "         More: only server s2 knows; below: visitors from here",
         "",
     ]
     gone = tables.robot({"robot": {**ELSEWHERE, "connected": False}, "streams": []})
     assert gone == "○ 012 - not connected; it was at server s2, which is gone\n\n0 streams"
+
+
+def test_a_robot_of_which_its_server_has_told_everything() -> None:
+    facts = {**ROBOT, "server": "s2"}
+    first = tables.robot({"robot": facts, "streams": []}).splitlines()[0]
+    assert first == f"● {ROBOT['name']} - connected to server s2 from {ROBOT['peer']} for 2h 5min"
+
+
+def test_streams_of_a_fleet_are_shown_with_the_server_whose_they_are() -> None:
+    lines = tables.streams([{**STREAM, "at": "s2", "user": "al\x1bice", "server": "s1"}, STREAM]).splitlines()
+    assert lines[0].split()[:2] == ["STREAM", "SERVER"]
+    assert [line.split()[1] for line in lines[1:3]] == ["s2", "-"]
+    assert "al?ice@s1" in lines[1]
+    assert "SERVER" not in tables.streams([STREAM])
 
 
 def test_servers() -> None:

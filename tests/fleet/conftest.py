@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from shadow.fleet.keys import Keys
-from tests.support import Authority
+from tests.support import Authority, echo, serving, wait_for
 from tests.support.engine import Members
+from tests.support.looking import listed, state
 from tests.support.sites import Fleet
 
 _numbers = itertools.count(1)
@@ -52,3 +53,23 @@ def both(fleet: Fleet) -> Fleet:
     for site in fleet.sites:
         site.follow()
     return fleet
+
+
+@pytest.fixture
+def asked(fleet: Fleet) -> Fleet:
+    """Two servers that can be asked."""
+    for site in fleet.sites:
+        site.start_with_api()
+    for site in fleet.sites:
+        for other in fleet.sites:
+            wait_for(lambda: state(site, other.name) == "live", "all servers to know each other")  # noqa: B023
+    return fleet
+
+
+@pytest.fixture
+def robot(asked: Fleet) -> Iterator[None]:
+    """A real one at the first server; the second has heard of it."""
+    with serving(echo) as service:
+        asked.sites[0].tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1")
+        wait_for(lambda: listed(asked.sites[1]), "the second server to know the robot")
+        yield

@@ -15,8 +15,12 @@ from shadow.fleet.balance import Balance, Terms
 from shadow.fleet.keys import Keys, Live, Progress
 from shadow.fleet.leaving import Leaving
 from shadow.fleet.view import View
+from shadow.server.questions import By
 from tests.support import virtual_time
 from tests.support.fleet import Told, entry
+from tests.support.log import Said
+
+ROOT = By(0)
 
 
 class Announcement:
@@ -129,7 +133,7 @@ def test_all_of_them() -> None:
         world.robots["0"].streams.direct = 1
         async with world.run():
             await asyncio.sleep(0.5)
-            world.leaving.start(100.0)
+            world.leaving.start(ROOT, 100.0)
             assert world.announcement.live == Live("1", draining=True)
             assert world.announcement.live.progress == Progress(), "not known yet"
             assert [world.robots.draining] == [True]
@@ -143,11 +147,29 @@ def test_all_of_them() -> None:
             assert world.told.total() == 250
             await asyncio.sleep(3.0)
             assert world.told.total() == 500, "who has not gone is asked again"
-            world.leaving.stop()
+            world.leaving.stop(ROOT)
             assert [world.robots.draining] == [False]
             assert (world.announcement.live, world.leaving.remark) == (Live("1"), "")
 
     virtual_time.run(body())
+
+
+def test_the_log_says_who_wants_it(said: Said) -> None:
+    async def body() -> None:
+        world = World(10, rebalances=False)
+        alice = By(1000, "alice", "b")
+        for by, timeout in ((ROOT, None), (alice, 600.0)):
+            world.leaving.start(by, timeout)
+        for by in (alice, ROOT):  # the second time it is over already
+            world.leaving.stop(by)
+
+    virtual_time.run(body())
+    end = "; by order of uid 1000 (alice at server b)"
+    assert [text for _kind, text in said] == [
+        "draining: 10 robots to go to other servers; by order of uid 0",
+        f"draining: 10 robots to go to other servers; streams that are left then are ended after 600 s{end}",
+        f"draining is over: robots are taken again{end}",
+    ]
 
 
 def test_others_are_to_take_them() -> None:
@@ -155,10 +177,10 @@ def test_others_are_to_take_them() -> None:
         world = World(10, rebalances=False)
         world.live("b", 2, draining=True)
         with pytest.raises(LocalError, match="no other server of the fleet is alive and takes robots"):
-            world.leaving.start()
+            world.leaving.start(ROOT)
         world.live("b", 3)
         async with world.run():
-            world.leaving.start()
+            world.leaving.start(ROOT)
             world.live("b", 4, draining=True)
             await asyncio.sleep(9.5)
             assert world.told.total() == 0

@@ -3,14 +3,10 @@
 import asyncio
 import contextlib
 import json
-import os
-import pwd
 import re
 import socket
 import subprocess
-import sys
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -26,71 +22,13 @@ from tests.support import CHECKOUT, DEADLINE, Authority, echo, serving, wait_for
 from tests.support.call import INTERFACE, Call
 from tests.support.engine import Members, b64
 from tests.support.fleet import entry
+from tests.support.looking import command, ctl, get, good, listed, servers
 from tests.support.sites import NAME, Fleet, Site
-
-
-@pytest.fixture
-def asked(fleet: Fleet) -> Fleet:
-    """Two servers that can be asked."""
-    for site in fleet.sites:
-        site.start_with_api()
-    for site in fleet.sites:
-        for other in fleet.sites:
-            wait_for(lambda: state(site, other.name) == "live", "all servers to know each other")  # noqa: B023
-    return fleet
-
-
-@pytest.fixture
-def robot(asked: Fleet) -> Iterator[None]:
-    """A real one at the first server; the second has heard of it."""
-    with serving(echo) as service:
-        asked.sites[0].tunnel.start_client(f"--lport={service.port}", "--lhost=127.0.0.1")
-        wait_for(lambda: listed(asked.sites[1]), "the second server to know the robot")
-        yield
 
 
 def say(visitor: socket.socket) -> None:
     visitor.sendall(b"x")
     assert visitor.recv(1) == b"x"
-
-
-def command(site: Site, *words: str) -> list[str]:
-    return [sys.executable, "-m", "shadow.cli.ctl", f"--dir={site.tunnel.ldir}", *words]
-
-
-def ctl(site: Site, *words: str) -> tuple[int, str, str]:
-    """What `shadowctl` says that asks a server: status, output, errors."""
-    done = subprocess.run(
-        command(site, *words), cwd=CHECKOUT, capture_output=True, text=True, timeout=DEADLINE, check=False
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
-def good(site: Site, *words: str) -> str:
-    status, output, errors = ctl(site, *words)
-    assert (status, errors) == (0, "")
-    return output
-
-
-def get(site: Site, method: str, **parameters: Any) -> dict[str, Any]:
-    with Call(site.tunnel.ldir / INTERFACE) as call:
-        return call.get(method, parameters)
-
-
-def listed(site: Site) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = get(site, "List", fleet=True)["robots"]
-    return found
-
-
-def servers(site: Site) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = get(site, "Servers")["servers"]
-    return found
-
-
-def state(site: Site, name: str) -> str:
-    """What a server says of another one."""
-    found = [one for one in servers(site) if one["name"] == name]
-    return "live" if found and found[0]["live"] else "gone"
 
 
 @pytest.mark.usefixtures("robot")
@@ -115,40 +53,22 @@ def test_a_list_of_all_robots_wherever_one_asks(asked: Fleet) -> None:
 
 
 @pytest.mark.usefixtures("robot")
-def test_the_status_of_a_robot_elsewhere(asked: Fleet) -> None:
-    one, two = asked.sites
+def test_who_knows_nothing_of_fleets_learns_that_a_robot_is_not_here(asked: Fleet) -> None:
+    """And of its visitors those who reach it through here."""
+    two = asked.sites[1]
     with two.tunnel.visit() as visitor:
         say(visitor)
-        text = good(two, "status", NAME)
-        assert re.match(rf"● {NAME} - connected to server s1 from \S+ for \d", text)
-        assert "ask server s1; these are its visitors from here\n" in text
-        assert "\n1 stream\n" in text
         (found,) = json.loads(good(two, "list", "--json"))
         assert found["streams"] == 1
-        assert good(two, "streams", NAME).endswith("\n1 stream\n")
-        # Whose uid is whose: that of a visitor at another server is no user's here.
-        user = pwd.getpwuid(os.getuid()).pw_name
-        assert good(two, "streams").splitlines()[1].split()[3] == user
-        assert good(one, "streams").splitlines()[1].split()[3] == f"{user}@s2"
         (local,) = json.loads(good(two, "list", "--local", "--json"))
         assert (local["connected"], local["streams"], local.get("server")) == (False, 1, None)
-    assert " connected from " in good(one, "status", NAME)
-    # An older shadowctl, which would not understand it, learns that the robot is not here.
-    with Call(two.tunnel.ldir / INTERFACE) as call:
-        answer = call.ask("Describe", {"name": NAME})
-    assert answer == {"error": f"{INTERFACE}.NoSuchRobot", "parameters": {"name": NAME, "server": "s1"}}
-
-
-@pytest.mark.usefixtures("robot")
-def test_who_is_to_be_asked_to_disconnect_a_robot_elsewhere(asked: Fleet) -> None:
-    one, two = asked.sites
-    with two.tunnel.visit() as visitor:
+        with Call(two.tunnel.ldir / INTERFACE) as call:
+            nobody = {"error": f"{INTERFACE}.NoSuchRobot", "parameters": {"name": NAME, "server": "s1"}}
+            assert call.ask("Disconnect", {"robot": NAME}) == nobody
+            (stream,) = call.get("ListStreams")["streams"]
+            assert stream["robot"] == NAME
+            assert call.get("Describe", {"name": NAME})["robot"]["connected"] is False
         say(visitor)
-        status, output, errors = ctl(two, "disconnect", NAME)
-        assert (status, output) == (69, "")
-        assert errors == f"shadowctl: robot '{NAME}' is connected to server s1, not to this one: ask there\n"
-        say(visitor)  # nothing has happened to its visitors
-    assert " ended\n" in good(one, "disconnect", NAME)
 
 
 @pytest.mark.usefixtures("robot")
@@ -245,13 +165,14 @@ def test_how_old_it_is_what_it_says(authority: Authority, tmp_path: Path) -> Non
         members.members[0].kill()
         for site in fleet.sites:
             site.daemon.wait_for_log("the fleet's engine does not answer")
-        for words in (["list"], ["servers"], ["status"], ["status", NAME]):
+        for words in (["list"], ["servers"], ["status"]):
             status, output, errors = ctl(two, *words)
             assert status == 0
             assert "s1" in output
             assert re.fullmatch(r"shadowctl: view is \d+ s old: the fleet's engine is away\n", errors)
         good(one, "list", "--local")  # of its own it knows everything
         good(one, "status", NAME)
+        good(two, "status", NAME)  # the robot's server is asked
         members.start(members.members[0])
         wait_for(lambda: get(two, "List", fleet=True)["age"] == 0, "the engine")
 
@@ -302,7 +223,9 @@ class Known:
             name="s1", view=self.view, claims=SimpleNamespace(unclaimed=4),
             writer=SimpleNamespace(done=1, lost=2, failed=3),
         )  # fmt: skip
-        self.survey = Survey(robots, registrar, {"out": {"connected": 5}, "in": {"taken": 6}})
+        nobody: Any = None
+        visits = {"out": {"connected": 5}, "in": {"taken": 6}}
+        self.survey = Survey(robots, registrar, visits, nobody, nobody)
         self.told: list[Happening] = []
         self.survey.watch(self.told.append)
         self.on_change, self.on_live = self.survey.on_change, self.survey.on_live

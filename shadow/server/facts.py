@@ -1,14 +1,17 @@
-"""Facts about robots and streams, in the words of ``io.shadowtunnel.Server.varlink``."""
+"""Facts about robots and streams, in the words of ``io.shadowtunnel.Server.varlink``.
 
-from collections.abc import Mapping
+Servers of a fleet tell them each other, too.
+"""
+
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..pki.certificates import serial_of
 from ..relay.flow import Pump
-from ..server.overview import Companion, Remote
-from ..server.robot import Robot
-from ..server.visitor import Visitor
 from ..transport.link import Link
+from .overview import Companion, Remote
+from .robot import Robot
+from .visitor import Visitor
 
 Facts = dict[str, Any]
 """Fit for JSON."""
@@ -77,15 +80,17 @@ def server_facts(companion: Companion) -> Facts:
     return {name: value for name, value in companion._asdict().items() if value is not None}
 
 
-def stream_facts(robot: str, pump: Pump, visitor: Visitor, now: float) -> Facts:
-    """A ``Stream`` of the interface."""
+def stream_facts(robot: str, pump: Pump, visitor: Visitor, now: float, server: str = "") -> Facts:
+    """A ``Stream`` of the interface; ``server`` is as for a robot."""
+    there = {"user": visitor.user, "server": visitor.host, "idThere": visitor.there}
     return {
         "id": visitor.stream,
+        **({"at": server} if server else {}),
         "robot": robot,
         "service": visitor.service,
         "uid": visitor.uid,
         "pid": visitor.pid,
-        **({"user": visitor.user, "server": visitor.host} if visitor.there else {}),
+        **(there if visitor.there else {}),
         "seconds": round(now - visitor.since, 3),
         "bytesToRobot": pump.up.moved,
         "bytesFromRobot": pump.down.moved,
@@ -98,9 +103,10 @@ def _link_facts(link: Link) -> Facts:
     return {"suite": link.suite, "kernelTls": link.in_kernel}
 
 
-def streams_of(robot: Robot, now: float) -> list[Facts]:
+def streams_of(robot: Robot, now: float, server: str = "") -> Iterator[Facts]:
     """All streams of a robot, oldest first."""
-    return [stream_facts(robot.name, pump, visitor, now) for pump, visitor in robot.streams.items()]
+    for pump, visitor in list(robot.streams.items()):
+        yield stream_facts(robot.name, pump, visitor, now, server)
 
 
 def find_stream(robots: Mapping[str, Robot], number: str) -> Robot | None:
