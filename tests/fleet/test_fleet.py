@@ -95,7 +95,8 @@ def test_who_is_alone_does_not_even_load_what_a_fleet_needs() -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=CHECKOUT)
     loaded = set(done.stdout.split())
     assert "shadow.server.directory" in loaded
-    assert not {name for name in loaded if name.startswith(("aiohttp", "shadow.fleet"))}
+    assert not {name for name in loaded if name.startswith(("aiohttp", "shadow.fleet."))}
+    assert "shadow.fleet" not in loaded
 
 
 def test_a_fleet_needs_everything_or_nothing(tunnel: Tunnel) -> None:
