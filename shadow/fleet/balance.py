@@ -85,6 +85,14 @@ class Balance:
         """How many of the robots here are too many."""
         return max(0, here - self._enough)
 
+    def state(self, now: float) -> str:
+        """A few words for debugging."""
+        if self._servers is None:
+            return "others do not matter"
+        if now < self._from:
+            return f"waits for {self._from - now:.0f} s"
+        return f"{'sends some away' if self.sheds else 'content'}, {self.mean:.1f} on average"
+
     @property
     def _enough(self) -> int:
         return math.ceil(self.mean * self.terms.down_to)

@@ -99,6 +99,7 @@ class Fleet:
         yield f"fleet: server {self._name}, inc {self.inc}, {claims.unclaimed} sessions unclaimed"
         yield f"  writes: {writer.done} done, {writer.lost} overtaken, {writer.failed} without an answer"
         yield from self.registrar.view.describe()
+        yield from self._leaving.describe()
         yield from self._between.describe()
 
     def _ended(self, task: asyncio.Task[None]) -> None:

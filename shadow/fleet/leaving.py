@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from ..server.questions import By
 from ..server.robots import Robots
@@ -64,6 +64,13 @@ class Leaving:
         """What the status line should say; usually nothing."""
         rebalances = self._rebalancing is not None and self._rebalancing.surplus is not None
         return self._draining.remark or (", rebalancing" if rebalances else "")
+
+    def describe(self) -> Iterator[str]:
+        """Lines for debugging."""
+        if self._draining.on:
+            yield f"draining: {self._draining.moves}; {self._draining.progress}"
+        if self._rebalancing is not None:
+            yield from self._rebalancing.describe()
 
     async def run(self) -> None:
         """Send robots away as long as that is needed, for ever."""

@@ -38,6 +38,10 @@ class Moves:
         self._loop = asyncio.get_running_loop()
         self._told: dict[str, _Told] = {}
 
+    def __str__(self) -> str:
+        counts = [f"{count} {result}" for result, count in self.count.items()]
+        return ", ".join([f"{len(self)} on their way", *counts])
+
     def __len__(self) -> int:
         """How many have been told, and are still here."""
         return len(self._told)

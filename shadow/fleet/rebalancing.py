@@ -63,6 +63,12 @@ class Rebalancing:
             if robot.session is not None:
                 self.moves.tell(robot, robot.session)
 
+    def describe(self) -> Iterator[str]:
+        """Lines for debugging."""
+        here, _others = self._counts
+        state = self._balance.state(self._loop.time())
+        yield f"rebalancing: {here} here, {state}; {self.moves}, {len(self._stayed)} not to be asked again"
+
     @property
     def _counts(self) -> tuple[int, dict[Holder, int] | None]:
         """How many robots are here, and at each of the servers that take robots; None: it is not known."""

@@ -22,6 +22,8 @@ from tests.support.log import Said
 
 ROOT = By(0)
 
+NOBODY, ONE = (f"{count} on their way, 0 gone, 0 stayed, 0 not to be asked again" for count in (0, 1))
+
 
 class Announcement:
     """Keeps what is said."""
@@ -98,12 +100,17 @@ def test_too_many() -> None:
     async def body() -> None:
         world = World(10, rebalances=True)
         async with world.run():
-            await asyncio.sleep(2.5)
+            await asyncio.sleep(1.5)
+            assert list(world.leaving.describe()) == [f"rebalancing: 10 here, waits for 2 s; {NOBODY}"]
+            await asyncio.sleep(1.0)
             assert (world.leaving.remark, world.announcement.live.progress) == ("", Progress())
             await asyncio.sleep(1.0)
             assert world.leaving.remark == ", rebalancing"
             assert world.announcement.live.progress == Progress(surplus=4)
             assert world.told.total() == 1
+            assert list(world.leaving.describe()) == [
+                f"rebalancing: 10 here, sends some away, 5.0 on average; {ONE}"
+            ]
             del world.robots[next(iter(world.told))]
             await asyncio.sleep(1.0)
             assert world.leaving.moves == {
@@ -121,6 +128,7 @@ def test_not_wanted() -> None:
             await asyncio.sleep(1000)
             assert world.told.total() == 0
             assert world.announcement.live.progress == Progress()
+            assert list(world.leaving.describe()) == []
             assert set(world.leaving.moves) == {("draining", "gone"), ("draining", "stayed")}
 
     virtual_time.run(body())
@@ -143,6 +151,10 @@ def test_all_of_them() -> None:
                 assert ("0" in world.told) == (total == 250), "who is visited comes last"
             assert world.announcement.live.progress == Progress(1, 98)
             assert world.leaving.remark == ", draining"
+            assert list(world.leaving.describe()) == [
+                "draining: 250 on their way, 0 gone, 0 stayed; Progress(visited=1, ends=97, surplus=None)",
+                f"rebalancing: 250 here, others do not matter; {NOBODY}",
+            ]
             await asyncio.sleep(57.5)
             assert world.told.total() == 250
             await asyncio.sleep(3.0)

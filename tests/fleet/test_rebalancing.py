@@ -5,6 +5,7 @@ import contextlib
 import logging
 import re
 import select
+import signal
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -215,6 +216,8 @@ def test_a_robot_that_comes_back_is_welcome_and_told_no_more(fleet: Fleet) -> No
         later = robot(stack, one, "015", moves=True)
         assert later.receive() == (MOVE, {}), "somebody has to go, and the other one would come first"
         assert fleet.home() == ("s1", 2)
+        one.daemon.process.send_signal(signal.SIGUSR1)
+        one.daemon.wait_for_log("rebalancing: [0-9]+ here, .* 1 stayed, 1 not to be asked again")
         assert not re.search("no session with|none takes us", client.log)
 
 
