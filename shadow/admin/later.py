@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from ..errors import ShadowError, Unreachable, brief
+from ..errors import Refused, ShadowError, Unreachable, brief
 from ..server.questions import Others, Question
 
 Facts = dict[str, Any]
@@ -34,6 +34,11 @@ class Source(Protocol):
 
     def close(self) -> None:
         """No more of them are wanted."""
+
+
+def why_not(server: str, error: ShadowError) -> str:
+    """Why another server has not answered, in a line that names it."""
+    return f"server {server} {brief(error)}" if isinstance(error, Refused) else brief(error)
 
 
 async def answer_of(others: Others, server: str, question: Question, uid: int) -> list[Facts]:
@@ -107,7 +112,7 @@ class Gathering:
         try:
             await _ask(others, server, question, uid, self._put)
         except ShadowError as error:
-            self._missing[server] = brief(error)
+            self._missing[server] = why_not(server, error)
         except Exception:
             logging.getLogger("shadow").exception("unexpected error: server %s is not asked", server)
             self._missing[server] = f"server {server} is not asked: internal error of this server"

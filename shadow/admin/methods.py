@@ -16,7 +16,7 @@ import varlink
 
 from .. import __version__
 from ..daemon import life
-from ..errors import PeerError, Refused, ShadowError, brief
+from ..errors import PeerError, Refused, ShadowError
 from ..names import API, INTERFACE_FILE
 from ..server import questions
 from ..server.desk import Desk
@@ -24,7 +24,7 @@ from ..server.facts import Facts, remote_facts, robot_facts, server_facts
 from ..server.overview import Overview
 from ..server.questions import By, Question
 from ..server.server import Server
-from .later import Gathering, Later, answer_of
+from .later import Gathering, Later, answer_of, why_not
 from .varlink import Caller
 
 _EXPECTED_MORE = "org.varlink.service.ExpectedMore"
@@ -112,7 +112,7 @@ class Methods:
         try:
             robot, *streams = await answer_of(self._overview.others, server, question, uid)
         except PeerError as error:
-            return {**here, "missing": [{"server": server, "reason": brief(error)}]}
+            return {**here, "missing": [{"server": server, "reason": why_not(server, error)}]}
         # Of a stream that goes from here to there, both have a half.
         halves = {(one.get("server"), one.get("idThere")) for one in streams}
         streams += (one for one in here["streams"] if (one["at"], one["id"]) not in halves)
@@ -214,7 +214,7 @@ class Methods:
         except Refused as refused:
             raise _refusal(question, refused, server) from refused
         except PeerError as error:
-            raise _error("NoAnswer", server=server, reason=brief(error)) from error
+            raise _error("NoAnswer", server=server, reason=why_not(server, error)) from error
         return facts
 
     def _no_such_robot(self, name: str) -> Exception:
@@ -231,7 +231,7 @@ def _refusal(question: Question, refused: Refused, server: str = "") -> Exceptio
         return _error("NoSuchStream", id=question.name)
     if refused.code == questions.FAILED:
         return _error("DrainFailed", reason=refused.text)
-    return _error("NoAnswer", server=server, reason=f"server {server} {brief(refused)}")
+    return _error("NoAnswer", server=server, reason=why_not(server, refused))
 
 
 async def _message(reply: Awaitable[Facts]) -> Facts:

@@ -8,7 +8,7 @@ import pytest
 
 from shadow.admin import later
 from shadow.admin.later import Gathering, answer_of
-from shadow.errors import Unreachable
+from shadow.errors import Refused, Unreachable
 from shadow.server.questions import STREAMS, Others, Question, Take
 from tests.support import DEADLINE
 
@@ -45,6 +45,10 @@ async def never(_take: Take) -> None:
 
 async def is_away(_take: Take) -> None:
     raise Unreachable("server c is out of reach")
+
+
+async def refuses(_take: Take) -> None:
+    raise Refused("unknown", "what?")
 
 
 async def breaks(_take: Take) -> None:
@@ -92,12 +96,15 @@ def test_who_does_not_answer_is_named(
 
     async def scenario() -> None:
         monkeypatch.setattr(later, "_TOGETHER", 0.2)
-        found, missing = await all_of(Gathering(iter([]), Told(a=half, b=breaks, c=is_away), WHAT, 0))
+        found, missing = await all_of(
+            Gathering(iter([]), Told(a=half, b=breaks, c=is_away, d=refuses), WHAT, 0)
+        )
         assert found == [1]
         assert missing == [
             {"server": "a", "reason": "server a takes longer than 0.2 s to answer"},
             {"server": "b", "reason": "server b is not asked: internal error of this server"},
             {"server": "c", "reason": "server c is out of reach"},
+            {"server": "d", "reason": "server d refused (unknown): what?"},
         ]
 
     asyncio.run(scenario())

@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Coroutine
-from typing import Any, Self
+from typing import Self
 
 from cryptography import x509
 
@@ -70,10 +69,11 @@ class Answering:
 
     def hear(self) -> None:
         """Answer whoever connects."""
-        self._start(self._accept())
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     async def be_deaf(self) -> None:
         """Whoever connects hears nothing."""
+        asyncio.get_running_loop().remove_reader(self._listener)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -89,16 +89,22 @@ class Answering:
         for channel in self.channels:
             channel.send(frame)
 
-    def _start(self, body: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(body)
+    def _accept(self) -> None:
+        # Not sock_accept() in a task: when that is cancelled, a connection may be lost, and left open.
+        try:
+            sock, _address = self._listener.accept()
+        except BlockingIOError:
+            return
+        sock.setblocking(False)
+        self.accepted += 1
+        task = asyncio.create_task(self._greet(sock))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda task: self._greeted(task, sock))
 
-    async def _accept(self) -> None:
-        while True:
-            sock, _address = await asyncio.get_running_loop().sock_accept(self._listener)
-            self.accepted += 1
-            self._start(self._greet(sock))
+    def _greeted(self, task: asyncio.Task[None], sock: socket.socket) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():  # perhaps before it had begun
+            sock.close()
 
     async def _greet(self, sock: socket.socket) -> None:
         try:
