@@ -180,7 +180,10 @@ class Visits(Alone):
             visitor.uid, visitor.user, visitor.pid,
         )  # fmt: skip
         async with self._peers.lend(place.server, self._patience) as channel:
-            answer = await ask(channel, visit, _ANSWERS * self._patience)
+            try:
+                answer = await ask(channel, visit, _ANSWERS * self._patience)
+            except Unreachable as error:
+                raise Unreachable(f"server {place.server}: {error}") from error
             if visitor not in robot.visitors.elsewhere:
                 raise Unreachable("the visitor was turned away meanwhile")
             if isinstance(answer, Started):
