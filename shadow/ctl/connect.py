@@ -120,7 +120,7 @@ def _explained(
 
 def robots_like(robot: str, folder: Path) -> list[str]:
     """Connected robots with names similar to one that is not connected: at most three, best first."""
-    known = {name.rpartition("@")[2] for name in _sockets(folder)}
+    known = {name.rpartition("@")[2] for name in _sockets(folder)} - {robot}  # sockets may stay for a while
     return difflib.get_close_matches(robot[:ROBOT_NAME_MAX], known, n=3)
 
 

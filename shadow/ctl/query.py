@@ -124,6 +124,8 @@ class Answers:
             return ConfigError(why) if kind == "ReloadFailed" else LocalError(why)
         if kind in {"NoSuchStream", "NoSuchServer", "NoAnswer"}:
             return Unreachable(_absence(kind, parameters))
+        if kind == "InvalidParameter" and parameters.get("parameter") == "server":
+            return PeerError("this server is of another version, and passes no orders on: give them there")
         return PeerError(f"the server is of another version: {printable(name)} {printable(str(parameters))}")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shadow.ctl.connect import hand_over, join, reach
+from shadow.ctl.connect import hand_over, join, reach, robots_like
 from shadow.errors import ConfigError, LocalError, NotPermitted, ShadowError, Unreachable
 from tests.support import CHECKOUT, DEADLINE, echo, random_bytes
 
@@ -44,6 +44,12 @@ def _closed() -> Iterator[None]:
 def test_it_is_reached(folder: Path) -> None:
     for service in ("", "web"):
         reach(folder, "011", service).close()
+
+
+def test_a_robot_that_is_not_connected_is_not_like_itself(folder: Path) -> None:
+    """In a fleet, its sockets are there for a while."""
+    assert robots_like("0111", folder)[0] == "011"
+    assert sorted(robots_like("011", folder)) == ["012", "013"]
 
 
 @pytest.mark.parametrize(

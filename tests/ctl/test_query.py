@@ -11,7 +11,7 @@ import pytest
 
 from shadow.ctl.connect import NotConnected
 from shadow.ctl.query import Answers
-from shadow.errors import LocalError, NotPermitted, PeerError, Unreachable
+from shadow.errors import LocalError, NotPermitted, PeerError, ShadowError, Unreachable
 from tests.support import Tunnel
 from tests.support.call import INTERFACE
 
@@ -52,6 +52,31 @@ def test_a_robot_at_another_server_is_to_be_asked_for_there(tmp_path: Path) -> N
     with Answers(tmp_path) as answers, pytest.raises(NotConnected) as caught:
         answers.call("Disconnect", robot="011")
     assert str(caught.value) == "robot '011' is connected to server s2, not to this one: ask there"
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        ({"error": "NoSuchServer", "parameters": {"server": "s\x1b3"}}, 69,
+         r"server 's\x1b3' is not one of the fleet"),
+        ({"error": "NoAnswer", "parameters": {"server": "s3", "reason": "server s3\x1b is away"}}, 69,
+         "server s3? is away"),
+        ({"error": "DrainFailed", "parameters": {"reason": "nobody else"}}, 71,
+         "nothing has changed: nobody else"),
+        ({"error": "org.varlink.service.InvalidParameter", "parameters": {"parameter": "server"}}, 76,
+         "this server is of another version, and passes no orders on: give them there"),
+    ],
+)  # fmt: skip
+def test_orders_to_another_server_that_come_to_nothing(
+    tmp_path: Path, error: dict[str, Any], status: int, text: str
+) -> None:
+    kind = error["error"]
+    error["error"] = kind if "." in kind else f"{INTERFACE}.{kind}"
+    thread = serve_once(tmp_path / INTERFACE, json.dumps(error).encode() + b"\0")
+    with Answers(tmp_path) as answers, pytest.raises(ShadowError) as caught:
+        answers.call("Drain", draining=True, server="s3")
+    assert (caught.value.exit_status, str(caught.value)) == (status, text)
     thread.join()
 
 
