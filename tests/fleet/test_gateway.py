@@ -404,4 +404,4 @@ raise SystemExit(main())
             process.wait(DEADLINE)
     imported = report.read_text().split()
     assert "shadow.server.server" in imported
-    assert [name for name in imported if name.startswith("shadow.fleet")] == []
+    assert [name for name in imported if name.startswith("shadow.fleet.")] == []
