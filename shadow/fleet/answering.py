@@ -50,7 +50,7 @@ class Answering:
         self._callers = Callers(fleet, trust)
         self._trust = trust
         self._registrar = registrar
-        self._inquiries = Inquiries(server.robots, registrar.name)
+        self._inquiries = Inquiries(server, registrar)
         self._loop = asyncio.get_running_loop()
         self._channels: dict[Channel, str] = {}
         # Balancers have no business between servers.

@@ -34,6 +34,8 @@ FROM_AFAR: _Kinds = {"idThere": _TEXT}
 """What comes to that if its visitor is at yet another server."""
 _ENDED: _Kinds = {"ended": _NUMBER}
 _ROBOTS: _Kinds = {"robots": _NUMBER}
+_PLACE: _Kinds = {"number": _TEXT, "since": _NUMBER}
+_PIECE: _Kinds = {"piece": _TEXT}
 
 
 def checked(question: Question, facts: Sequence[Fact], index: int) -> list[dict[str, Any]] | None:
@@ -58,6 +60,10 @@ def _one(question: Question, fact: Fact, number: int) -> dict[str, Any] | None:
         return _of_kind(fact, _ENDED) if not number else None
     if question.what in {questions.DRAIN, questions.UNDRAIN}:
         return _of_kind(fact, _ROBOTS) if not number else None
+    if question.what == questions.NEWEST_LIST:
+        return _of_kind(fact, _PLACE) if not number else None
+    if question.what == questions.LIST:
+        return _of_kind(fact, _PIECE)
     if question.what == questions.STREAMS or number:
         return _of_kind(fact, {**STREAM, **FROM_AFAR} if "idThere" in fact else STREAM)
     robot = _of_kind(fact, {**ROBOT, **CONNECTED} if fact.get("connected") else ROBOT)

@@ -13,12 +13,14 @@ from typing import Any
 from ..errors import Refused
 from ..server.desk import Desk
 from ..server.facts import Facts
-from ..server.questions import By, Question
-from ..server.robots import Robots
+from ..server.questions import LIST, NEWEST_LIST, By, Question
+from ..server.server import Server
 from ..transport.channel import Channel
 from ..wire.codec import BODY_MAX
 from ..wire.frames import FACTS_MAX, TEXT_MAX, Answer, Ask, Fact
+from .exchange import Shown
 from .people import People
+from .registrar import Registrar
 
 _ROOM = BODY_MAX - 100  # bytes for facts in a frame
 _USER_MAX = 64  # characters of the name of a user
@@ -27,15 +29,16 @@ _USER_MAX = 64  # characters of the name of a user
 class Inquiries:
     """Answers them, on channels that have said ASK."""
 
-    def __init__(self, robots: Robots, name: str) -> None:
+    def __init__(self, server: Server, registrar: Registrar) -> None:
         """Answer nobody yet.
 
         Args:
-            robots: of our server.
-            name: our own, in the fleet.
+            server: ours.
+            registrar: knows its name, and has the view.
         """
-        self._desk = Desk(robots)
-        self._name = name
+        self._lists = Shown(server.trust, registrar.view)
+        self._desk = Desk(server.robots)
+        self._name = registrar.name
         self._people = People()
         self._rest: dict[Channel, _Rest] = {}  # of the answer on each channel that has heard a part of it
         self._tasks: dict[Channel, asyncio.Task[None]] = {}
@@ -43,8 +46,12 @@ class Inquiries:
     def ask(self, channel: Channel, server: str, ask: Ask) -> None:
         """A server asks; an order is carried out when this returns, and has an answer soon."""
         by = By(ask.uid, ask.user[:_USER_MAX], server)
+        question = Question(ask.what, ask.name, ask.seconds)
         try:
-            facts = self._desk.answer(Question(ask.what, ask.name, ask.seconds), by)
+            if question.what in {NEWEST_LIST, LIST}:
+                facts = self._lists.answer(question)
+            else:
+                facts = self._desk.answer(question, by)
         except Refused as refused:
             channel.send(Answer(refused.code, refused.text[:TEXT_MAX]))
             return

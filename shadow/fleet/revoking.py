@@ -5,7 +5,7 @@ checked, used and kept; if ours is newer, the engine gets it from us. So a list 
 whichever has it, and never goes back: an older one at the engine is replaced, not used.
 
 A change is seen in the watch. Because some versions of etcd lose events of watches, the engine is also asked
-now and then.
+now and then. While it is away, the other servers are asked themselves.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from ..errors import EngineRefused, ShadowError, Unavailable
 from ..pki.crl import RevocationList
 from ..pki.keys import key_bytes
 from ..server.server import Server
+from .exchange import ask_all
 from .keys import Pointer, Strange, Stranger
 from .lists import BadList, Lists, id_of, place_of, read_pointer
 from .memory import Memory
@@ -53,6 +54,7 @@ class Revoking:
         self._bad: dict[str, Pointer] = {}  # what is not worth another look
         self._incomplete: dict[str, Pointer] = {}
         self._said: dict[str, str] = {}
+        self._failed = False
 
     def look(self) -> None:
         """Compare our lists with the engine's soon."""
@@ -70,14 +72,31 @@ class Revoking:
 
     async def _compare(self) -> float:
         """Compare once; return for how long to wait at most."""
-        pause = _PAUSE
+        elsewhere, self._view.lists_elsewhere = self._view.lists_elsewhere, False
+        failed_before, self._failed = self._failed, False
         for authority in self._server.trust.settings.ca:
             await self._keep(key_bytes(authority.public_key()))
-            try:
-                await self._compare_one(authority)
-            except (Unavailable, EngineRefused):  # the view says so
-                pause = _AGAIN
-        return pause
+            if not self._view.up or not await self._compare_with_engine(authority) or elsewhere:
+                await self._ask_others(authority)
+        return _AGAIN if self._failed and not failed_before else _PAUSE
+
+    async def _compare_with_engine(self, authority: x509.Certificate) -> bool:
+        """Whether that could be done: the engine may be gone, or full, before the view notices."""
+        try:
+            await self._compare_one(authority)
+        except (Unavailable, EngineRefused):  # the view or who writes says so
+            self._failed = True
+            return False
+        return True
+
+    async def _ask_others(self, authority: x509.Certificate) -> None:
+        """While the engine is away: compare our list with those of the other servers."""
+        key = key_bytes(authority.public_key())
+        others = self._server.robots.elsewhere.overview.others
+        found = await ask_all(others, authority, key, self._ours(key))
+        if found is not None:
+            server, listed = found
+            await self._use(listed, server, "asked for it")
 
     def _ours(self, key: bytes) -> RevocationList | None:
         return next((listed for listed in self._server.trust.lists if listed.key == key), None)
@@ -118,14 +137,18 @@ class Revoking:
                 self._bad[ca] = pointer
             await self._displace(authority, ca, revision)
             return
-        if not self._server.trust.learn(listed):  # a reload has brought a newer one meanwhile
-            return
         self._seen[ca] = pointer.place
+        await self._use(listed, pointer.server, "by way of the fleet's engine")
+
+    async def _use(self, listed: RevocationList, server: str, how: str) -> None:
+        """Use a list of another server's, unless a reload has brought a newer one meanwhile."""
+        if not self._server.trust.learn(listed):
+            return
         text = (
-            f"revocation list {listed.number} of {listed.ca} came from server {pointer.server}, "
-            f"by way of the fleet's engine: {texts.many(len(listed.revoked), 'certificate')} revoked"
+            f"revocation list {listed.number} of {listed.ca} came from server {server}, {how}: "
+            f"{texts.many(len(listed.revoked), 'certificate')} revoked"
         )
-        events.log(events.ListLearnt(server=pointer.server, number=str(listed.number)), logging.INFO, text)
+        events.log(events.ListLearnt(server=server, number=str(listed.number)), logging.INFO, text)
         self._server.cut_off_revoked()
         await self._keep(listed.key)
 

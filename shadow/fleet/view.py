@@ -99,6 +99,7 @@ class View:
         intake: whether the engine takes what we write; if not, the view lacks what nobody can write.
         touched: the robots that have changed since somebody put a set here.
         lists: set when it is time to look at the lists of revoked certificates, which are not in the view.
+        lists_elsewhere: another server has told us itself that it has a newer list than we.
     """
 
     def __init__(self, engine: Engine, keys: Keys, subscriber: Subscriber) -> None:
@@ -110,7 +111,7 @@ class View:
         self.strangers = Strangers()
         self.touched: set[str] | None = None
         self.busy = False
-        self.lists = asyncio.Event()
+        self.lists, self.lists_elsewhere = asyncio.Event(), False
         self._engine = engine
         self._keys = keys
         self._subscriber = subscriber

@@ -18,6 +18,12 @@ CUT = "cut"
 DRAIN, UNDRAIN = "drain", "undrain"
 """Have the robots go to other servers, or take robots again; ``robots`` says how many are there."""
 
+NEWEST_LIST = "newest-list"
+"""Which list of revoked certificates is the newest here: ``number`` and ``since``. The name is a CA's id, and
+then number and date of the list that the server has that asks; see ``fleet.exchange``."""
+LIST = "list"
+"""That list, in pieces; the name is the CA's id."""
+
 ORDERS = (DISCONNECT, CUT, DRAIN, UNDRAIN)
 """What changes something."""
 

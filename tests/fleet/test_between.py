@@ -36,7 +36,7 @@ class Scene:
         self.robots: Robots
         self.robots, _ = make_robots(config)
         self.directory = Directory("b")
-        server: Any = SimpleNamespace(robots=self.robots)
+        server: Any = SimpleNamespace(robots=self.robots, trust=None)
         registrar: Any = self.directory
         hello = Hello(1, PEER, "b", fleet="robots")
         self.between = Between(server, config, hello, peer_trust(authority, "b"), registrar)

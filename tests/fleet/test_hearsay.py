@@ -84,6 +84,17 @@ def test_one_answer_to_an_order() -> None:
     assert checked(Question(questions.DRAIN), [{"robots": True}], 0) is None
 
 
+def test_lists_of_revoked_certificates() -> None:
+    place, number = Question(questions.NEWEST_LIST), {"number": "7", "since": 1}
+    assert checked(place, [number], 0) == [number]
+    for wrong in [], [number, number], [{"number": 7, "since": 1}], [{"number": "7"}], [{"piece": "x"}]:
+        assert checked(place, wrong, 0) is None
+    pieces, piece = Question(questions.LIST), {"piece": "x"}
+    assert checked(pieces, [piece, piece], 0) == checked(pieces, [piece, piece], 5) == [piece, piece]
+    for wrong in [], [number], [{"piece": 7}]:
+        assert checked(pieces, wrong, 0) is None
+
+
 values = st.one_of(st.text(max_size=9), st.booleans(), st.integers(), st.floats(), st.just(()), st.none())
 
 

@@ -1,6 +1,7 @@
 """What those who look after other servers want of this one, over real TLS."""
 
 import asyncio
+import base64
 import os
 import pwd
 from pathlib import Path
@@ -17,6 +18,7 @@ from shadow.wire.frames import Answer, Ask, Fact, Here, More, Start, Started, Wh
 from tests.support import Authority
 from tests.support.asked import NAME, Asked, a_visit, play
 from tests.support.fleet import until
+from tests.support.lists import Trusting, id_of_ca, listed
 from tests.support.log import Said
 
 ME = pwd.getpwuid(os.getuid()).pw_name
@@ -242,5 +244,25 @@ def test_names_are_not_waited_for_for_ever(
         facts = await hear_all(asked, await asked.dial(), asks("streams"))
         assert [fact["user"] for fact in facts] == ["", ""]
         assert [fact["uid"] for fact in facts] == [4242, 4243]
+
+    play(authority, tmp_path, body)
+
+
+def test_a_list_of_revoked_certificates(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number, and all of it, in parts: as large a list as you like."""
+
+    async def body(asked: Asked) -> None:
+        made = listed(authority, 7, *range(2**100, 2**100 + 1000))
+        inquiries: Any = asked.answering._inquiries
+        monkeypatch.setattr(inquiries._lists, "_trust", Trusting(made))
+        channel, ca = await asked.dial(), id_of_ca(authority)
+        (place,) = await hear_all(asked, channel, asks("newest-list", f"{ca} 3 0"))
+        assert place["number"] == "7"
+        pieces = [str(fact["piece"]) for fact in await hear_all(asked, channel, asks("list", ca))]
+        assert b"".join(map(base64.b64decode, pieces)) == made.der
+        nothing = await hear(asked, channel, asks("list", "5e" * 32))
+        assert nothing == Answer("failed", "there is no list of this CA")
 
     play(authority, tmp_path, body)

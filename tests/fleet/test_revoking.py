@@ -19,7 +19,7 @@ from shadow.pki.crl import RevocationList
 from tests.support import Authority, Daemon, echo, make_list, serving, wait_for
 from tests.support.engine import Members, end
 from tests.support.fleet import until
-from tests.support.lists import Place, id_of_ca, listed, pointer_to, write
+from tests.support.lists import Neighbours, Place, id_of_ca, listed, pointer_to, write
 from tests.support.log import Said
 from tests.support.peer import REFUSED
 from tests.support.sites import NAME, Fleet
@@ -330,6 +330,37 @@ def test_when_it_looks(scene: Scene, monkeypatch: pytest.MonkeyPatch, told: bool
             await asyncio.gather(task, return_exceptions=True)
 
     scene.play(body)
+
+
+@pytest.mark.parametrize("why", ["the view says so", "it does not answer", "another server says so", ""])
+def test_when_the_others_are_asked(
+    scene: Scene, said: Said, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """While the engine is away, or when one of them has come by itself; and else not."""
+
+    async def body(a: Place, b: Place) -> None:
+        a.configure(make_list(scene.own, 1, number=4))
+        b.others = neighbours = Neighbours(a=a.trust)
+
+        async def away(_key: bytes) -> None:
+            raise Unavailable("away")
+
+        b.revoking._view.up = why != "the view says so"
+        b.revoking._view.lists_elsewhere = why == "another server says so"
+        if why == "it does not answer":
+            monkeypatch.setattr(scene.engine, "get", away)
+        await b.look()
+        assert (b.trust.revoked, b.cut_off, bool(neighbours.asked)) == (
+            (1, 1, True) if why else (0, 0, False)
+        )
+        assert not b.revoking._view.lists_elsewhere, "once"
+
+    scene.play(body)
+    assert texts(said, events.ListLearnt) == (
+        ["revocation list 4 of 'CN=Test CA' came from server a, asked for it: 1 certificate revoked"]
+        if why
+        else []
+    )
 
 
 def test_what_cannot_be_kept_is_used_all_the_same(scene: Scene, said: Said, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ class Asked:
             return f"{server} was revoked" if server in self.revoked else None
 
         trust.revocation = revocation
-        server: Any = SimpleNamespace(robots=self.robots)
+        server: Any = SimpleNamespace(robots=self.robots, trust=SimpleNamespace(lists=()))
         registrar: Any = self.directory
         self.answering = Answering(server, self.config, "robots", self.trust, registrar)
         nobody: Any = SimpleNamespace(names=[])

@@ -8,12 +8,14 @@ from typing import Any
 
 from shadow.daemon.config import parse_server
 from shadow.fleet.etcd import Engine, Swap
+from shadow.fleet.exchange import Shown
 from shadow.fleet.keys import Keys, Pointer
 from shadow.fleet.lists import Lists, id_of
 from shadow.fleet.revoking import Revoking
 from shadow.pki.certificates import load_certificates
 from shadow.pki.crl import RevocationList, load_revocations
 from shadow.pki.keys import key_bytes
+from shadow.server.questions import Others, Question, Take
 from shadow.server.trust import Trust
 from tests.support import Authority, make_list
 
@@ -48,8 +50,14 @@ class Place:
         words = f"--ca={own.ca}", f"--crt={crt}", f"--key={key}", f"--ldir={own.folder}", "--lport=1"
         self.trust = Trust(parse_server([*words, f"--crl={self.crl}", f"--fleet={name}"], {}))
         self.cut_off = 0
-        server: Any = SimpleNamespace(trust=self.trust, cut_off_revoked=self._cut_off_revoked)
-        view: Any = SimpleNamespace(lists=asyncio.Event())
+        self.others: Others = Others()
+        overview = SimpleNamespace(overview=self)
+        server: Any = SimpleNamespace(
+            trust=self.trust,
+            cut_off_revoked=self._cut_off_revoked,
+            robots=SimpleNamespace(elsewhere=overview),
+        )
+        view: Any = SimpleNamespace(lists=asyncio.Event(), lists_elsewhere=False, up=True)
         self.revoking = Revoking(server, name, Lists(engine, keys), view, state)
 
     def _cut_off_revoked(self) -> None:
@@ -84,3 +92,43 @@ def pointer_to(one: RevocationList, **instead: Any) -> Pointer:
         "sha256": hashlib.sha256(one.der).hexdigest(), **instead,
     }  # fmt: skip
     return Pointer(**fields)
+
+
+class Trusting:
+    """Stands in for what a server trusts: these lists."""
+
+    def __init__(self, *lists: RevocationList) -> None:
+        self.lists = lists
+
+
+def told() -> Any:
+    """What is told of newer lists."""
+    return SimpleNamespace(lists=asyncio.Event(), lists_elsewhere=False)
+
+
+class Neighbours(Others):
+    """Other servers: each shows a list, fails, or shows something else than it says."""
+
+    def __init__(self, **shown: Any) -> None:
+        self.shown = shown
+        self.asked: list[str] = []
+        self.told = False
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self.shown)
+
+    async def ask(self, server: str, question: Question, uid: int, take: Take) -> None:
+        self.asked.append(f"{server} {question.what}")
+        shown = self.shown[server]
+        if isinstance(shown, Exception):
+            raise shown
+        if callable(shown):
+            await take(shown(question))
+            return
+        view = told()
+        try:
+            for fact in Shown(shown, view).answer(question):
+                await take([fact])
+        finally:
+            self.told |= view.lists_elsewhere
