@@ -111,6 +111,7 @@ class Approach:
         self._failed: dict[Target, float] = {}  # when each failed; the latest comes last
         self._best: Target | None = None
         self._avoided: Target | None = None  # until the next lookup says what other addresses its server has
+        self._left: Target | None = None  # the last that was avoided, until it no longer answers
         self._loop = asyncio.get_running_loop()
 
     def prefer(self, target: Target) -> None:
@@ -121,17 +122,18 @@ class Approach:
         """The server at this address comes after all others for a while, as if it had failed.
 
         So do its other addresses if it has a name of its own; if all servers have one name, who can tell?
+        But as long as we have a session there, its channels go there and nowhere else.
         """
-        self._avoided = target
-        self._note_failure(target)
+        self._avoided = self._left = target
+        self._note_failure(target, answers=True)
 
     async def call(self, call: Call, known: Target | None = None) -> Arrival:
         """Open a connection and get it welcomed.
 
         Args:
             call: what it is for.
-            known: the only address to try, unless it has failed recently: then try all, those of the last
-                lookup if the name server does not answer at once.
+            known: the only address to try, unless it has failed recently (to be avoided is no failure): then
+                try all, those of the last lookup if the name server does not answer at once.
 
         Raises:
             Refused: a server refused us; its other addresses are not tried, those of other servers only if it
@@ -139,7 +141,7 @@ class Approach:
             PeerError: no address has led to WELCOME. Of several reasons it gives that of the first address
                 that was reached, if any.
         """
-        if known is not None and not self._has_failed(known):
+        if known is not None and (known == self._left or not self._has_failed(known)):
             line = [known]
         else:
             line = await self._addresses(known)
@@ -174,7 +176,7 @@ class Approach:
         line = sorted(same - {avoided}, key=str)
         self._shuffle(line)
         for target in [*line, avoided]:
-            self._note_failure(target)
+            self._note_failure(target, answers=True)
 
     async def _look_up(self, servers: Sequence[Endpoint], within: float) -> dict[Endpoint, list[Target]]:
         """The addresses of those servers whose names are resolved in time.
@@ -241,7 +243,7 @@ class Approach:
                 if line and not self._has_failed(target):
                     self._log(target, error, call.hello.robot)
                 if target != known:  # there may be another server behind the next one
-                    self._note_failure(target)
+                    self._note_failure(target, answers=True)
             except PeerError as error:
                 why = error if why is None or isinstance(why, Unreachable) else why
                 if line and not self._has_failed(target):
@@ -298,8 +300,10 @@ class Approach:
     def _has_failed(self, target: Target) -> bool:
         return self._loop.time() - self._failed.get(target, -_REMEMBERED) < _REMEMBERED
 
-    def _note_failure(self, target: Target) -> None:
+    def _note_failure(self, target: Target, *, answers: bool = False) -> None:
         now = self._loop.time()
+        if target == self._left and not answers:
+            self._left = None
         self._failed.pop(target, None)
         self._failed[target] = now
         for other in [other for other, when in self._failed.items() if now - when >= _REMEMBERED]:

@@ -176,6 +176,15 @@ class World:
     def between(self) -> None:
         """Between two calls."""
 
+    def do_between(self, *steps: Callable[[], object]) -> None:
+        """One of these after each call, as long as there are any."""
+        rest = iter(steps)
+
+        def between() -> None:
+            next(rest, lambda: None)()
+
+        self.between = between  # type: ignore[method-assign]
+
 
 @pytest.mark.parametrize("who", ["silent", "hangs up", "stranger", "mute"])
 def test_what_does_not_lead_to_the_server_gives_way(
@@ -380,6 +389,44 @@ def test_of_one_name_only_the_address_is_avoided(monkeypatch: pytest.MonkeyPatch
     world.between = lambda: world.way.avoid(world.welcomed[-1])  # type: ignore[method-assign]
     assert world.run(None, None, None, None) == [None] * 4
     assert world.welcomed == [ONE, TWO, THREE, ONE]
+
+
+def test_a_session_that_is_to_be_left_has_its_channels_until_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If all servers have one name, any other one would only say that it does not know the session."""
+    world = World(monkeypatch, one="server", two="full")
+    world.code = "no-session"
+    world.do_between(lambda: world.way.avoid(ONE))
+    assert world.run(None, ONE) == [None, None]
+    assert [target for target, _within in world.tried] == [ONE, ONE]
+
+
+def test_nor_does_a_session_lose_them_that_could_not_be_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, one="server", two="full")
+    world.code = "draining"
+
+    def leave() -> None:
+        world.way.avoid(ONE)
+        world.at |= {ONE: "full", TWO: "nobody"}  # one wants no new session, the other is away for a moment
+
+    world.do_between(leave, lambda: world.at.update({ONE: "server", TWO: "full"}))
+    first, refused, channel = world.run(None, None, ONE)
+    assert first is channel is None
+    assert isinstance(refused, Refused)
+    assert [target for target, _within in world.tried] == [ONE, ONE, ONE]
+
+
+def test_one_that_is_to_be_left_may_fail_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, one="server", two="server")
+
+    def leave() -> None:
+        world.way.avoid(ONE)
+        world.at[ONE] = "mute"
+
+    world.do_between(leave)
+    first, failed, other = world.run(None, ONE, ONE)
+    assert first is other is None
+    assert isinstance(failed, PeerError)
+    assert world.welcomed == [ONE, TWO], "another address may lead to the same server"
 
 
 def test_a_name_that_cannot_be_resolved_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
