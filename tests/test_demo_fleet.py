@@ -86,6 +86,7 @@ def test_a_server_dies_and_its_robot_answers_from_another_one(folder: Path) -> N
         wait_for_the_end(folder)
 
 
+@pytest.mark.slow  # what test_demo shows of the same code takes less
 def test_ctrl_c_in_the_middle(folder: Path) -> None:
     with stage(folder) as terminal:
         terminal.wait_for(r"✓ shadow-server ")

@@ -46,6 +46,14 @@ class Net:
         self._outside = _here()
         _check(_libc.unshare(_NEWNET))
         self._router = _here()
+        try:
+            self._make_router()
+        except BaseException:
+            self.__exit__(None, None, None)  # or whatever comes next would be here, without a line
+            raise
+        return self
+
+    def _make_router(self) -> None:
         run("ip", "link", "set", "lo", "up")
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         try:
@@ -53,7 +61,6 @@ class Net:
             run("tc", "qdisc", "del", "dev", "lo", "root")
         except subprocess.CalledProcessError:
             self.lossy = ""
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
