@@ -119,7 +119,7 @@ bench: ## Shadow beside what people would use instead: a table, and build/bench
 	$(call phase,bench,$(ROOT) $(VENV)/python -m bench --output=$(BUILD)/bench $(BENCH_FLAGS))
 
 .PHONY: bench-fleet
-bench-fleet: setup ## thousands of robots: what they cost at rest, and how soon they are back when all were lost
+bench-fleet: setup ## thousands of robots, at one server and at several: what they cost, and how soon they are back
 	$(call phase,bench-fleet,$(VENV)/python -m bench.fleet --output=$(BUILD)/bench $(BENCH_FLAGS))
 
 # Root, as for test-machine.

@@ -1,10 +1,12 @@
 """Robots by the thousand in one process: the very client of shadow-client, many times.
 
-    crowd.py FIRST COUNT STANDBY KTLS SERVER_PORT SERVICE_PORT FOLDER
+    crowd.py FIRST COUNT STANDBY KTLS SERVER_PORT SERVICE_PORT FOLDER [HOST ...]
 
-Robot n connects to 127.0.0.(1 + n % 16): between two addresses there are ports for 28,000 connections only.
+Robot n connects to one of the hosts, or to 127.0.0.(1 + n % 16): between two addresses there are ports for
+28,000 connections only.
 FOLDER has ca.crt, ca.key, and client.key, which is every robot's key. The robots are switched on at the first
-line of input; at each other line it says in a line of JSON how many are connected.
+line of input: ``start``, and perhaps how many may be on their way at once. At each other line it says in JSON
+how many are connected.
 """
 
 import asyncio
@@ -12,6 +14,7 @@ import datetime as dt
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -30,6 +33,7 @@ from shadow.transport.context import Ktls
 
 ADDRESSES = 16
 _AT_ONCE = 50  # robots that are switched on in one go
+_LOOK = 0.1  # seconds
 
 
 def name(number: int) -> str:
@@ -62,10 +66,12 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
     return cast("ec.EllipticCurvePrivateKey", serialization.load_pem_private_key(path.read_bytes(), None))
 
 
-def make_client(number: int, standby: int, ktls: Ktls, ports: tuple[int, int], folder: Path) -> ClientConfig:
+def make_client(
+    number: int, standby: int, ktls: Ktls, ports: tuple[int, int], folder: Path, hosts: tuple[str, ...]
+) -> ClientConfig:
     """The settings of one robot."""
     return ClientConfig(
-        rhost=(f"127.0.0.{1 + number % ADDRESSES}",),
+        rhost=hosts or (f"127.0.0.{1 + number % ADDRESSES}",),
         rport=ports[0],
         server_name="localhost",
         robot=name(number),
@@ -87,18 +93,31 @@ async def main() -> None:
     numbers = range(first, first + count)
     await asyncio.to_thread(write_certificates, folder, numbers)
     durable = DurableStreams(Relay(1), Store())
-    clients = [Client(make_client(number, standby, ktls, ports, folder), durable) for number in numbers]
+    hosts = tuple(sys.argv[8:])
+    settings = [make_client(number, standby, ktls, ports, folder, hosts) for number in numbers]
+    clients = [Client(one, durable) for one in settings]
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     print("ready", flush=True)
-    await reader.readline()
-    for start in range(0, count, _AT_ONCE):
+    _start, *most = (await reader.readline()).split()
+    switching_on = asyncio.create_task(_switch_on(clients, int(most[0]) if most else count))
+    while await reader.readline():
+        print(json.dumps({"connected": _connected(clients)}), flush=True)
+    switching_on.cancel()
+
+
+async def _switch_on(clients: Sequence[Client], most: int) -> None:
+    """All of them, of which so many at most may be on their way at once."""
+    for start in range(0, len(clients), _AT_ONCE):
+        while start - _connected(clients[:start]) + _AT_ONCE > most:  # noqa: ASYNC110 - no client tells us
+            await asyncio.sleep(_LOOK)
         for client in clients[start : start + _AT_ONCE]:
             await client.start()
-    while await reader.readline():
-        connected = sum(client.status.startswith("Connected") for client in clients)
-        print(json.dumps({"connected": connected}), flush=True)
+
+
+def _connected(clients: Sequence[Client]) -> int:
+    return sum(client.status.startswith("Connected") for client in clients)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import itertools
 import os
 import random
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -174,3 +175,15 @@ def cpu_of(pid: int) -> float:
     """Seconds of CPU time, of a process and of its children that have ended; 0 if it has ended itself."""
     fields = _stat(pid)
     return sum(map(int, fields[11:15])) / _TICK if fields else 0.0
+
+
+def memory_of(pid: int) -> float:
+    """KiB of a process' own: what would be free without it (proc(5), /proc/PID/smaps_rollup)."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return float(sum(map(int, re.findall(r"^Private_\w+: +(\d+) kB$", text, re.MULTILINE))))
+
+
+def children_cpu() -> float:
+    """Seconds of CPU time of our children that have ended and were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -13,6 +13,7 @@ from .processes import BenchError
 LOAD = Path(__file__).with_name("load.py")
 MIB, GIB = 2**20, 2**30
 _PATIENCE = 600.0  # seconds for one job
+_READY = 0.5  # seconds in which what was used is made anew, over a long way, too
 
 Answer = dict[str, float]
 """Figures by name; the first is the one that the picture shows."""
@@ -122,3 +123,8 @@ def all_questions(scale: float) -> list[Question]:
         _visits("visits", "New visitors, one after the other", max(10, times // 10)),
         _visits("far", "A visitor now and then, 50 ms round trip away", max(10, times // 50), 1.0, 0.05),
     ]
+
+
+def now_and_then(scale: float) -> Question:
+    """A visitor comes when there has been time for everything to get ready again."""
+    return _visits("now-and-then", "A visitor now and then", max(5, int(50 * scale)), _READY)

@@ -61,9 +61,14 @@ def _shadow(command: str) -> tuple[str, ...]:
 
 def server_command(keys: Keys, port: int, folder: Path) -> tuple[str, ...]:
     """A server on this port, with its sockets in this folder."""
+    return *_shadow("server"), *server_options(keys, port, folder)
+
+
+def server_options(keys: Keys, port: int, folder: Path) -> tuple[str, ...]:
+    """Its options."""
     return (
-        *_shadow("server"), f"--lport={port}", f"--ldir={folder}", f"--ca={keys.ca_crt}",
-        f"--crt={keys.server_crt}", f"--key={keys.server_key}",
+        f"--lport={port}", f"--ldir={folder}", f"--ca={keys.ca_crt}", f"--crt={keys.server_crt}",
+        f"--key={keys.server_key}",
     )  # fmt: skip
 
 

@@ -44,21 +44,47 @@ def test_a_real_run(tmp_path: Path) -> None:
     assert "One visitor sends" in done.stdout
 
 
-@pytest.mark.long
-def test_a_fleet(tmp_path: Path) -> None:
-    words = ["--robots=5", "--keepalive=1", "--window=1", f"--output={tmp_path}"]
+def measured(folder: Path, *words: str) -> dict[str, float]:
+    """What a short run of parts of it finds out; all of that is printed, too."""
+    small = "--robots=5", "--hollow=30", "--keepalive=1", "--window=1", "--scale=0.01", "--rounds=1"
     done = subprocess.run(
-        [sys.executable, "-m", "bench.fleet", *words],
-        cwd=CHECKOUT, capture_output=True, text=True, timeout=3 * DEADLINE, check=False,
+        [sys.executable, "-m", "bench.fleet", *small, f"--output={folder}", "--parts", *words],
+        cwd=CHECKOUT, capture_output=True, text=True, timeout=5 * DEADLINE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    outcome = json.loads((tmp_path / "fleet.json").read_text())
+    outcome = json.loads((folder / "fleet.json").read_text())
     assert outcome["settings"]["robots"] == 5
-    figures = outcome["figures"]
+    assert set(outcome["parts"]) == set(words)
+    figures = {title: value for part in outcome["parts"].values() for title, value in part["figures"].items()}
+    assert all(title in done.stdout for title in figures)
+    return figures
+
+
+@pytest.mark.long
+def test_a_server_with_many_robots(tmp_path: Path) -> None:
+    figures = measured(tmp_path, "single")
     assert figures["server memory, KiB per robot"] > 0
     assert figures["storm: visitors served meanwhile"] >= 1
     assert figures["storm: seconds until all their channels stood by"] > 0
-    assert all(title in done.stdout for title in figures)
+
+
+@pytest.mark.long
+def test_several_servers(tmp_path: Path) -> None:
+    """A server that is lost, and visits by way of another one."""
+    figures = measured(tmp_path, "loss", "across")
+    (back,) = (value for title, value in figures.items() if "seconds until all were back" in title)
+    assert back > 0
+    assert figures["their wait: longest, s"] > 0
+    assert figures["so a visit across takes more, in round trips"] > 0.9, "the way between servers is longer"
+
+
+@pytest.mark.long
+def test_the_engine_of_several_servers(tmp_path: Path) -> None:
+    """Many claims at once, and an engine without a leader."""
+    figures = measured(tmp_path, "storm", "outage")
+    assert figures["90 claims of 3 servers, first come: a second"] > 0
+    assert figures["shadowctl list of 90: its CPU seconds"] > 0
+    assert 0 < figures["leader killed: longest gap in claims, s"] < 16, "claims went on"
 
 
 def test_a_tool_that_is_missing_is_one_line(tmp_path: Path) -> None:
