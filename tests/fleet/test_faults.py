@@ -9,6 +9,7 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -28,6 +29,7 @@ from tests.support.sites import Fleet, Site
 from tests.support.visiting import Visit, Visitors, serve, visit
 
 SECONDS = 60.0
+STOPPED = 15.0  # seconds: longer than a lease lasts
 SETTLED_WITHIN = 240.0  # seconds on a busy machine; what it took is printed
 AFTERMATH = 60.0  # seconds for which a fault may end streams: until then a silent peer is given up
 ROBOTS = ["011", "012", "013", "014"]
@@ -192,7 +194,7 @@ class Town(Fleet):
         net, one, all_of_them, nobody = self.net, {name}, set(SERVERS), set[str]()
         kinds: dict[str, Callable[[], Cause]] = {
             "server killed": lambda: (self._dead(server.crash, server.boot), one, some(0, 5)),
-            "server stopped": lambda: (stopped(server.daemon), one, 15.0),
+            "server stopped": lambda: (stopped(server.daemon.process), one, STOPPED),
             "server unplugged": lambda: (net.unplugged(name), one, some(4, 12)),
             "server without its engine": lambda: (net.apart(name, ENGINE), nobody, 12.0),
             "server without its peers": lambda: (net.apart(name, others), all_of_them, some(4, 10)),
@@ -202,13 +204,15 @@ class Town(Fleet):
                 nobody,
                 some(0, 5),
             ),
-            "leader stopped": lambda: (self.members.leader.stopped(), nobody, some(3, 8)),
+            "leader stopped": lambda: (self.members.leader.stopped(), nobody, some(3, STOPPED)),
             "member unplugged": lambda: (net.unplugged(member.name), nobody, some(3, 8)),
             "balancer killed": lambda: (
                 self._dead(self.balancer.kill, self.start_balancer),
                 nobody,
                 some(0, 2),
             ),
+            "balancer stopped": lambda: (stopped(self.balancer.process), nobody, STOPPED),
+            "robot stopped": lambda: (stopped(robot.daemon.process), {robot.name}, STOPPED),
             "robot killed": lambda: (self._dead(robot.kill, robot.boot), {robot.name}, some(0, 3)),
         }
         return kinds[what]()
@@ -223,12 +227,14 @@ class Town(Fleet):
 
 
 @contextmanager
-def stopped(daemon: Daemon) -> Iterator[None]:
-    daemon.process.send_signal(signal.SIGSTOP)
+def stopped(process: "subprocess.Popen[bytes] | None") -> Iterator[None]:
+    """It believes that it lives; so do those who only see that its port takes connections."""
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
     try:
         yield
     finally:
-        daemon.process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGCONT)
 
 
 @dataclass
@@ -289,7 +295,7 @@ def town(authority: Authority, tmp_path: Path) -> Iterator[Town]:
 
 
 OF_THE_ENGINE = ["member killed", "leader stopped", "member unplugged"]
-OF_THE_REST = ["balancer killed", "robot killed"]
+OF_THE_REST = ["balancer killed", "balancer stopped", "robot killed", "robot stopped"]
 OF_SERVERS = [
     "server killed", "server stopped", "server unplugged", "server without its engine",
     "server without its peers", "server alone",

@@ -70,11 +70,11 @@ class Balancer:
             text += f"{own} source {host or SOURCE} inter 100ms fall 2 rise 1\n"
         self._config = folder / "haproxy.cfg"
         self._config.write_text(f"global\n    stats socket {self._socket} mode 600 level admin\n{text}")
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [HAPROXY, "-db", "-f", str(self._config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         wait_for(self._listens, "haproxy to listen")
@@ -83,19 +83,19 @@ class Balancer:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._process is not None
-        self._process.terminate()
-        self._process.wait(DEADLINE)
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(DEADLINE)
 
     def kill(self) -> None:
         """It can be entered again."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait(DEADLINE)
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(DEADLINE)
 
     def _listens(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, self._log.read_text()
+        assert self.process is not None
+        assert self.process.poll() is None, self._log.read_text()
         try:
             return "robots" in self.ask("show stat")
         except OSError:
