@@ -50,10 +50,11 @@ class Desk:
 
     def streams(self, name: str) -> Iterator[Facts]:
         """The streams of a robot; without its name of all; none if there is no such robot."""
-        now, server = asyncio.get_running_loop().time(), self._server
+        loop, server = asyncio.get_running_loop(), self._server
         names = [name] if name else list(self._robots)
-        there = (found for one in names if (found := self._robots.get(one)) is not None)  # in their turn
-        return itertools.chain.from_iterable(streams_of(robot, now, server) for robot in there)
+        # In their turn: whoever takes them may take long, and meanwhile streams begin.
+        there = (found for one in names if (found := self._robots.get(one)) is not None)
+        return itertools.chain.from_iterable(streams_of(robot, loop.time(), server) for robot in there)
 
     @property
     def _server(self) -> str:

@@ -1,5 +1,6 @@
 """What a server answers those who look after it, and what it does for them."""
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from shadow.errors import LocalError, Refused
 from shadow.server import questions
 from shadow.server.desk import Desk
 from shadow.server.questions import By, Question
+from shadow.server.visitor import Visitor
 from tests.support import Authority
 from tests.support.asked import NAME, Asked, play
 from tests.support.log import Said
@@ -60,6 +62,32 @@ def test_who_has_disconnected_a_robot_is_in_the_log(authority: Authority, tmp_pa
         assert said[-1][1] == "robot 011 disconnected: uid 1000 (alice at server s2) has ended it"
 
     play(authority, tmp_path, body)
+
+
+def test_a_stream_that_begins_while_others_are_told_is_not_older_than_it_is() -> None:
+    """Nor does it begin in the future: no frame can say how many seconds that would be."""
+
+    async def body() -> None:
+        loop, link = asyncio.get_running_loop(), SimpleNamespace(suite="a suite", in_kernel=True, moved=0)
+        pump = SimpleNamespace(up=link, down=link, link=link, kept=True)
+
+        def begin(number: int) -> Any:
+            visitor = Visitor(None, "", f"{number:x}", 0, 7, loop.time())
+            return SimpleNamespace(items=lambda: [(pump, visitor)])
+
+        one, two = (SimpleNamespace(name=name) for name in ("011", "012"))
+        one.streams = begin(1)
+        streams = Desk(Robots({"011": one, "012": two}, SimpleNamespace(server="s1"))).streams("")  # type: ignore[arg-type]
+        assert next(streams)["id"] == "1"
+        begun = loop.time()
+        while loop.time() < begun + 0.01:  # the facts have milliseconds
+            await asyncio.sleep(0.001)
+        two.streams = begin(2)
+        (last,) = streams
+        assert last["id"] == "2"
+        assert last["seconds"] >= 0
+
+    asyncio.run(body())
 
 
 class Drainer:
