@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from ..errors import ConfigError, ShadowError
+from ..errors import ConfigError, ShadowError, no_thread
 from ..pki.crl import LIST_MAX, RevocationList, read_list
 from ..pki.files import PUBLIC, NewFile, is_there, read_file, write_files
 from ..pki.keys import key_bytes
@@ -48,8 +48,8 @@ def recall(folder: Path | None, ca: Sequence[x509.Certificate]) -> list[Revocati
 class Memory:
     """Keeps them.
 
-    Writing takes as long as the disk likes, and nobody waits for it: there is a thread for each list that is
-    being written, daemonic, so that a disk that hangs keeps nothing else from ending.
+    Writing takes as long as the disk likes, so there is a thread for each list that is being written. It is
+    daemonic: a disk that hangs keeps nothing else from ending.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -79,7 +79,10 @@ class Memory:
                 loop.call_soon_threadsafe(settle, error)
 
         path = _path(self._folder, listed.key)
-        threading.Thread(target=work, args=(path,), name="lists", daemon=True).start()
+        try:
+            threading.Thread(target=work, args=(path,), name="lists", daemon=True).start()
+        except RuntimeError as why:
+            raise no_thread("the thread that writes it", why) from why
         error = await done
         if error is not None:
             raise error

@@ -55,6 +55,7 @@ class Revoking:
         self._incomplete: dict[str, Pointer] = {}
         self._said: dict[str, str] = {}
         self._failed = False
+        self._keeping: dict[bytes, asyncio.Task[None]] = {}  # by CA
 
     def look(self) -> None:
         """Compare our lists with the engine's soon."""
@@ -62,20 +63,24 @@ class Revoking:
 
     async def run(self) -> None:
         """Compare for ever."""
-        while True:
-            self._view.lists.clear()
-            pause = await self._compare()
-            await asyncio.sleep(_LEAST)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._view.lists.wait()
+        try:
+            while True:
+                self._view.lists.clear()
+                pause = await self._compare()
+                await asyncio.sleep(_LEAST)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._view.lists.wait()
+        finally:
+            for task in self._keeping.values():
+                task.cancel()
 
     async def _compare(self) -> float:
         """Compare once; return for how long to wait at most."""
         elsewhere, self._view.lists_elsewhere = self._view.lists_elsewhere, False
         failed_before, self._failed = self._failed, False
         for authority in self._server.trust.settings.ca:
-            await self._keep(key_bytes(authority.public_key()))
+            self._keep(key_bytes(authority.public_key()))
             if not self._view.up or not await self._compare_with_engine(authority) or elsewhere:
                 await self._ask_others(authority)
         return _AGAIN if self._failed and not failed_before else _PAUSE
@@ -150,7 +155,7 @@ class Revoking:
         )
         events.log(events.ListLearnt(server=server, number=str(listed.number)), logging.INFO, text)
         self._server.cut_off_revoked()
-        await self._keep(listed.key)
+        self._keep(listed.key)
 
     async def _displace(self, authority: x509.Certificate, ca: str, revision: int) -> None:
         """Something that is no list must not keep others from having theirs there."""
@@ -172,16 +177,28 @@ class Revoking:
         text = f"the fleet's engine has revocation list {ours.number} of {ours.ca} from us now{instead}"
         events.log(events.ListPassedOn(number=str(ours.number)), logging.INFO, text)
 
-    async def _keep(self, key: bytes) -> None:
+    def _keep(self, key: bytes) -> None:
+        """Have our list written to the disk.
+
+        Whatever the disk does, the next list is not to wait for it before it counts; nor is it to be written
+        at the same time, for the older one might then be what is there in the end.
+        """
         ours = self._ours(key)
-        if ours is not None:
-            try:
-                await self._memory.keep(ours)
-            except ShadowError as error:
-                text = (
-                    f"revocation list {ours.number} of {ours.ca} is in use, but only until a restart: {error}"
-                )
-                events.log(events.ListNotKept(number=str(ours.number)), logging.WARNING, text)
+        if ours is not None and key not in self._keeping:
+            task = self._keeping[key] = asyncio.create_task(self._write(ours))
+            task.add_done_callback(lambda _task: self._kept(ours))
+
+    def _kept(self, listed: RevocationList) -> None:
+        del self._keeping[listed.key]
+        if self._ours(listed.key) is not listed:
+            self.look()
+
+    async def _write(self, ours: RevocationList) -> None:
+        try:
+            await self._memory.keep(ours)
+        except ShadowError as error:
+            text = f"revocation list {ours.number} of {ours.ca} is in use, but only until a restart: {error}"
+            events.log(events.ListNotKept(number=str(ours.number)), logging.WARNING, text)
 
     def _say(self, ca: str, what: str) -> None:
         """Say once that something at the engine is not used."""

@@ -2,7 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,13 +11,15 @@ import pytest
 
 from shadow import events
 from shadow.errors import Unavailable
+from shadow.fleet import memory
 from shadow.fleet import revoking as module
 from shadow.fleet.etcd import Engine
 from shadow.fleet.keys import Keys
 from shadow.fleet.lists import Lists
 from shadow.pki.certificates import load_certificates
 from shadow.pki.crl import RevocationList
-from tests.support import Authority, Daemon, echo, make_list, serving, wait_for
+from shadow.pki.files import NewFile, write_files
+from tests.support import DEADLINE, Authority, Daemon, echo, make_list, serving, wait_for
 from tests.support.engine import Members, end
 from tests.support.fleet import until
 from tests.support.lists import Neighbours, Place, id_of_ca, listed, pointer_to, write
@@ -373,6 +376,9 @@ def test_what_cannot_be_kept_is_used_all_the_same(scene: Scene, said: Said, tmp_
         for place in (a, b, a, b):
             await place.look()
         assert b.number == 4
+        await until(lambda: len(texts(said, events.ListNotKept)) == 2, "both")
+        for place in (a, b):
+            await place.look()
 
     scene.play(body, state)
     assert len(texts(said, events.ListNotKept)) == 2
@@ -380,6 +386,39 @@ def test_what_cannot_be_kept_is_used_all_the_same(scene: Scene, said: Said, tmp_
         f"in use, but only until a restart: cannot write {state}: Not a directory"
         in texts(said, events.ListNotKept)[0]
     )
+
+
+def test_a_disk_that_hangs_keeps_no_list_from_being_used(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it has in the end is the newest."""
+    disk, writing = threading.Event(), list[int]()
+
+    def slow(files: Sequence[NewFile], *, force: bool) -> None:
+        writing.append(1)
+        assert disk.wait(DEADLINE)
+        write_files(files, force=force)
+
+    async def body(a: Place, b: Place) -> None:
+        try:
+            for number in 4, 5:
+                a.configure(make_list(scene.own, 1, number=number))
+                for place in (a, b):
+                    await place.look()
+                assert b.number == number
+            await until(lambda: len(writing) == 2, "that both begin to write")
+        finally:
+            disk.set()
+        for place in (a, b):
+            await until(lambda place=place: not place.revoking._keeping, "the disk")  # type: ignore[misc]
+            assert place.revoking._view.lists.is_set(), "it looks again"
+            await place.look()
+            await until(lambda place=place: not place.revoking._keeping, "the disk")  # type: ignore[misc]
+
+    monkeypatch.setattr(memory, "write_files", slow)
+    scene.play(body, tmp_path / "state")
+    authority = load_certificates(scene.own.ca, "CA")
+    assert [one.number for one in memory.recall(tmp_path / "state", authority)] == [5]
 
 
 # Real servers
