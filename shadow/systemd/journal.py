@@ -111,6 +111,8 @@ _BY_ROBOT: dict[type[Event | None], Rate] = {
     events.ServiceFailed: _OFTEN, events.GateFailed: _OFTEN, events.SessionStarted: _OFTEN,
     events.SessionLost: _OFTEN, events.StreamStarted: _STREAMS, events.StreamEnded: _STREAMS,
     events.StreamAborted: _STREAMS, events.StoreFull: _OFTEN,
+    events.ListRefused: _OFTEN, events.ListPassedOn: _OFTEN, events.DrainBegun: _OFTEN,
+    events.DrainOver: _OFTEN,
 }  # fmt: skip
 
 
@@ -118,7 +120,7 @@ def limits_of(record: logging.LogRecord) -> list[tuple[Hashable, Rate]]:
     """The keys that a record counts for, and their rates; an empty list means no limit."""
     event = event_of(record)
     kind: type[Event | None] = type(event)
-    if isinstance(event, events.HandshakeFailed | events.RobotRefused):
+    if isinstance(event, events.HandshakeFailed | events.RobotRefused | events.PeerRefused):
         address = event.peer.rpartition(":")[0]  # a stranger may have many, so we also limit all together
         return [((kind, address), _OFTEN), ((kind,), _STRANGERS)]
     if isinstance(event, events.VisitorFailed):  # a visitor at the gate of a fleet may make up names

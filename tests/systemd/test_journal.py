@@ -111,6 +111,19 @@ def test_who_is_limited_by_what() -> None:
     assert limits_of(record(None)) == limits_of(record(None)), "a bug"
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        events.PeerRefused(server="s2", peer="[::1]:5", code="revoked"),
+        *(events.ListRefused(), events.ListPassedOn(number="3"), events.DrainBegun(), events.DrainOver()),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_what_a_stolen_server_causes_is_limited(event: events.Event) -> None:
+    """Directly, or through the fleet's engine."""
+    assert limits_of(record(event))
+
+
 def test_what_a_peer_causes_again_and_again_is_counted_and_summed_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
