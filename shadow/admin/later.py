@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..errors import Refused, ShadowError, Unreachable, brief
-from ..server.questions import Others, Question
+from ..server.questions import ORDERS, PERHAPS_DONE, Others, Question
 
 Facts = dict[str, Any]
 Part = Sequence[Mapping[str, Any]]
@@ -139,4 +139,5 @@ async def _ask(
         async with asyncio.timeout(_TOGETHER):
             await others.ask(server, question, uid, take)
     except TimeoutError:
-        raise Unreachable(f"server {server} takes longer than {_TOGETHER:g} s to answer") from None
+        more = PERHAPS_DONE if question.what in ORDERS else ""
+        raise Unreachable(f"server {server} takes longer than {_TOGETHER:g} s to answer{more}") from None

@@ -3,7 +3,7 @@
 import asyncio
 
 from ..errors import PeerError, Refused, Unreachable
-from ..server.questions import ORDERS, Others, Question, Take
+from ..server.questions import ORDERS, PERHAPS_DONE, Others, Question, Take
 from ..transport.channel import Channel
 from ..wire.frames import Answer, Ask, More
 from .hearsay import checked
@@ -11,7 +11,7 @@ from .peers import Peers
 from .people import People
 from .whereabouts import ask
 
-_AT_ONCE = 4  # questions to one server: visitors need the channels, too
+_AT_ONCE = 4  # questions to one server, and as many orders: visitors need the channels, too
 _WITHIN = 3.0  # seconds for a channel, and then for each part of the answer
 
 
@@ -27,7 +27,7 @@ class Asking(Others):
         """
         self._peers = peers
         self._people = people
-        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._turns: dict[tuple[str, bool], asyncio.Semaphore] = {}
 
     @property
     def names(self) -> list[str]:
@@ -40,14 +40,15 @@ class Asking(Others):
             raise Unreachable(f"server {server} is gone, or does not say where to reach it")
         user = await self._people.name_of(uid)
         frame: Ask | More = Ask(question.what, question.name, uid, user, question.seconds)
-        turns = self._turns.setdefault(server, asyncio.Semaphore(_AT_ONCE))
+        # Whoever may only look, and takes long to read, must not keep others from giving orders.
+        turns = self._turns.setdefault((server, question.what in ORDERS), asyncio.Semaphore(_AT_ONCE))
         async with turns, self._peers.lend(server, _WITHIN) as channel:
             if not channel.conversation.answers:
                 raise PeerError(f"server {server} is too old to be asked")
             index = 0
             while True:
                 answer = await self._hear(server, channel, frame, question)
-                part = checked(question, answer.facts, index)
+                part = checked(server, question, answer.facts, index)
                 if part is None:
                     raise PeerError(f"server {server} gives an answer that makes no sense")
                 await take(part)
@@ -61,7 +62,7 @@ class Asking(Others):
         except Unreachable as error:
             text = f"server {server} does not answer: {error}"
             if question.what in ORDERS:
-                text += "; it may have carried out the order all the same"
+                text += PERHAPS_DONE
             raise Unreachable(text) from error
         if not isinstance(answer, Answer):  # pragma: no cover - the conversation allows nothing else
             raise PeerError(f"server {server} says something else")

@@ -37,37 +37,50 @@ _ROBOTS: _Kinds = {"robots": _NUMBER}
 _PLACE: _Kinds = {"number": _TEXT, "since": _NUMBER}
 _PIECE: _Kinds = {"piece": _TEXT}
 
+_ALONE: Mapping[str, _Kinds] = {
+    questions.DISCONNECT: _ENDED, questions.CUT: _ENDED, questions.DRAIN: _ROBOTS, questions.UNDRAIN: _ROBOTS,
+    questions.NEWEST_LIST: _PLACE,
+}  # fmt: skip
+"""The fields of an answer that is one fact, by what was asked."""
 
-def checked(question: Question, facts: Sequence[Fact], index: int) -> list[dict[str, Any]] | None:
+
+def checked(
+    server: str, question: Question, facts: Sequence[Fact], index: int
+) -> list[dict[str, Any]] | None:
     """A part of an answer, without what nobody here knows.
 
     Args:
+        server: which server says so.
         question: what was asked.
         facts: the part.
         index: how many facts there were before these.
 
     Returns:
-        The facts; None if one lacks something, or is of another kind.
+        The facts; None if one lacks something, or is of another kind, or about another server or robot.
     """
-    found = [_one(question, fact, number) for number, fact in enumerate(facts, index)]
+    found = [_one(server, question, fact, number) for number, fact in enumerate(facts, index)]
     known = [one for one in found if one is not None]
     needed = question.what != questions.STREAMS and not index  # there always is a first one
     return None if len(known) < len(found) or (needed and not known) else known
 
 
-def _one(question: Question, fact: Fact, number: int) -> dict[str, Any] | None:
-    if question.what in {questions.DISCONNECT, questions.CUT}:
-        return _of_kind(fact, _ENDED) if not number else None
-    if question.what in {questions.DRAIN, questions.UNDRAIN}:
-        return _of_kind(fact, _ROBOTS) if not number else None
-    if question.what == questions.NEWEST_LIST:
-        return _of_kind(fact, _PLACE) if not number else None
+def _one(server: str, question: Question, fact: Fact, number: int) -> dict[str, Any] | None:
+    if question.what in _ALONE:
+        return _of_kind(fact, _ALONE[question.what]) if not number else None
     if question.what == questions.LIST:
         return _of_kind(fact, _PIECE)
     if question.what == questions.STREAMS or number:
-        return _of_kind(fact, {**STREAM, **FROM_AFAR} if "idThere" in fact else STREAM)
+        return _stream(server, question.name, fact)
     robot = _of_kind(fact, {**ROBOT, **CONNECTED} if fact.get("connected") else ROBOT)
-    return robot if robot is None or _has_a_time(robot) else None
+    if robot is None or robot["name"] != question.name or robot.get("server", server) != server:
+        return None
+    return robot if _has_a_time(robot) else None
+
+
+def _stream(server: str, robot: str, fact: Fact) -> dict[str, Any] | None:
+    stream = _of_kind(fact, {**STREAM, **FROM_AFAR} if "idThere" in fact else STREAM)
+    is_meant = stream is not None and stream["at"] == server and robot in {"", stream["robot"]}
+    return stream if is_meant else None
 
 
 def _of_kind(fact: Fact, kinds: _Kinds) -> dict[str, Any] | None:

@@ -27,6 +27,9 @@ LIST = "list"
 ORDERS = (DISCONNECT, CUT, DRAIN, UNDRAIN)
 """What changes something."""
 
+PERHAPS_DONE = "; it may have carried out the order all the same"
+"""What is to be said of an order without an answer."""
+
 NO_SUCH_ROBOT, NO_SUCH_STREAM, FAILED, UNKNOWN = "no-such-robot", "no-such-stream", "failed", "unknown"
 """Codes of ``Refused``: there is none here; it could not be done; the server does not know what is meant."""
 

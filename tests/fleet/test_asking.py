@@ -198,6 +198,30 @@ def test_who_takes_long_to_read_takes_no_channels_from_visitors(authority: Autho
     run(authority, body)
 
 
+def test_who_takes_long_to_read_keeps_nobody_from_giving_orders(authority: Authority) -> None:
+    """To look, less is needed than to give orders."""
+
+    async def body(asking: Asking, b: Answering) -> None:
+        b.answers = Answer(facts=(STREAM,))
+        reading, enough = 0, asyncio.Event()
+
+        async def take(_part: object) -> None:
+            nonlocal reading
+            reading += 1
+            await enough.wait()
+
+        tasks = [asyncio.create_task(asking.ask("b", STREAMS, 0, take)) for _ in range(9)]
+        await until(lambda: reading == 4, "as many as may")
+        b.answers = Answer(facts=({"ended": 1},))
+        assert await answer(asking, DISCONNECT) == [{"ended": 1}]
+        assert reading == 4
+        b.answers = Answer(facts=(STREAM,))
+        enough.set()
+        await asyncio.gather(*tasks)
+
+    run(authority, body)
+
+
 def test_who_gives_up_in_the_middle_leaves_no_channel_half_asked(authority: Authority) -> None:
     async def body(asking: Asking, b: Answering) -> None:
         b.answers = Answer(facts=(STREAM,), more=True)

@@ -28,6 +28,10 @@ STREAMS = Question(questions.STREAMS)
 KINDS = {"string": (str,), "int": (int,), "bool": (bool,), "[]string": (tuple,), "float": (int, float)}
 
 
+def heard(question: Question, facts: Any, index: int) -> list[dict[str, Any]] | None:
+    return checked("s1", question, facts, index)
+
+
 def interface(name: str) -> dict[str, tuple[type, ...]]:
     text = (CHECKOUT / "shadow" / f"{INTERFACE}.varlink").read_text()
     found = re.search(rf"^type {name} \((.*?)^\)", text, re.MULTILINE | re.DOTALL)
@@ -43,56 +47,67 @@ def test_it_is_what_the_interface_has() -> None:
 
 
 def test_what_is_right_is_taken_and_what_nobody_knows_left_out() -> None:
-    assert checked(ABOUT, [ROBOT | {"colour": "blue"}, STREAM], 0) == [ROBOT, STREAM]
-    assert checked(ABOUT, [STREAM | {"idThere": "2a"}], 7) == [STREAM | {"idThere": "2a"}]
+    assert heard(ABOUT, [ROBOT | {"colour": "blue"}, STREAM], 0) == [ROBOT, STREAM]
+    assert heard(ABOUT, [STREAM | {"idThere": "2a"}], 7) == [STREAM | {"idThere": "2a"}]
     gone = {name: ROBOT[name] for name in hearsay.ROBOT} | {"connected": False}
-    assert checked(ABOUT, [gone], 0) == [gone]
-    assert checked(STREAMS, [STREAM], 0) == [STREAM]
-    assert checked(STREAMS, [], 0) == checked(ABOUT, [], 1) == []
-    assert checked(Question(questions.CUT, "1f"), [{"ended": 1}], 0) == [{"ended": 1}]
-    assert checked(Question(questions.DRAIN), [{"robots": 1}], 0) == [{"robots": 1}]
+    assert heard(ABOUT, [gone], 0) == [gone]
+    assert heard(STREAMS, [STREAM], 0) == [STREAM]
+    assert heard(STREAMS, [], 0) == heard(ABOUT, [], 1) == []
+    assert heard(Question(questions.CUT, "1f"), [{"ended": 1}], 0) == [{"ended": 1}]
+    assert heard(Question(questions.DRAIN), [{"robots": 1}], 0) == [{"robots": 1}]
 
 
 @pytest.mark.parametrize("question", [ABOUT, *(Question(order) for order in questions.ORDERS)])
 def test_there_must_be_an_answer(question: Question) -> None:
-    assert checked(question, [], 0) is None
+    assert heard(question, [], 0) is None
 
 
 @pytest.mark.parametrize("name", sorted(ROBOT))
 def test_a_robot_that_lacks_something(name: str) -> None:
-    assert checked(ABOUT, [{key: value for key, value in ROBOT.items() if key != name}], 0) is None or (
+    assert heard(ABOUT, [{key: value for key, value in ROBOT.items() if key != name}], 0) is None or (
         name == "connected"
     )
-    assert checked(ABOUT, [ROBOT | {name: {}}], 0) is None or name == "connected"
+    assert heard(ABOUT, [ROBOT | {name: {}}], 0) is None or name == "connected"
 
 
 @pytest.mark.parametrize("name", sorted(STREAM))
 def test_a_stream_that_lacks_something(name: str) -> None:
-    assert checked(STREAMS, [STREAM, {key: value for key, value in STREAM.items() if key != name}], 0) is None
-    assert checked(STREAMS, [STREAM | {name: {}}], 0) is None
+    assert heard(STREAMS, [STREAM, {key: value for key, value in STREAM.items() if key != name}], 0) is None
+    assert heard(STREAMS, [STREAM | {name: {}}], 0) is None
+
+
+def test_it_speaks_for_itself_and_of_what_it_was_asked() -> None:
+    """Streams that are said to be at another server would stand beside that one's own, or in their place."""
+    assert heard(STREAMS, [STREAM | {"at": "s2"}], 0) is None
+    assert heard(STREAMS, [STREAM | {"robot": "012"}], 0) == [STREAM | {"robot": "012"}]
+    assert heard(Question(questions.STREAMS, "011"), [STREAM | {"robot": "012"}], 0) is None
+    for other in (ROBOT | {"name": "012"}, ROBOT | {"server": "s2"}):
+        assert heard(ABOUT, [other], 0) is None
+    for other in (STREAM | {"at": "s2"}, STREAM | {"robot": "012"}):
+        assert heard(ABOUT, [ROBOT, other], 0) is None
 
 
 @pytest.mark.parametrize("when", ["soon", "", "2030-01-01T00:00:00", "2030-01-01"])
 def test_a_certificate_ends_at_a_time(when: str) -> None:
-    assert checked(ABOUT, [ROBOT | {"certificateEnds": when}], 0) is None
+    assert heard(ABOUT, [ROBOT | {"certificateEnds": when}], 0) is None
 
 
 def test_one_answer_to_an_order() -> None:
-    assert checked(Question(questions.CUT, "1"), [{"ended": 1}, {"ended": 1}], 0) is None
-    assert checked(Question(questions.CUT, "1"), [{"ended": 1}], 1) is None
-    assert checked(Question(questions.DRAIN), [{"ended": 1}], 0) is None
-    assert checked(Question(questions.DRAIN), [{"robots": True}], 0) is None
+    assert heard(Question(questions.CUT, "1"), [{"ended": 1}, {"ended": 1}], 0) is None
+    assert heard(Question(questions.CUT, "1"), [{"ended": 1}], 1) is None
+    assert heard(Question(questions.DRAIN), [{"ended": 1}], 0) is None
+    assert heard(Question(questions.DRAIN), [{"robots": True}], 0) is None
 
 
 def test_lists_of_revoked_certificates() -> None:
     place, number = Question(questions.NEWEST_LIST), {"number": "7", "since": 1}
-    assert checked(place, [number], 0) == [number]
+    assert heard(place, [number], 0) == [number]
     for wrong in [], [number, number], [{"number": 7, "since": 1}], [{"number": "7"}], [{"piece": "x"}]:
-        assert checked(place, wrong, 0) is None
+        assert heard(place, wrong, 0) is None
     pieces, piece = Question(questions.LIST), {"piece": "x"}
-    assert checked(pieces, [piece, piece], 0) == checked(pieces, [piece, piece], 5) == [piece, piece]
+    assert heard(pieces, [piece, piece], 0) == heard(pieces, [piece, piece], 5) == [piece, piece]
     for wrong in [], [number], [{"piece": 7}]:
-        assert checked(pieces, wrong, 0) is None
+        assert heard(pieces, wrong, 0) is None
 
 
 values = st.one_of(st.text(max_size=9), st.booleans(), st.integers(), st.floats(), st.just(()), st.none())
@@ -101,7 +116,7 @@ values = st.one_of(st.text(max_size=9), st.booleans(), st.integers(), st.floats(
 @given(st.sampled_from([ABOUT, STREAMS]), st.dictionaries(st.sampled_from(sorted({*ROBOT, *STREAM})), values))
 def test_whatever_it_says_is_nothing_or_has_all_that_is_needed(question: Question, changed: Any) -> None:
     before = ROBOT if question is ABOUT else STREAM
-    found = checked(question, [{**before, **changed}], 0)
+    found = heard(question, [{**before, **changed}], 0)
     if found is not None:
         (fact,) = found
         assert set(fact) <= set(before)
