@@ -86,9 +86,14 @@ class World:
 
 
 class Streams(dict[str, str]):
-    """Of one robot: what is in it and how it ends is up to the test."""
+    """Of one robot: what is in it and how it ends is up to the test. Counts how often anybody looks."""
 
     direct = 0
+    looks = 0
+
+    def __len__(self) -> int:
+        Streams.looks += 1
+        return super().__len__()
 
 
 @pytest.fixture(autouse=True)
@@ -162,6 +167,22 @@ def test_all_of_them() -> None:
             world.leaving.stop(ROOT)
             assert [world.robots.draining] == [False]
             assert (world.announcement.live, world.leaving.remark) == (Live("1"), "")
+
+    virtual_time.run(body())
+
+
+def test_of_many_robots_only_the_next_ones_are_looked_at() -> None:
+    """Everything else waits meanwhile."""
+
+    async def body() -> None:
+        world = World(1000, rebalances=False)
+        draining = world.leaving._draining
+        draining.start(ROOT)
+        for total in (100, 200):
+            Streams.looks = 0
+            draining._send_away()
+            assert world.told.total() == total
+            assert Streams.looks == 100
 
     virtual_time.run(body())
 
