@@ -24,6 +24,8 @@ from .view import View
 
 _PIECE = 384  # bytes: 512 characters in base64 (``frames.TEXT_MAX``)
 _NUMBER_MAX = 49  # digits, see ``keys.Pointer``
+_PLACE_WITHIN = 10.0  # seconds for the number of a list
+_LIST_WITHIN = 60.0  # seconds for all of a list, in some hundreds of parts
 
 
 class Shown:
@@ -94,7 +96,7 @@ async def ask_all(
     for found, name in sorted(newer, reverse=True):
         try:
             return name, await _fetch(others, name, ca, authority, found)
-        except (PeerError, BadList) as error:
+        except (PeerError, BadList, TimeoutError) as error:
             logging.getLogger("shadow").debug("list %d from server %s: %s", found[0], name, error)
     return None
 
@@ -106,9 +108,10 @@ async def _place_at(others: Others, server: str, said: str) -> tuple[int, int]:
         facts.extend(part)
 
     try:
-        await others.ask(server, Question(questions.NEWEST_LIST, said), 0, take)
+        async with asyncio.timeout(_PLACE_WITHIN):
+            await others.ask(server, Question(questions.NEWEST_LIST, said), 0, take)
         return _number(facts[0]["number"]), facts[0]["since"]
-    except (PeerError, ValueError):  # it has none, is too old to be asked, or out of reach: the log says so
+    except (PeerError, ValueError, TimeoutError):  # it has none, is too old, or out of reach: the log says so
         return -1, 0
 
 
@@ -120,6 +123,7 @@ async def _fetch(
     Raises:
         PeerError: the server does not answer.
         BadList: it has another one.
+        TimeoutError: it takes too long: who sends a byte now and then would never end.
     """
     der = bytearray()
 
@@ -132,7 +136,8 @@ async def _fetch(
         if len(der) > LIST_MAX:
             raise BadList("it is too large")
 
-    await others.ask(server, Question(questions.LIST, ca), 0, take)
+    async with asyncio.timeout(_LIST_WITHIN):
+        await others.ask(server, Question(questions.LIST, ca), 0, take)
     try:
         listed = read_list(bytes(der), "it", authority)
     except ConfigError as error:

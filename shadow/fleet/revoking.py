@@ -56,6 +56,7 @@ class Revoking:
         self._said: dict[str, str] = {}
         self._failed = False
         self._keeping: dict[bytes, asyncio.Task[None]] = {}  # by CA
+        self._asking: dict[bytes, asyncio.Task[None]] = {}  # by CA
 
     def look(self) -> None:
         """Compare our lists with the engine's soon."""
@@ -72,7 +73,7 @@ class Revoking:
                     async with asyncio.timeout(pause):
                         await self._view.lists.wait()
         finally:
-            for task in self._keeping.values():
+            for task in (*self._keeping.values(), *self._asking.values()):
                 task.cancel()
 
     async def _compare(self) -> float:
@@ -82,7 +83,7 @@ class Revoking:
         for authority in self._server.trust.settings.ca:
             self._keep(key_bytes(authority.public_key()))
             if not self._view.up or not await self._compare_with_engine(authority) or elsewhere:
-                await self._ask_others(authority)
+                self._ask_others(authority, again=elsewhere)
         return _AGAIN if self._failed and not failed_before else _PAUSE
 
     async def _compare_with_engine(self, authority: x509.Certificate) -> bool:
@@ -94,14 +95,33 @@ class Revoking:
             return False
         return True
 
-    async def _ask_others(self, authority: x509.Certificate) -> None:
-        """While the engine is away: compare our list with those of the other servers."""
+    def _ask_others(self, authority: x509.Certificate, *, again: bool) -> None:
+        """While the engine is away: have our list compared with those of the other servers.
+
+        A stolen server may take long to answer, so that its own revocation comes late: what comes by way of
+        the engine does not wait for it. ``again``: after that answer, if we wait for one already.
+        """
         key = key_bytes(authority.public_key())
+        if key in self._asking:
+            self._view.lists_elsewhere |= again
+            return
+        task = self._asking[key] = asyncio.create_task(self._compare_with_others(authority, key))
+        task.add_done_callback(lambda task: self._asked(key, task))
+
+    def _asked(self, key: bytes, task: asyncio.Task[None]) -> None:
+        del self._asking[key]
+        if not task.cancelled() and task.exception() is not None:
+            text = "unexpected error: other servers' lists are not used (please report)"
+            logging.getLogger("shadow").error(text, exc_info=task.exception())
+        if self._view.lists_elsewhere:
+            self.look()
+
+    async def _compare_with_others(self, authority: x509.Certificate, key: bytes) -> None:
         others = self._server.robots.elsewhere.overview.others
         found = await ask_all(others, authority, key, self._ours(key))
         if found is not None:
             server, listed = found
-            await self._use(listed, server, "asked for it")
+            self._use(listed, server, "asked for it")
 
     def _ours(self, key: bytes) -> RevocationList | None:
         return next((listed for listed in self._server.trust.lists if listed.key == key), None)
@@ -143,9 +163,9 @@ class Revoking:
             await self._displace(authority, ca, revision)
             return
         self._seen[ca] = pointer.place
-        await self._use(listed, pointer.server, "by way of the fleet's engine")
+        self._use(listed, pointer.server, "by way of the fleet's engine")
 
-    async def _use(self, listed: RevocationList, server: str, how: str) -> None:
+    def _use(self, listed: RevocationList, server: str, how: str) -> None:
         """Use a list of another server's, unless a reload has brought a newer one meanwhile."""
         if not self._server.trust.learn(listed):
             return

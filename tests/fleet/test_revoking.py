@@ -11,7 +11,7 @@ import pytest
 
 from shadow import events
 from shadow.errors import Unavailable
-from shadow.fleet import memory
+from shadow.fleet import exchange, memory
 from shadow.fleet import revoking as module
 from shadow.fleet.etcd import Engine
 from shadow.fleet.keys import Keys
@@ -19,6 +19,8 @@ from shadow.fleet.lists import Lists
 from shadow.pki.certificates import load_certificates
 from shadow.pki.crl import RevocationList
 from shadow.pki.files import NewFile, write_files
+from shadow.server import questions
+from shadow.server.questions import Others, Question, Take
 from tests.support import DEADLINE, Authority, Daemon, echo, make_list, serving, wait_for
 from tests.support.engine import Members, end
 from tests.support.fleet import until
@@ -364,6 +366,60 @@ def test_when_the_others_are_asked(
         if why
         else []
     )
+
+
+class Drips(Others):
+    """A server that has a newer list, it says, and never comes to its end.
+
+    Attributes:
+        given: how many parts.
+    """
+
+    def __init__(self) -> None:
+        self.given = 0
+
+    @property
+    def names(self) -> list[str]:
+        return ["evil"]
+
+    async def ask(self, server: str, question: Question, uid: int, take: Take) -> None:
+        del server, uid
+        if question.what == questions.NEWEST_LIST:
+            await take([{"number": "9", "since": 1}])
+            return
+        while True:
+            self.given += 1
+            await take([{"piece": ""}])
+            await asyncio.sleep(0.001)
+
+
+def test_a_server_that_never_ends_does_not_delay_what_comes_by_way_of_the_engine(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stolen one could keep its own revocation from counting. And it is not listened to for ever."""
+
+    async def body(a: Place, b: Place) -> None:
+        b.others = drips = Drips()
+        b.revoking._view.lists_elsewhere = True
+        task = asyncio.create_task(b.revoking.run())
+        try:
+            await until(lambda: drips.given, "its first part")
+            a.configure(make_list(scene.own, 1, number=4))
+            await a.look()
+            b.revoking.look()
+            await until(lambda: b.number == 4, "the list")
+            assert b.revoking._asking
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await until(lambda: not b.revoking._asking, "the end")
+        monkeypatch.setattr(exchange, "_LIST_WITHIN", 0.01)
+        async with asyncio.timeout(DEADLINE):
+            b.revoking._view.lists_elsewhere = True
+            await b.look()
+        assert b.number == 4
+
+    scene.play(body)
 
 
 def test_what_cannot_be_kept_is_used_all_the_same(scene: Scene, said: Said, tmp_path: Path) -> None:

@@ -70,7 +70,9 @@ class Place:
 
     async def look(self) -> float:
         """For how long it would wait then."""
-        return await self.revoking._compare()
+        pause = await self.revoking._compare()
+        await asyncio.gather(*self.revoking._asking.values())
+        return pause
 
     @property
     def number(self) -> int | None:
