@@ -57,7 +57,9 @@ class Methods:
 
     def _fleet(self) -> Facts:
         overview = self._overview
-        return {"server": overview.server, **_age(overview)} if overview.server else {}
+        if not overview.server:
+            return {}
+        return {"server": overview.server, "lists": self._server.trust.numbers, **_age(overview)}
 
     def List(self, fleet: bool | None, *, _more: bool = False) -> Iterator[Facts]:  # noqa: FBT001 - the API's
         """All robots of this server; with ``fleet`` of all servers, except those that are gone."""

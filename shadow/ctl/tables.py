@@ -154,11 +154,12 @@ def _expired(facts: Facts) -> bool:
 
 def server(facts: Facts, companions: Sequence[Facts] = ()) -> str:
     """A paragraph about the server, and a line for each of its fleet."""
+    lists = f", by list {printable(facts['lists'])}" if facts.get("lists") else ""
     lines = [
         f"{_dot(good=True)} shadow-server {facts['version']}",
         f"     Status: {printable(facts['status'])}",
         f"    Streams: {facts['streams']}, {facts['protected']} of them would survive a restart",
-        f"    Revoked: {many(facts['revoked'], 'certificate')}",
+        f"    Revoked: {many(facts['revoked'], 'certificate')}{lists}",
     ]
     lines += [
         f"       Ends: {term['until'][:10]}, in {many(term['days'], 'day')}: {printable(term['what'])}"

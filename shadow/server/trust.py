@@ -165,6 +165,11 @@ class Trust:
         return len(self._revoked)
 
     @property
+    def numbers(self) -> str:
+        """Which lists count; empty if there are none."""
+        return self._revoked.numbers
+
+    @property
     def who_is_revoked(self) -> str:
         """How many are revoked, and by which list: for the log."""
         path = self._config.crl

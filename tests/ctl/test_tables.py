@@ -173,6 +173,9 @@ def test_the_server() -> None:
         "    Revoked: 0 certificates",
         "       Ends: 2030-01-02, in 1 day: certificate a.crt",
     ]
+    for lists, words in ("", ""), ("2", ", by list 2"), ("2 of 'CN=\x1b'", ", by list 2 of 'CN=?'"):
+        line = tables.server(facts | {"lists": lists}).splitlines()[3]
+        assert line == f"    Revoked: 0 certificates{words}"
 
 
 @pytest.mark.parametrize(

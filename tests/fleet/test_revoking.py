@@ -22,6 +22,7 @@ from shadow.pki.files import NewFile, write_files
 from shadow.server import questions
 from shadow.server.questions import Others, Question, Take
 from tests.support import DEADLINE, Authority, Daemon, echo, make_list, serving, wait_for
+from tests.support.call import INTERFACE, Call
 from tests.support.engine import Members, end
 from tests.support.fleet import until
 from tests.support.lists import Neighbours, Place, id_of_ca, listed, pointer_to, write
@@ -534,10 +535,11 @@ def test_a_reload_at_one_server_cuts_off_a_robot_at_another(fleet: Fleet, own: A
         client.stop()
     assert "came from server" not in one.daemon.log
     two.daemon.stop()
-    two.start(state, "--engine=https://127.0.0.1:1")
+    two.start_with_api(state, "--engine=https://127.0.0.1:1")
     two.daemon.wait_for_log("accepting robots .*; 1 certificate revoked by list 2 of the fleet\n")
-    with two.robot():
+    with two.robot(), Call(two.tunnel.ldir / INTERFACE) as call:
         assert (two.answer[0], two.answer[1]["code"]) == (REFUSED, "revoked")
+        assert call.get("GetStatus")["lists"] == "2"
 
 
 def test_a_server_that_is_revoked_loses_its_channels_at_both_ends(fleet: Fleet, own: Authority) -> None:
