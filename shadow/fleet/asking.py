@@ -1,9 +1,10 @@
 """What those who look after this server want of another one: it is asked over a channel between the two."""
 
 import asyncio
+from collections.abc import Sequence
 
 from ..errors import PeerError, Refused, Unreachable
-from ..server.questions import ORDERS, PERHAPS_DONE, Others, Question, Take
+from ..server.questions import LISTS, ORDERS, PERHAPS_DONE, Others, Question, Take
 from ..transport.channel import Channel
 from ..wire.frames import Answer, Ask, More
 from .hearsay import checked
@@ -11,7 +12,7 @@ from .peers import Peers
 from .people import People
 from .whereabouts import ask
 
-_AT_ONCE = 4  # questions to one server, and as many orders: visitors need the channels, too
+_AT_ONCE = 4  # questions of a kind to one server: visitors need the channels, too
 _WITHIN = 3.0  # seconds for a channel, and then for each part of the answer
 
 
@@ -27,7 +28,7 @@ class Asking(Others):
         """
         self._peers = peers
         self._people = people
-        self._turns: dict[tuple[str, bool], asyncio.Semaphore] = {}
+        self._turns: dict[tuple[str, Sequence[str]], asyncio.Semaphore] = {}
 
     @property
     def names(self) -> list[str]:
@@ -40,8 +41,9 @@ class Asking(Others):
             raise Unreachable(f"server {server} is gone, or does not say where to reach it")
         user = await self._people.name_of(uid)
         frame: Ask | More = Ask(question.what, question.name, uid, user, question.seconds)
-        # Whoever may only look, and takes long to read, must not keep others from giving orders.
-        turns = self._turns.setdefault((server, question.what in ORDERS), asyncio.Semaphore(_AT_ONCE))
+        # Whoever may only look, and takes long to read, must keep no order and no list from its server.
+        kind = next((kind for kind in (ORDERS, LISTS) if question.what in kind), ())
+        turns = self._turns.setdefault((server, kind), asyncio.Semaphore(_AT_ONCE))
         async with turns, self._peers.lend(server, _WITHIN) as channel:
             if not channel.conversation.answers:
                 raise PeerError(f"server {server} is too old to be asked")

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import Refused
 from ..server.desk import Desk
 from ..server.facts import Facts
-from ..server.questions import LIST, NEWEST_LIST, By, Question
+from ..server.questions import LISTS, By, Question
 from ..server.server import Server
 from ..transport.channel import Channel
 from ..wire.codec import BODY_MAX
@@ -48,7 +48,7 @@ class Inquiries:
         by = By(ask.uid, ask.user[:_USER_MAX], server)
         question = Question(ask.what, ask.name, ask.seconds)
         try:
-            if question.what in {NEWEST_LIST, LIST}:
+            if question.what in LISTS:
                 facts = self._lists.answer(question)
             else:
                 facts = self._desk.answer(question, by)

@@ -24,6 +24,9 @@ then number and date of the list that the server has that asks; see ``fleet.exch
 LIST = "list"
 """That list, in pieces; the name is the CA's id."""
 
+LISTS = (NEWEST_LIST, LIST)
+"""What servers ask each other of their own accord."""
+
 ORDERS = (DISCONNECT, CUT, DRAIN, UNDRAIN)
 """What changes something."""
 

@@ -198,7 +198,7 @@ def test_who_takes_long_to_read_takes_no_channels_from_visitors(authority: Autho
     run(authority, body)
 
 
-def test_who_takes_long_to_read_keeps_nobody_from_giving_orders(authority: Authority) -> None:
+def test_who_takes_long_to_read_keeps_no_order_and_no_list_from_its_server(authority: Authority) -> None:
     """To look, less is needed than to give orders."""
 
     async def body(asking: Asking, b: Answering) -> None:
@@ -214,6 +214,9 @@ def test_who_takes_long_to_read_keeps_nobody_from_giving_orders(authority: Autho
         await until(lambda: reading == 4, "as many as may")
         b.answers = Answer(facts=({"ended": 1},))
         assert await answer(asking, DISCONNECT) == [{"ended": 1}]
+        number = {"number": "7", "since": 1}
+        b.answers = Answer(facts=(number,))
+        assert await answer(asking, Question(questions.NEWEST_LIST)) == [number]
         assert reading == 4
         b.answers = Answer(facts=(STREAM,))
         enough.set()
