@@ -30,7 +30,7 @@ LISTS = (NEWEST_LIST, LIST)
 ORDERS = (DISCONNECT, CUT, DRAIN, UNDRAIN)
 """What changes something."""
 
-PERHAPS_DONE = "; it may have carried out the order all the same"
+PERHAPS_DONE = "; it may have carried out the order, or may still do so"
 """What is to be said of an order without an answer."""
 
 NO_SUCH_ROBOT, NO_SUCH_STREAM, FAILED, UNKNOWN = "no-such-robot", "no-such-stream", "failed", "unknown"
