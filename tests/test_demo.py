@@ -21,7 +21,7 @@ from tests.support.demos import (
 
 DEMO = CHECKOUT / "scripts" / "demo"
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.long]
 
 
 @pytest.fixture

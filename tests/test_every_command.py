@@ -86,6 +86,7 @@ def run(
     )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("command", PRINTING)
 def test_what_cannot_be_printed(command: str, output: str, folder: Path, tunnel: Tunnel) -> None:

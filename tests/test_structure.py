@@ -34,6 +34,7 @@ def modules() -> dict[str, Path]:
     }
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 

@@ -14,6 +14,8 @@ from bench.processes import free_port
 from tests.support import CHECKOUT, commands, wait_for
 from tests.support.commands import typed
 
+pytestmark = pytest.mark.long
+
 DEADLINE = 120.0  # seconds for one line
 
 

@@ -307,6 +307,7 @@ def test_two_devices_that_fight_over_a_name_are_told_of(tunnel: Tunnel) -> None:
 # The two legs, in every combination of families.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("local", ["127.0.0.1", "::1", "localhost"])
 @pytest.mark.parametrize("remote", ["127.0.0.1", "::1", "localhost"])
 @pytest.mark.parametrize("family", ["-4", "-6", "both"])

@@ -6,6 +6,8 @@ import socket
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from bench.processes import free_port
 from tests.support import CHECKOUT, DEADLINE, Tunnel, commands
 from tests.support.engine import ETCD
@@ -16,6 +18,7 @@ def settings(mark: str) -> dict[str, str]:
     return dict(re.findall(r"^(\w+)=(.+)$", commands.block(mark).written, re.MULTILINE))
 
 
+@pytest.mark.long
 def test_from_nothing(tunnel: Tunnel, tmp_path: Path) -> None:
     folder = tmp_path / "laptop"
     (installed := folder / "installed").mkdir(parents=True)

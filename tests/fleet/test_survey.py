@@ -152,6 +152,7 @@ def test_robots_of_a_server_that_is_gone_are_not_listed(asked: Fleet) -> None:
         assert "not connected" in ctl(two, "disconnect", NAME)[2]
 
 
+@pytest.mark.long
 def test_how_old_it_is_what_it_says(authority: Authority, tmp_path: Path) -> None:
     with Members(tmp_path / "engine", 1) as members, contextlib.ExitStack() as stack:
         fleet = Fleet(authority, members, tmp_path, "own")

@@ -214,6 +214,7 @@ def test_more_robots_than_fit_one_page(members: Members, keys: Keys) -> None:
     asyncio.run(body())
 
 
+@pytest.mark.long
 def test_what_else_there_is_may_be_large(members: Members, keys: Keys) -> None:
     """Some 34 MiB, which no answer may have: lists of revoked certificates stand there."""
 
