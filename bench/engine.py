@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from .processes import DEADLINE, BenchError, free_port
+from .processes import DEADLINE, BenchError, cpu_of, free_port
 
 HOST = "127.0.0.1"
 _MEMBERS = 3
@@ -102,6 +102,11 @@ class Engine:
         """End all that run."""
         for member in self.members:
             member.kill()
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU time, of all that run."""
+        return sum(cpu_of(member.pid) for member in self.members)
 
     def start(self, member: Member) -> None:
         """Start one, for the first time or again."""

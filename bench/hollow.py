@@ -12,7 +12,8 @@ and answers each with one of JSON:
     steadily CLAIMS SECONDS PAUSE
                                 so many robots say HELLO, then PAUSE, and so on; the longest time in which no
                                 claim was ``written``, and in which nothing new was ``heard`` from the engine
-    report                      figures, of the time since the last one
+    report                      figures; what was the longest, since ``anew``
+    anew                        the same, and forget what was the longest
 """
 
 import asyncio
@@ -61,7 +62,7 @@ class HollowChannel:
 
     __slots__ = ("_on_move", "link", "on_frame", "on_lost")
 
-    def __init__(self, link: KernelLink, on_move: Callable[[], None]) -> None:
+    def __init__(self, link: KernelLink, on_move: Callable[[], bool]) -> None:
         self.link = link
         self.on_frame: object = None
         self.on_lost: Callable[[None], None]
@@ -69,12 +70,8 @@ class HollowChannel:
 
     def send(self, frame: Frame) -> None:
         """A robot that is to move leaves: that it has come elsewhere before is the other server's concern."""
-        if isinstance(frame, Move):
-            asyncio.get_running_loop().call_soon(self._leave)
-
-    def _leave(self) -> None:
-        self._on_move()
-        self.on_lost(None)
+        if isinstance(frame, Move) and self._on_move():
+            asyncio.get_running_loop().call_soon(lambda: self.on_lost(None))
 
     def close(self) -> None:
         """Nothing is open."""
@@ -87,10 +84,11 @@ class Collector:
 
     Attributes:
         total: seconds.
+        longest: seconds at once.
     """
 
     def __init__(self) -> None:
-        self.total = self._longest = self._began = 0.0
+        self.total = self.longest = self._began = 0.0
 
     def hear(self, phase: str, _facts: object) -> None:
         """See gc.callbacks."""
@@ -99,12 +97,7 @@ class Collector:
         else:
             seconds = time.thread_time() - self._began
             self.total += seconds
-            self._longest = max(self._longest, seconds)
-
-    def take(self) -> float:
-        """Seconds of the longest time, since this was asked."""
-        longest, self._longest = self._longest, 0.0
-        return longest
+            self.longest = max(self.longest, seconds)
 
 
 class Welcoming:
@@ -160,10 +153,14 @@ class HollowCandidate:
 
 
 class Watch:
-    """How long anything keeps the event loop from everything else, in CPU time: others may have the CPU."""
+    """How long anything keeps the event loop from everything else, in CPU time: others may have the CPU.
+
+    Attributes:
+        longest: seconds.
+    """
 
     def __init__(self) -> None:
-        self._longest = self._used = 0.0
+        self.longest = self._used = 0.0
         self._loop = asyncio.get_running_loop()
 
     def start(self) -> None:
@@ -173,14 +170,9 @@ class Watch:
 
     def _look(self) -> None:
         used = time.thread_time()
-        self._longest = max(self._longest, used - self._used)
+        self.longest = max(self.longest, used - self._used)
         self._used = used
         self._loop.call_later(_LOOK, self._look)
-
-    def take(self) -> float:
-        """Seconds, the longest since this was asked."""
-        longest, self._longest = self._longest, 0.0
-        return longest
 
 
 class Gap:
@@ -249,7 +241,10 @@ class Simulator:
             return await self._alone(int(numbers[0]), int(numbers[1]), float(numbers[2]))
         if word == "steadily":
             return await self._steadily(int(numbers[0]), float(numbers[1]), float(numbers[2]))
-        return self._report()
+        report = self._report()
+        if word == "anew":
+            self._watch.longest = COLLECTOR.longest = 0.0
+        return report
 
     def _session(self, number: int, attempt: int) -> Session:
         channel = cast("Channel", HollowChannel(self._link, self._note_move))
@@ -261,8 +256,11 @@ class Simulator:
         session.boot, session.attempt, session.moves = f"{number:016x}", attempt, True
         return session
 
-    def _note_move(self) -> None:
-        self._moved += 1
+    def _note_move(self) -> bool:
+        """A robot is to move; whether it does: not if that is only to spread them evenly over the servers."""
+        draining = self._server.robots.draining
+        self._moved += draining
+        return draining
 
     def _candidates(self, numbers: range, attempt: int) -> Iterator[HollowCandidate]:
         for number in numbers:
@@ -316,12 +314,12 @@ class Simulator:
         return {
             "cpu": time.process_time() - WELCOMING.total - COLLECTOR.total,
             "collected": COLLECTOR.total,
-            "collection": COLLECTOR.take(),
-            "held": self._watch.take(),
+            "collection": COLLECTOR.longest,
+            "held": self._watch.longest,
             "robots": robots.connected,
             "view": len(registrar.view.entries),
             "up": registrar.view.up,
-            "written": registrar.writer.done,
+            "unclaimed": registrar.claims.unclaimed,
             "moved": self._moved,
         }
 

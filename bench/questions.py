@@ -13,7 +13,7 @@ from .processes import BenchError
 LOAD = Path(__file__).with_name("load.py")
 MIB, GIB = 2**20, 2**30
 _PATIENCE = 600.0  # seconds for one job
-_READY = 0.5  # seconds in which what was used is made anew, over a long way, too
+_READY = 1.0  # seconds in which what was used is made anew, over a long way, too
 
 Answer = dict[str, float]
 """Figures by name; the first is the one that the picture shows."""
