@@ -157,6 +157,7 @@ def fill(members: Members) -> None:
     raise AssertionError("there is room without end")
 
 
+@pytest.mark.long  # for a lease to end
 def test_a_full_engine_and_a_server_that_comes_back(repair: Repair, fleet: Fleet) -> None:
     """Nobody can be told of it, and its robots are served and found all the same."""
     one, two = fleet.sites
@@ -182,6 +183,6 @@ def test_a_full_engine_and_a_server_that_comes_back(repair: Repair, fleet: Fleet
         repair.type_in(block("fleet: room"))
         two.daemon.wait_for_log("the fleet's engine takes again what we write")
         wait_for(lambda: fleet.value("live/s2"), "the server to be announced")
-        assert fleet.home() == ("s2", 1)
+        fleet.wait_for_home(("s2", 1))
     for site in fleet.sites:
         assert site.daemon.log.count("engine is full") == (site is two)
