@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -324,22 +325,25 @@ def test_a_server_that_does_not_answer_is_named(asked: Fleet) -> None:
         say(other)
         one.daemon.process.send_signal(signal.SIGSTOP)
         try:
-            status, output, errors = ctl(two, "streams")
-            assert status == 0
-            assert "server s1 " in errors
-            assert errors.endswith("; not all of its streams are shown\n")
-            assert [row[1:5] for row in rows(output)] == [["s2", NAME, "default", ME]]
-            status, output, errors = ctl(two, "status", NAME)
-            assert status == 0
-            assert output.startswith(f"● {NAME} - connected to server s1 from ")
-            assert "More: only server s1 knows" in output
-            assert errors.endswith("; this is what it has announced\n")
-            for words in (["disconnect", NAME], ["drain", "s1"]):
-                status, output, errors = ctl(two, *words)
-                assert (status, output) == (69, "")
-                assert "server s1 " in errors
+            # At once: by and by it would count as gone.
+            lines = ["streams"], ["status", NAME], ["disconnect", NAME], ["drain", "s1"]
+            with ThreadPoolExecutor() as pool:
+                streams, of_robot, *orders = pool.map(lambda line: ctl(two, *line), lines)
         finally:
             one.daemon.process.send_signal(signal.SIGCONT)
+    status, output, errors = streams
+    assert status == 0
+    assert "server s1 " in errors
+    assert errors.endswith("; not all of its streams are shown\n")
+    assert [row[1:5] for row in rows(output)] == [["s2", NAME, "default", ME]]
+    status, output, errors = of_robot
+    assert status == 0
+    assert output.startswith(f"● {NAME} - connected to server s1 from ")
+    assert "More: only server s1 knows" in output
+    assert errors.endswith("; this is what it has announced\n")
+    for status, output, errors in orders:
+        assert (status, output) == (69, "")
+        assert "server s1 " in errors
 
 
 @pytest.mark.usefixtures("robot")
