@@ -109,10 +109,11 @@ async def main() -> None:
 
 async def _switch_on(clients: Sequence[Client], most: int) -> None:
     """All of them, of which so many at most may be on their way at once."""
-    for start in range(0, len(clients), _AT_ONCE):
-        while start - _connected(clients[:start]) + _AT_ONCE > most:  # noqa: ASYNC110 - no client tells us
+    some = min(_AT_ONCE, most)
+    for start in range(0, len(clients), some):
+        while start - _connected(clients[:start]) + some > most:  # noqa: ASYNC110 - no client tells us
             await asyncio.sleep(_LOOK)
-        for client in clients[start : start + _AT_ONCE]:
+        for client in clients[start : start + some]:
             await client.start()
 
 
