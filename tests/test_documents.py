@@ -435,6 +435,16 @@ def test_links_lead_somewhere(document: Path) -> None:
             assert part in map(anchor, headings), target
 
 
+@pytest.mark.parametrize("document", [INDEX, *CHECKOUT.glob("docs/*.md")], ids=lambda one: one.name)
+def test_links_lead_to_what_the_package_has(document: Path) -> None:
+    """Those who read it in /usr/share/doc have no more."""
+    there = {*(CHECKOUT / "debian/shadow-tunnel.docs").read_text().split(), "LICENSE"}
+    for target in targets(document):
+        name = target.partition("#")[0]
+        path = (document.parent / name).resolve() if name else document
+        assert path.relative_to(CHECKOUT).parts[0] in there, target
+
+
 # What varies in a quoted message: what is left out, a quoted name, a number, an errno's words.
 VARIES = re.compile(
     r"[:;,()…]|b?'[^']*'|\b\d+\b|" + "|".join(re.escape(os.strerror(number)) for number in range(1, 134))
