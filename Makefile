@@ -14,7 +14,7 @@ COVERAGE := $(BUILD)/coverage.data
 
 # Variables for the command line, e.g. `make unit TESTS=tests/wire/test_frames.py PYTEST_FLAGS=-x`.
 # TESTS          which tests
-# JOBS           how many test processes, and machines; 0: one, and in order
+# JOBS           how many test processes, and machines (2, and 4 for `make unit`); 0: one, and in order
 # PYTEST_FLAGS   further options of pytest
 # LONG           which tests run on Debian's libraries: yes, all; else not those that wait for a clock, or are the longest
 # RELEASE        the Debian release of `make test-machine`: trixie (13) or bookworm (12)
@@ -79,8 +79,10 @@ lint: setup ## style
 types: setup ## type checker, strict
 	$(call phase,types,$(VENV)/mypy; $(foreach script,$(SCRIPTS),$(VENV)/mypy $(script);))
 
+# The quick tests wait for other processes much of the time.
 .PHONY: unit
-unit: setup ## the tests alone, in three minutes: without those that wait for a clock
+unit: JOBS := 4
+unit: setup ## the tests alone, in two minutes: without those that wait for a clock
 	$(call phase,unit,$(VENV)/python $(PYTEST) -m 'not long and not slow')
 
 # COVERAGE_PROCESS_START: the daemons that tests start are measured too, some of which run as somebody else.

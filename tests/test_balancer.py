@@ -66,6 +66,7 @@ def start(tunnel: Tunnel, health: socket.socket) -> Daemon:
     return server
 
 
+@pytest.mark.long
 def test_two_servers(two: list[Tunnel], health: list[socket.socket], tmp_path: Path) -> None:
     """Sessions are balanced, visitors' channels go directly, and the robots of a server that ends move."""
     servers = [start(tunnel, sock) for tunnel, sock in zip(two, health, strict=True)]
