@@ -21,7 +21,7 @@ from ..text import many
 from ..wire.frames import Refusal
 from .keys import Progress
 from .live import Announcement
-from .moves import Moves
+from .moves import Moves, takers
 from .view import View
 
 _RATE = 100  # robots a second: as many handshakes for the others, three each
@@ -110,10 +110,9 @@ class Draining:
         self._announcement.say(dataclasses.replace(self._announcement.live, draining=on, progress=Progress()))
 
     @property
-    def _others(self) -> list[str]:
+    def _others(self) -> set[str]:
         """The servers that take robots."""
-        found = ((name, self._view.live(name)) for name in self._view.servers)
-        return [name for name, live in found if live is not None and not live.draining and name != self._name]
+        return takers(self._view).keys() - {self._name}
 
     def _send_away(self) -> None:
         """The next robots go; those that are visited come last."""

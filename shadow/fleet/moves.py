@@ -12,9 +12,17 @@ from ..server.robot import Robot
 from ..server.robots import Robots
 from ..server.session import Session
 from ..wire.frames import Move
+from .keys import Live
+from .view import View
 
 _WITHIN = 60.0  # seconds that a robot has to try all addresses that it knows
 _GONE, _STAYED = "gone", "stayed"
+
+
+def takers(view: View) -> dict[str, Live]:
+    """The servers that take robots, and what each says about itself."""
+    found = ((name, view.live(name)) for name in view.servers)
+    return {name: live for name, live in found if live is not None and not live.draining}
 
 
 class _Told(NamedTuple):

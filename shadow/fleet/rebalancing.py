@@ -15,7 +15,7 @@ from ..server.robots import Robots
 from ..text import many
 from .balance import Balance
 from .entries import Holder
-from .moves import Moves
+from .moves import Moves, takers
 from .view import View
 
 
@@ -72,12 +72,10 @@ class Rebalancing:
     @property
     def _counts(self) -> tuple[int, dict[Holder, int] | None]:
         """How many robots are here, and at each of the servers that take robots; None: it is not known."""
-        view = self._view
-        there = ((name, view.live(name)) for name in view.servers)
-        takers = [Holder(name, live.inc) for name, live in there if live is not None and not live.draining]
-        held = view.entries.holders
-        counts = {holder: held.get(holder, 0) for holder in takers}
-        here = next((counts.pop(holder) for holder in takers if holder.server == self._name), None)
+        view, held = self._view, self._view.entries.holders
+        holders = {name: Holder(name, live.inc) for name, live in takers(view).items()}
+        here = held.get(holders.pop(self._name), 0) if self._name in holders else None
+        counts = {holder: held.get(holder, 0) for holder in holders.values()}
         return here or 0, counts if view.up and here is not None else None
 
     def _candidates(self, now: float) -> Iterator[Robot]:
