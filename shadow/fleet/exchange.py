@@ -13,13 +13,13 @@ from typing import Any
 
 from cryptography import x509
 
-from ..errors import ConfigError, PeerError, Refused
-from ..pki.crl import LIST_MAX, RevocationList, read_list
+from ..errors import PeerError, Refused
+from ..pki.crl import LIST_MAX, RevocationList
 from ..server import questions
 from ..server.facts import Facts
 from ..server.questions import Others, Question
 from ..server.trust import Trust
-from .lists import BadList, id_of, place_of
+from .lists import BadList, id_of, place_of, read_announced
 from .view import View
 
 _PIECE = 384  # bytes: 512 characters in base64 (``frames.TEXT_MAX``)
@@ -52,7 +52,7 @@ class Shown:
         if question.what == questions.NEWEST_LIST:
             with contextlib.suppress(ValueError):
                 number, since = map(_number, theirs)
-                if (number, since) > (place_of(ours) if ours is not None else (-1, 0)):
+                if (number, since) > place_of(ours):
                     self._view.lists_elsewhere = True
                     self._view.lists.set()
         if ours is None:
@@ -88,7 +88,7 @@ async def ask_all(
     Returns:
         The server that has it, and the list; None: nobody has a newer one that is good.
     """
-    ca, place = id_of(key), (-1, 0) if ours is None else place_of(ours)
+    ca, place = id_of(key), place_of(ours)
     said = f"{ca} {place[0]} {place[1]}" if ours is not None else ca
     names = others.names
     answers = await asyncio.gather(*(_place_at(others, name, said) for name in names))
@@ -138,10 +138,4 @@ async def _fetch(
 
     async with asyncio.timeout(_LIST_WITHIN):
         await others.ask(server, Question(questions.LIST, ca), 0, take)
-    try:
-        listed = read_list(bytes(der), "it", authority)
-    except ConfigError as error:
-        raise BadList(str(error)) from error
-    if place_of(listed) != place:
-        raise BadList(f"it is list {listed.number}")
-    return listed
+    return read_announced(bytes(der), authority, place)

@@ -52,9 +52,29 @@ def id_of(key: bytes) -> str:
     return hashlib.sha256(key).hexdigest()
 
 
-def place_of(listed: RevocationList) -> tuple[int, int]:
-    """See ``Pointer.place``."""
-    return listed.number, max(0, int(listed.since.timestamp()))
+def place_of(listed: RevocationList | None) -> tuple[int, int]:
+    """See ``Pointer.place``; no list comes before all others."""
+    return (-1, 0) if listed is None else (listed.number, max(0, int(listed.since.timestamp())))
+
+
+def read_announced(der: bytes, authority: x509.Certificate, place: tuple[int, int]) -> RevocationList:
+    """Read a list that somebody else has, and check that it is the one that it should be.
+
+    Args:
+        der: the list.
+        authority: the CA that must have signed it.
+        place: which list; see ``Pointer.place``.
+
+    Raises:
+        BadList: it is not.
+    """
+    try:
+        listed = read_list(der, "it", authority)
+    except ConfigError as error:
+        raise BadList(str(error)) from error
+    if place_of(listed) != place:
+        raise BadList(f"it is list {listed.number}")
+    return listed
 
 
 class Lists:
@@ -84,13 +104,7 @@ class Lists:
         )
         if hashlib.sha256(der).hexdigest() != pointer.sha256:
             raise BadList("it is not what its checksum says")
-        try:
-            listed = read_list(der, "it", authority)
-        except ConfigError as error:
-            raise BadList(str(error)) from error
-        if place_of(listed) != pointer.place:
-            raise BadList(f"it is list {listed.number}")
-        return listed
+        return read_announced(der, authority, pointer.place)
 
     async def _fetch_piece(self, ca: str, pointer: Pointer, place: int) -> bytes:
         found = await self._engine.get(self._keys.piece(ca, pointer, place))

@@ -32,9 +32,11 @@ def recall(folder: Path | None, ca: Sequence[x509.Certificate]) -> list[Revocati
         ConfigError: one cannot be read, or is not what it should be: as with the configured list, to go on
             without it would let in again whom it names.
     """
-    paths = [] if folder is None else [_path(folder, key_bytes(one.public_key())) for one in ca]
+    if folder is None:
+        return []
     found = []
-    for path, authority in zip(paths, ca, strict=False):
+    for authority in ca:
+        path = _path(folder, key_bytes(authority.public_key()))
         if is_there(path, _WHAT):
             try:
                 data = read_file(path, _WHAT, LIST_MAX)

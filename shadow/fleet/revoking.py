@@ -139,7 +139,7 @@ class Revoking:
                 if stranger.why is Strange.VERSION:  # it may be about a newer list than ours
                     return
         ours = self._ours(key)
-        place = (-1, 0) if ours is None else place_of(ours)
+        place = place_of(ours)
         if pointer is None or pointer.place < place:
             if ours is not None:
                 await self._put(ca, ours, pointer, revision)
